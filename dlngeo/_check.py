@@ -1,0 +1,84 @@
+"""Validation of user input, in one place and at the boundary.
+
+Every check raises ``ValueError`` or ``TypeError`` with the cause, the value and the remedy. Inner
+functions trust their arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj
+
+
+def depth(value: Any, *, allow_infinite: bool = False) -> float:
+    """Return ``value`` as a depth: a real number of at least 1, or ``inf`` where allowed."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"depth must be a real number, got {value!r} of type {type(value).__name__}.")
+    value = float(value)
+    if math.isinf(value) and value > 0:
+        if allow_infinite:
+            return value
+        raise ValueError("depth is inf; infinite depth exists only normalised: use InfiniteDepthKernel().")
+    if not value >= 1:
+        raise ValueError(f"depth must be at least 1, got {value}; depth 1 is the Frobenius metric.")
+    return value
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """Return ``value`` as an ``int`` of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    return int(value)
+
+
+def rank(value: Any, m: int, n: int) -> int:
+    """Return ``value`` as the rank of an m×n matrix, between 1 and ``min(m, n)``."""
+    value = positive_integer(value, "rank")
+    if value > min(m, n):
+        raise ValueError(f"rank {value} exceeds min(m, n) = {min(m, n)} of a {m}×{n} matrix; lower the rank.")
+    return value
+
+
+def floating(*arrays: Any) -> tuple[Any, ...]:
+    """Return ``(xp, *arrays)``: the arrays as real floating arrays of their namespace ``xp``.
+
+    Python scalars, sequences and integer arrays become the default floating type.
+    """
+    known = [a for a in arrays if is_array_api_obj(a)]
+    xp = array_namespace(*known) if known else array_namespace(np.empty(0))
+    like = next((a for a in known if xp.isdtype(a.dtype, "real floating")), None)
+    out = []
+    for a in arrays:
+        if not is_array_api_obj(a):
+            a = xp.asarray(a, dtype=xp.float64 if like is None else like.dtype)
+        if xp.isdtype(a.dtype, "complex floating"):
+            raise TypeError(f"real arrays are expected, got dtype {a.dtype}; pass real matrices.")
+        if not xp.isdtype(a.dtype, "real floating"):
+            a = xp.astype(a, xp.float64 if like is None else like.dtype)
+        out.append(a)
+    return (xp, *out)
+
+
+def singular_values(*arrays: Any) -> tuple[Any, ...]:
+    """Return ``(xp, *arrays)`` as floating arrays after checking that all are finite and non-negative."""
+    xp, *values = floating(*arrays)
+    for a in values:
+        if not bool(xp.all((a >= 0) & (a < math.inf))):
+            bad = a[~((a >= 0) & (a < math.inf))]
+            raise ValueError(
+                f"singular values must be finite and non-negative, got {float(xp.reshape(bad, (-1,))[0])}; "
+                "take them from an SVD."
+            )
+    return (xp, *values)
+
+
+def finite(xp: Any, array: Any, name: str) -> None:
+    """Raise if ``array`` holds NaN or infinity."""
+    if not bool(xp.all(xp.isfinite(array))):
+        raise ValueError(f"{name} holds NaN or infinite entries; remove or replace them first.")
