@@ -1,0 +1,449 @@
+r"""The calculus of an invariant metric at one point, in its SVD frame.
+
+At ``X = U Σ Vᵀ`` of rank r, with shape m×n, every matrix ``Z`` has the blocks
+
+.. math:: Z = U M V^\top + Z_l V^\top + U Z_r^\top + Z_\perp, \qquad U^\top Z_l = 0,\; V^\top Z_r = 0,
+
+of which the last, normal one is no tangent vector of the rank-r matrices and is annihilated by the cometric. A
+:class:`Frame` factors the point once and expresses the cometric, the metric, the connection, the Hessian,
+the volume and the Itô drift of a :class:`~dlngeo.Kernel` in these blocks: O(r³) for the kernel sums and O((m + n) r²)
+for the rest. Square invertible matrices are the case m = n = r, in which only the core ``M`` is left.
+
+All functions take NumPy or PyTorch arrays (any array-API namespace) and batch over leading axes. With
+``φ_0l = φ(0, σ_l)``, the null singular values enter as those of an (m×n) matrix would, except that the kernel of two null
+indices is zero: this projects onto the manifold of rank r.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+.. [2] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013), for the
+   blocks of tangent vectors of fixed-rank matrices.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from dlngeo import _check
+from dlngeo.kernels import Kernel
+
+__all__ = ["Blocks", "Frame"]
+
+
+class Blocks(NamedTuple):
+    """A tangent or cotangent vector in the SVD frame: ``U core Vᵀ + left Vᵀ + U rightᵀ``.
+
+    ``core`` has shape ``(..., r, r)``, ``left`` ``(..., m, r)`` with ``Uᵀ left = 0`` and ``right`` ``(..., n, r)`` with
+    ``Vᵀ right = 0``. ``left`` is None where U is square, and so is ``right`` where V is: nothing is orthogonal to them.
+    """
+
+    core: Any
+    left: Any
+    right: Any
+
+
+class Frame:
+    r"""A point ``X = U Σ Vᵀ`` and the kernel of a metric.
+
+    Parameters
+    ----------
+    u : array, shape=[..., m, r]
+        Left singular vectors, orthonormal columns.
+    s : array, shape=[..., r]
+        Singular values, positive, in any order.
+    vt : array, shape=[..., r, n]
+        Right singular vectors, orthonormal rows.
+    kernel : Kernel
+        Kernel ``φ`` of the metric.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+    """
+
+    def __init__(self, u: Any, s: Any, vt: Any, kernel: Kernel) -> None:
+        if not u.shape[-1] == s.shape[-1] == vt.shape[-2]:
+            raise ValueError(
+                f"the factors do not fit: u {tuple(u.shape)}, s {tuple(s.shape)}, vt {tuple(vt.shape)}; "
+                "expected (..., m, r), (..., r), (..., r, n)."
+            )
+        self.u, self.s, self.vt = u, s, vt
+        self.kernel = kernel
+        self.m, self.n, self.rank = u.shape[-2], vt.shape[-1], s.shape[-1]
+        self._xp = _check.floating(s)[0]
+
+    @classmethod
+    def at(cls, x: Any, kernel: Kernel, rank: int | None = None) -> Frame:
+        """Factor a dense matrix by one thin SVD.
+
+        Parameters
+        ----------
+        x : array, shape=[..., m, n]
+            Point.
+        kernel : Kernel
+            Kernel of the metric.
+        rank : int, optional
+            Rank r of the point; the trailing singular triples are dropped. Defaults to ``min(m, n)``.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has NaN or infinite entries, or ``rank`` exceeds ``min(m, n)``.
+        """
+        xp, x = _check.floating(x)
+        _check.finite(xp, x, "the point")
+        u, s, vt = xp.linalg.svd(x, full_matrices=False)
+        if rank is not None and rank < s.shape[-1]:
+            u, s, vt = u[..., :, :rank], s[..., :rank], vt[..., :rank, :]
+        return cls(u, s, vt, kernel)
+
+    @property
+    def point(self) -> Any:
+        """The point as a dense matrix, shape=[..., m, n]."""
+        return (self.u * self.s[..., None, :]) @ self.vt
+
+    # The kernel and its divided difference, evaluated on first use. "null" stands for a vanishing singular value.
+
+    @cached_property
+    def phi(self) -> Any:
+        """``φ(σ_k, σ_l)``, shape=[..., r, r]."""
+        return self.kernel(self.s[..., :, None], self.s[..., None, :])
+
+    @cached_property
+    def phi_null(self) -> Any:
+        """``φ(0, σ_l)``, shape=[..., r]."""
+        return self.kernel(self._xp.zeros_like(self.s), self.s)
+
+    @cached_property
+    def psi(self) -> Any:
+        """``ψ_j(k, l)``, shape=[..., r, r, r]."""
+        s = self.s
+        return self.kernel.divided_difference(s[..., :, None, None], s[..., None, :, None], s[..., None, None, :])
+
+    @cached_property
+    def _psi_to_null(self) -> Any:
+        """``ψ_j(k, 0)``, shape=[..., r, r]."""
+        s = self.s
+        return self.kernel.divided_difference(s[..., :, None], s[..., None, :], self._xp.zeros_like(s)[..., None, :])
+
+    @cached_property
+    def _psi_of_null(self) -> Any:
+        """``ψ_0(k, l)``, shape=[..., r, r]."""
+        s = self.s
+        return self.kernel.divided_difference(self._xp.zeros_like(s)[..., None, :], s[..., :, None], s[..., None, :])
+
+    # Blocks.
+
+    def split(self, z: Any) -> Blocks:
+        """Blocks of a dense matrix; its normal part is projected out.
+
+        Parameters
+        ----------
+        z : array, shape=[..., m, n]
+            Matrix.
+
+        Returns
+        -------
+        Blocks
+            Its core, left and right blocks.
+        """
+        v, ut = self.vt.mT, self.u.mT
+        if self.m == self.n == self.rank:
+            return Blocks(ut @ z @ v, None, None)
+        zv, utz = z @ v, ut @ z
+        core = ut @ zv
+        left = None if self.m == self.rank else zv - self.u @ core
+        right = None if self.n == self.rank else (utz - core @ self.vt).mT
+        return Blocks(core, left, right)
+
+    def assemble(self, blocks: Blocks) -> Any:
+        """Dense matrix of blocks, shape=[..., m, n]: the inverse of :meth:`split` on tangent vectors."""
+        core, left, right = blocks
+        z = self.u @ core
+        z = z @ self.vt if left is None else (z + left) @ self.vt
+        return z if right is None else z + self.u @ right.mT
+
+    def project(self, z: Any) -> Any:
+        """Orthogonal projection of a dense matrix onto the tangent space, in the Frobenius metric."""
+        return z if self.m == self.n == self.rank else self.assemble(self.split(z))
+
+    def scale(self, blocks: Blocks, power: float) -> Blocks:
+        r"""Apply ``A^power``: multiply every block entry by ``φ^power``.
+
+        Parameters
+        ----------
+        blocks : Blocks
+            Vector.
+        power : float
+            1 for the cometric, −1 for the metric, ½ and −½ for their square roots.
+
+        Raises
+        ------
+        ValueError
+            If ``power`` is negative and the kernel vanishes, which it does only at a vanishing singular value.
+        """
+        rectangular = blocks.left is not None or blocks.right is not None
+        phi, null = self.phi, self.phi_null if rectangular else None
+        if power < 0:
+            self._require_positive(phi, null)
+        if power != 1:
+            phi, null = phi**power, None if null is None else null**power
+        core, left, right = blocks
+        return Blocks(
+            core * phi,
+            None if left is None else left * null[..., None, :],
+            None if right is None else right * null[..., None, :],
+        )
+
+    def _require_positive(self, phi: Any, null: Any) -> None:
+        xp = self._xp
+        if not bool(xp.all(phi > 0)):
+            raise ValueError(
+                f"the metric is infinite at a singular matrix: the smallest singular value is {float(xp.min(self.s)):g}. "
+                "Only the cometric is defined there; move to a point of full rank, or declare a lower rank."
+            )
+        if null is not None and not bool(xp.all(null > 0)):
+            raise ValueError(
+                f"the metric of {self.kernel!r} is infinite in directions that leave the column or row space, so it lives "
+                f"on square invertible matrices only, not on {self.m}×{self.n} matrices of rank {self.rank}; "
+                "use a finite depth."
+            )
+
+    # The metric.
+
+    def cometric(self, p: Any) -> Any:
+        r"""Apply the cometric, ``A_X(P) = U[φ(σ_k, σ_l) ∘ (UᵀPV)]Vᵀ``: the gradient of P = E′(X). [1]_
+
+        At depth N this is ``Σ_p (XXᵀ)^{(N−p)/N} P (XᵀX)^{(p−1)/N}``.
+        """
+        return self.assemble(self.scale(self.split(p), 1))
+
+    def metric(self, z: Any) -> Any:
+        """Apply the metric: the momentum ``A_X⁻¹(Z)`` of a tangent vector."""
+        return self.assemble(self.scale(self.split(z), -1))
+
+    def half_power(self, z: Any) -> Any:
+        """Apply ``A_X^{1/2}``: it maps white noise to the Gaussian ``N(0, g⁻¹)``."""
+        return self.assemble(self.scale(self.split(z), 0.5))
+
+    def inner(self, y: Any, z: Any) -> Any:
+        """Inner product ``g_X(Y, Z) = Tr(Yᵀ A⁻¹ Z)``, shape=[...]."""
+        return self.pair(self.split(y), self.scale(self.split(z), -1))
+
+    def pair(self, y: Blocks, p: Blocks) -> Any:
+        """Frobenius pairing of two vectors given by blocks, shape=[...]."""
+        products = (a * b for a, b in zip(y, p, strict=True) if a is not None)
+        return sum(self._xp.sum(product, axis=(-2, -1)) for product in products)
+
+    # The connection.
+
+    def hamiltonian_gradient(self, p: Blocks, q: Blocks | None = None) -> Blocks:
+        r"""Gradient in X of the kinetic energy ``H(X, P) = ½⟨P, A_X P⟩``, or its polarisation in P and Q.
+
+        .. math:: \nabla_X H = U(\Sigma C^V + C^U \Sigma)V^\top, \quad
+            C^V_{kl} = \sum_j P_{jk} Q_{jl} \psi_j(k, l), \quad C^U_{kl} = \sum_j P_{kj} Q_{lj} \psi_j(k, l),
+
+        symmetrised in P and Q, with the null indices included in every sum.
+
+        Parameters
+        ----------
+        p, q : Blocks
+            Momenta; ``q`` defaults to ``p``.
+
+        Returns
+        -------
+        Blocks
+            Tangent part of the gradient.
+        """
+        q = p if q is None else q
+        columns = self._quadratic(p.core, q.core, p.left, q.left)
+        rows = self._quadratic(p.core.mT, q.core.mT, p.right, q.right)
+        s = self.s[..., None, :]
+        core = self.s[..., :, None] * columns + rows * s
+        left = right = None
+        if p.left is not None:
+            left = self._with_null(p.left, q.left, p.core.mT, q.core.mT) * s
+        if p.right is not None:
+            right = self._with_null(p.right, q.right, p.core, q.core) * s
+        return Blocks(core, left, right)
+
+    def _quadratic(self, p: Any, q: Any, p_null: Any, q_null: Any) -> Any:
+        """``½ Σ_j (p_jk q_jl + q_jk p_jl) ψ_j(k, l)``, j running over the core and the null rows."""
+        total = self._xp.sum(p[..., :, :, None] * q[..., :, None, :] * self.psi, axis=-3)
+        if p_null is not None:
+            total = total + (p_null.mT @ q_null) * self._psi_of_null
+        return total if p is q else (total + total.mT) / 2
+
+    def _with_null(self, p_null: Any, q_null: Any, p: Any, q: Any) -> Any:
+        """``½ Σ_j (p_aj q_jk + q_aj p_jk) ψ_j(k, 0)`` for null rows a."""
+        first = p_null @ (q * self._psi_to_null)
+        return first if p is q else (first + q_null @ (p * self._psi_to_null)) / 2
+
+    def cometric_derivative(self, z: Blocks, p: Blocks) -> Blocks:
+        r"""Tangent part of ``(D_Z A)(P)``, the derivative of the cometric at fixed P with no normal part.
+
+        .. math:: T_{kl} = \sum_j \psi_l(k, j) R^U_{kj} P_{jl} + \sum_j \psi_k(j, l) P_{kj} R^V_{jl}, \quad
+            R^U = M\Sigma + \Sigma M^\top,\; R^V = \Sigma M + M^\top \Sigma,
+
+        with the null indices included in every sum. :meth:`normal` gives the normal part of the result.
+        """
+        xp, psi = self._xp, self.psi
+        row, column = self.s[..., :, None], self.s[..., None, :]
+        ru = z.core * column + row * z.core.mT
+        rv = row * z.core + z.core.mT * column
+        # ψ_l(k, j) is psi[l, k, j] = psi[l, j, k]; ψ_k(j, l) is psi[k, j, l].
+        core = xp.sum(xp.moveaxis(psi, -3, -1) * ru[..., :, :, None] * p.core[..., None, :, :], axis=-2)
+        core = core + xp.sum(psi * p.core[..., :, :, None] * rv[..., None, :, :], axis=-2)
+        left = right = None
+        if z.left is not None:
+            core = core + self._psi_to_null.mT * row * (z.left.mT @ p.left)
+            left = z.left @ (row * self._psi_to_null.mT * p.core) + p.left @ (self._psi_of_null * rv)
+        if z.right is not None:
+            core = core + self._psi_to_null * (p.right.mT @ z.right) * column
+            right = z.right @ (row * (self._psi_to_null * p.core).mT) + p.right @ (self._psi_of_null * ru)
+        return Blocks(core, left, right)
+
+    def normal(self, z: Blocks, p: Blocks) -> Any:
+        r"""Normal part of ``(D_Z A)(P)``, dense, shape=[..., m, n].
+
+        .. math:: Z_l \operatorname{diag}(\varphi_{0l}/\sigma_l) P_r^\top + P_l \operatorname{diag}(\varphi_{0l}/\sigma_l) Z_r^\top .
+
+        It is zero unless the rank is below both m and n.
+        """
+        if z.left is None or z.right is None:
+            return self._xp.zeros_like(self.u[..., :, :1] * self.vt[..., :1, :])
+        ratio = (self.phi_null / self.s)[..., None, :]
+        return (z.left * ratio) @ p.right.mT + (p.left * ratio) @ z.right.mT
+
+    def christoffel(self, y: Any, z: Any) -> Any:
+        r"""Christoffel map ``Γ(Y, Z)`` of the Levi-Civita connection in the ambient linear coordinates.
+
+        .. math:: \Gamma(Z, Z) = -(D_Z A)(P) + A\,\nabla_X H(X, P), \qquad P = A^{-1} Z,
+
+        polarised. Geodesics are ``Ẍ = −Γ(Ẋ, Ẋ)`` and covariant derivatives ``∇_Y Z = D_Y Z + Γ(Y, Z)``. Below full rank
+        the value has a normal part, which bends geodesics along the manifold of rank r.
+
+        Parameters
+        ----------
+        y, z : array, shape=[..., m, n]
+            Tangent vectors.
+
+        Returns
+        -------
+        array, shape=[..., m, n]
+            ``Γ(Y, Z)``, symmetric in its arguments.
+        """
+        yb = self.split(y)
+        zb = yb if z is y else self.split(z)
+        py = self.scale(yb, -1)
+        pz = py if z is y else self.scale(zb, -1)
+        tangent = self.assemble(self.christoffel_blocks(yb, py, zb, pz))
+        if yb.left is None or yb.right is None:
+            return tangent
+        normal = self.normal(yb, pz)
+        return tangent - (normal if z is y else (normal + self.normal(zb, py)) / 2)
+
+    def christoffel_blocks(self, y: Blocks, py: Blocks, z: Blocks, pz: Blocks) -> Blocks:
+        """Tangent part of ``Γ(Y, Z)`` for vectors with momenta ``py`` and ``pz``."""
+        force = self.scale(self.hamiltonian_gradient(py, pz), 1)
+        first = self.cometric_derivative(y, pz)
+        second = first if y is z else self.cometric_derivative(z, py)
+        return _combine((1, force), (-0.5, first), (-0.5, second))
+
+    def hessian_blocks(self, z: Blocks, g: Blocks, h: Blocks, g_right: Any = None, gt_left: Any = None) -> Blocks:
+        r"""Riemannian Hessian ``∇_Z grad E`` from the Euclidean derivatives of E.
+
+        .. math:: \operatorname{Hess} E[Z] = A(D^2E[Z]) + (D_Z A)(E') + \Gamma(Z, A E') .
+
+        Parameters
+        ----------
+        z : Blocks
+            Direction.
+        g, h : Blocks
+            Blocks of the Euclidean gradient ``E′`` and of the Euclidean Hessian product ``D²E[Z]``.
+        g_right : array, shape=[..., m, r], optional
+            ``E′ Z_r`` and
+        gt_left : array, shape=[..., n, r], optional
+            ``E′ᵀ Z_l``: what the normal part of ``E′`` contributes. Needed where the rank is below m and n; a factored caller
+            never forms E′.
+
+        Returns
+        -------
+        Blocks
+            Tangent vector.
+        """
+        pz, gradient = self.scale(z, -1), self.scale(g, 1)
+        connection = self.christoffel_blocks(z, pz, gradient, g)
+        core, left, right = _combine((1, self.scale(h, 1)), (1, self.cometric_derivative(z, g)), (1, connection))
+        if left is not None and right is not None:
+            ratio = (self.phi_null / self.s)[..., None, :]
+            left = left + ratio * (g_right - self.u @ (self.u.mT @ g_right))
+            right = right + ratio * (gt_left - self.vt.mT @ (self.vt @ gt_left))
+        return Blocks(core, left, right)
+
+    def hessian(self, z: Any, euclidean_gradient: Any, euclidean_hessian: Any) -> Any:
+        """Riemannian Hessian from dense Euclidean derivatives; see :meth:`hessian_blocks`.
+
+        Parameters
+        ----------
+        z, euclidean_gradient, euclidean_hessian : array, shape=[..., m, n]
+            Direction Z, ``E′(X)`` and ``D²E(X)[Z]``.
+        """
+        g, zb = euclidean_gradient, self.split(z)
+        g_right = gt_left = None
+        if zb.left is not None and zb.right is not None:
+            g_right, gt_left = g @ zb.right, g.mT @ zb.left
+        return self.assemble(self.hessian_blocks(zb, self.split(g), self.split(euclidean_hessian), g_right, gt_left))
+
+    # Volume and noise.
+
+    def log_volume_density(self) -> Any:
+        r"""Logarithm of the Riemannian volume against the Lebesgue (Hausdorff) measure, shape=[...].
+
+        .. math:: \log\sqrt{\det g} = -\tfrac12 \sum_{k,l} \log \varphi_{kl} - \tfrac{m + n - 2r}{2} \sum_k \log \varphi_{0k}.
+        """
+        xp = self._xp
+        null = self.phi_null if self.m + self.n > 2 * self.rank else None
+        self._require_positive(self.phi, null)
+        total = xp.sum(xp.log(self.phi), axis=(-2, -1))
+        if null is not None:
+            total = total + (self.m + self.n - 2 * self.rank) * xp.sum(xp.log(null), axis=-1)
+        return -total / 2
+
+    def ito_drift(self) -> Any:
+        r"""Drift b of Brownian motion (generator ``½Δ``) in Itô form ``dX = A^{1/2} dB + ½ b dt``, shape=[..., m, n].
+
+        ``b = U diag(b_k) Vᵀ`` with
+
+        .. math:: b_k = 2\sigma_k \Big[\psi_k(k, k) + \sum_l \Big(\psi_k(k, l) - \frac{\varphi_{kk}}{\varphi_{kl}} \psi_l(k, k)\Big)
+            + \frac{m + n - 2r}{2} \Big(\psi_k(k, 0) - \frac{\varphi_{kk}}{\varphi_{k0}} \psi_0(k, k)\Big)\Big],
+
+        which is ``(N − 1) σ_k^{1−2/N}`` at depth N, at every rank. It follows by matching the generator ``½Δ`` on
+        functions of the singular values with second-order perturbation of the SVD. Below full rank it is the drift of the
+        scheme that steps in the ambient space and truncates the SVD to rank r.
+        """
+        xp, s = self._xp, self.s
+        sk = s[..., :, None]
+        psi = self.kernel.divided_difference
+        phi_kk = self.kernel(s, s)
+        towards = psi(sk, sk, s[..., None, :])  # ψ_k(k, l)
+        slope = psi(s[..., None, :], sk, sk)  # ψ_l(k, k)
+        total = psi(s, s, s) + xp.sum(towards - phi_kk[..., :, None] / self.phi * slope, axis=-1)
+        codimension = self.m + self.n - 2 * self.rank
+        if codimension:
+            self._require_positive(self.phi, self.phi_null)
+            zero = xp.zeros_like(s)
+            total = total + codimension / 2 * (psi(s, s, zero) - phi_kk / self.phi_null * psi(zero, s, s))
+        return (self.u * (2 * s * total)[..., None, :]) @ self.vt
+
+
+def _combine(*terms: tuple[float, Blocks]) -> Blocks:
+    """Linear combination of blocks."""
+
+    def one(name: str) -> Any:
+        parts = [(weight, getattr(blocks, name)) for weight, blocks in terms]
+        return None if parts[0][1] is None else sum(weight * part for weight, part in parts)
+
+    return Blocks(one("core"), one("left"), one("right"))
