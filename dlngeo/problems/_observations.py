@@ -1,0 +1,95 @@
+"""Validation of observed entries, and their extraction from dense and sparse matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from dlngeo import _check
+
+__all__ = ["csr", "of_matrix", "of_sparse", "shape"]
+
+
+def shape(value: Any) -> tuple[int, int]:
+    """Return ``value`` as a pair of positive integers."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"shape must be a pair (m, n), got {value!r}.")
+    m, n = value
+    return _check.positive_integer(m, "the number of rows"), _check.positive_integer(n, "the number of columns")
+
+
+def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """Return the entries in canonical CSR form (sorted), after checking them; ``values`` are copied to float64."""
+    rows, cols = _indices(rows, "rows", shape[0]), _indices(cols, "cols", shape[1])
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"values must be real numbers, got an array of {values.dtype}.")
+    values = values.astype(np.float64)
+    if values.ndim != 1 or not rows.size == cols.size == values.size:
+        raise ValueError(
+            f"rows, cols and values must be of one length, got {rows.size}, {cols.size} and shape {values.shape}."
+        )
+    if not values.size:
+        raise ValueError("there are no observed entries; give at least one.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        k = bad[0]
+        raise ValueError(
+            f"{bad.size} observed values are not finite, the first {values[k]} at ({rows[k]}, {cols[k]}); "
+            "leave missing entries out."
+        )
+
+    order = np.lexsort((cols, rows))
+    rows, cols, values = rows[order], cols[order], values[order]
+    twice = np.flatnonzero((rows[1:] == rows[:-1]) & (cols[1:] == cols[:-1]))
+    if twice.size:
+        k = twice[0]
+        raise ValueError(
+            f"{twice.size} entries are repeated, the first at ({rows[k]}, {cols[k]}); merge them first, for example by "
+            "their mean or their sum (scipy.sparse.coo_array(...).sum_duplicates())."
+        )
+    indptr = np.zeros(shape[0] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
+    # SciPy picks the index type, 32 bits where they suffice; a later csr_array of the same arrays then copies nothing.
+    return scipy.sparse.csr_array((values, cols, indptr), shape=shape)
+
+
+def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+    """Return ``(rows, cols, values, shape)`` of the entries that are not NaN, or of those where ``observed`` holds."""
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"a matrix has two axes, got an array of shape {matrix.shape}.")
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"a matrix of real numbers is expected, got an array of {matrix.dtype}.")
+    observed = ~np.isnan(matrix.astype(np.float64)) if observed is None else np.asarray(observed)
+    if observed.dtype != bool or observed.shape != matrix.shape:
+        raise ValueError(
+            f"observed must be a boolean array of shape {matrix.shape}, got {observed.dtype} of shape {observed.shape}."
+        )
+    rows, cols = np.nonzero(observed)
+    return rows, cols, matrix[rows, cols], matrix.shape
+
+
+def of_sparse(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+    """Return ``(rows, cols, values, shape)`` of the stored entries of a SciPy sparse matrix."""
+    if not scipy.sparse.issparse(matrix):
+        raise TypeError(f"a SciPy sparse matrix is expected, got {type(matrix).__name__}; use from_matrix for arrays.")
+    coo = matrix.tocoo()
+    return coo.row, coo.col, coo.data, coo.shape
+
+
+def _indices(value: Any, name: str, bound: int) -> np.ndarray:
+    """Return a 1-D integer array with entries in ``[0, bound)``."""
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one axis, got shape {array.shape}.")
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got an array of {array.dtype}.")
+    low, high = array.min(), array.max()
+    if low < 0 or high >= bound:
+        raise ValueError(f"{name} must lie in [0, {bound}), got {low if low < 0 else high}; indices count from 0.")
+    return array.astype(np.int64)

@@ -1,0 +1,273 @@
+"""MatrixCompletion against slow dense definitions, Taylor slopes and bad input."""
+
+import numpy as np
+import pymanopt
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymanopt.manifolds import FixedRankEmbedded, Stiefel
+from pymanopt.optimizers import ConjugateGradient
+
+from dlngeo.problems import MatrixCompletion
+from dlngeo.problems._sampled import _parallel, _serial, sampled_product
+
+
+def instance(rng, m=9, n=7, rank=3, fraction=0.6):
+    """A noisy low-rank matrix, the mask of its observed entries, and the problem, with entries in random order."""
+    matrix = rng.standard_normal((m, rank)) @ rng.standard_normal((rank, n)) + 0.1 * rng.standard_normal((m, n))
+    mask = rng.random((m, n)) < fraction
+    mask[0, 0] = True
+    rows, cols = np.nonzero(mask)
+    order = rng.permutation(rows.size)
+    rows, cols = rows[order], cols[order]
+    return matrix, mask, MatrixCompletion(rows, cols, matrix[rows, cols], (m, n))
+
+
+def random_point(rng, m, n, rank):
+    u, v = (np.linalg.qr(rng.standard_normal((d, rank)))[0] for d in (m, n))
+    return u, np.exp(rng.uniform(-3, 2, rank)), v.T
+
+
+def dense(point):
+    u, s, vt = point
+    return u @ np.diag(s) @ vt
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_cost_and_gradient_are_the_dense_ones(m, n, seed):
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(1, min(m, n) + 1))
+    matrix, mask, problem = instance(rng, m, n, rank, fraction=rng.uniform(0.05, 1))
+    point = random_point(rng, m, n, rank)
+    residual = np.where(mask, dense(point) - matrix, 0)
+    for x in (point, dense(point)):
+        assert problem.cost(x) == pytest.approx(0.5 * np.sum(residual**2), rel=1e-12)
+        gradient = problem.euclidean_gradient(x)
+        np.testing.assert_allclose(gradient.toarray() if x is point else gradient, residual, atol=1e-12)
+    expected = np.linalg.norm(residual) / np.linalg.norm(matrix[mask])
+    assert problem.relative_error(point) == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradient_and_hessian_have_the_taylor_order_of_a_quadratic_along_curves_of_factors():
+    rng = np.random.default_rng(0)
+    m, n, rank = 9, 7, 3
+    _, _, problem = instance(rng, m, n, rank)
+    u, s, vt = point = random_point(rng, m, n, rank)
+    du, ds, dvt = direction = tuple(rng.standard_normal(a.shape) for a in point)
+    velocity = du @ np.diag(s) @ vt + u @ np.diag(ds) @ vt + u @ np.diag(s) @ dvt
+    hessian = problem.euclidean_hessian(point, direction)
+    assert scipy.sparse.issparse(hessian)
+    slope = np.sum(problem.euclidean_gradient(point).toarray() * velocity)
+
+    steps = 2.0 ** -np.arange(4, 12)
+    moved = [(u + t * du, s + t * ds, vt + t * dvt) for t in steps]
+    first = [abs(problem.cost(p) - problem.cost(point) - t * slope) for p, t in zip(moved, steps, strict=True)]
+    gradients = [(problem.euclidean_gradient(p) - problem.euclidean_gradient(point)).toarray() for p in moved]
+    second = [np.linalg.norm(g - t * hessian.toarray()) for g, t in zip(gradients, steps, strict=True)]
+    for errors in (first, second):
+        assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2, abs=0.05)
+
+    dense_hessian = problem.euclidean_hessian(dense(point), velocity)
+    np.testing.assert_allclose(dense_hessian, hessian.toarray(), atol=1e-12)
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_both_loops_give_the_entries_of_the_product(index):
+    rng = np.random.default_rng(1)
+    left, right = rng.standard_normal((30, 5)), np.asfortranarray(rng.standard_normal((20, 5)))
+    rows, cols = rng.integers(0, 30, 1000).astype(index), rng.integers(0, 20, 1000).astype(index)
+    expected = (left @ right.T)[rows, cols]
+    for loop in (sampled_product, _serial, _parallel):
+        out = loop(rows, cols, left, np.ascontiguousarray(right))
+        np.testing.assert_allclose(out, expected, atol=1e-13)
+    many = np.tile(rows, 60), np.tile(cols, 60)  # above the size at which threads are started
+    np.testing.assert_allclose(sampled_product(*many, left, right), np.tile(expected, 60), atol=1e-13)
+
+
+def test_one_point_is_sampled_once_and_a_new_one_again():
+    rng = np.random.default_rng(2)
+    _, _, problem = instance(rng)
+    point = random_point(rng, 9, 7, 3)
+    for _ in range(2):
+        (
+            problem.cost(point),
+            problem.euclidean_gradient(point),
+            problem.cost(tuple(point)),
+            problem.relative_error(point),
+        )
+    assert problem.n_sampled == 1
+    problem.cost((point[0], 2 * point[1], point[2]))
+    assert problem.n_sampled == 2
+    values = set()
+    for _ in range(20):  # short-lived points, whose addresses are reused
+        values.add(problem.cost(random_point(rng, 9, 7, 3)))
+    assert len(values) == 20
+    with pytest.raises(ValueError, match="read-only"):
+        problem.euclidean_gradient(point).data[0] = 0
+
+
+def test_writing_into_a_point_is_noticed():
+    rng = np.random.default_rng(2)
+    _, _, problem = instance(rng)
+    for x in (random_point(rng, 9, 7, 3), rng.standard_normal((9, 7))):
+        before = problem.cost(x)
+        x[0][...] *= 2
+        assert problem.cost(x) != before
+
+
+def test_an_optimiser_pays_one_sampling_for_each_trial_point():
+    manifold = FixedRankEmbedded(9, 7, 3)
+    rng = np.random.default_rng(3)
+    _, _, problem = instance(rng)
+    trials = []
+    retraction = manifold.retraction
+    manifold.retraction = lambda *a: trials.append(None) or retraction(*a)
+    start = random_point(rng, 9, 7, 3)
+    optimizer = ConjugateGradient(verbosity=0, max_iterations=20)
+    optimizer.run(problem.problem(manifold), initial_point=start)
+    assert problem.n_sampled == 1 + len(trials)
+
+
+def test_fixed_rank_embedded_gets_the_projected_gradient_at_equal_singular_values():
+    rng = np.random.default_rng(4)
+    matrix, mask, problem = instance(rng)
+    manifold = FixedRankEmbedded(9, 7, 3)
+    point = problem.initial_point(3, 0.5, rng)
+    gradient = problem.problem(manifold).riemannian_gradient(point)
+    u, _, vt = point
+    residual = np.where(mask, dense(point) - matrix, 0)
+    ambient = u @ gradient.M @ vt + gradient.Up @ vt + u @ gradient.Vp.T
+    projected = u @ u.T @ residual + residual @ vt.T @ vt - u @ u.T @ residual @ vt.T @ vt
+    np.testing.assert_allclose(ambient, projected, atol=1e-13)
+
+
+def test_a_full_observation_is_solved():
+    rng = np.random.default_rng(5)
+    matrix = rng.standard_normal((9, 3)) @ rng.standard_normal((3, 7))
+    solution = MatrixCompletion.from_matrix(matrix).solve(
+        FixedRankEmbedded(9, 7, 3),
+        ConjugateGradient(verbosity=0, min_gradient_norm=1e-8),
+        initial_point=random_point(rng, 9, 7, 3),
+    )
+    assert solution.status == "converged"
+    np.testing.assert_allclose(dense(solution.point), matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+@pytest.mark.parametrize("factor", [0, 1, 2])
+def test_cost_is_infinite_never_nan(bad, factor):
+    problem = MatrixCompletion([1], [1], [2.0], (3, 4))  # row 0 and column 0 are not observed
+    for place in (0, -1):
+        point = [np.ones((3, 2)), np.ones(2), np.ones((2, 4))]
+        point[factor] = point[factor].copy()
+        point[factor].flat[place] = bad
+        cost = problem.cost(tuple(point))
+        assert cost == np.inf or (bad == 1e200 and np.isfinite(cost))
+    x = np.zeros((3, 4))
+    x[0, 0] = bad
+    assert problem.cost(x) == (2.0 if bad == 1e200 else np.inf)
+    x[1, 1] = 1e200
+    assert problem.cost(x) == np.inf
+
+
+def test_constructors_agree():
+    rng = np.random.default_rng(6)
+    matrix, mask, problem = instance(rng)
+    stored_zero = scipy.sparse.coo_array(([0.0, 2.0], ([0, 1], [1, 0])), shape=(2, 2))
+    assert MatrixCompletion.from_sparse(stored_zero).values.tolist() == [0.0, 2.0]
+    csr = scipy.sparse.csr_array((problem.values, (problem.rows, problem.cols)), shape=(9, 7))
+    for other in (
+        MatrixCompletion.from_matrix(np.where(mask, matrix, np.nan)),
+        MatrixCompletion.from_matrix(matrix, observed=mask),
+        MatrixCompletion.from_sparse(csr),
+        MatrixCompletion.from_sparse(scipy.sparse.csc_matrix(csr)),
+    ):
+        for name in ("rows", "cols", "values"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(problem, name))
+
+
+def test_integers_and_huge_shapes_are_fine():
+    problem = MatrixCompletion([0, 2**20], [2**40, 0], np.array([1, 2], dtype=np.int8), (2**21, 2**41))
+    assert problem.values.dtype == np.float64
+    assert problem.cols.tolist() == [2**40, 0]
+    assert len(MatrixCompletion(np.array([0], dtype=np.uint8), [0], [True], (1, 1))) == 1
+
+
+def test_split_is_a_reproducible_partition():
+    _, _, problem = instance(np.random.default_rng(7), 30, 20)
+    train, heldout = problem.split(0.25, rng=1)
+    assert len(heldout) == round(0.25 * len(problem))
+    parts = [
+        set(zip(p.rows.tolist(), p.cols.tolist(), p.values.tolist(), strict=True)) for p in (train, heldout, problem)
+    ]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == parts[2]
+    np.testing.assert_array_equal(problem.split(0.25, rng=1)[1].rows, heldout.rows)
+    assert not np.array_equal(problem.split(0.25, rng=2)[1].rows, heldout.rows)
+    for fraction in (0, 1, -0.5, 1e-9, np.nan):
+        with pytest.raises(ValueError, match="choose a fraction inside"):
+            problem.split(fraction)
+
+
+def test_initial_point_has_orthonormal_frames():
+    problem = MatrixCompletion([0], [0], [1.0], (9, 7))
+    u, s, vt = problem.initial_point(4, 1e-3, rng=0)
+    np.testing.assert_allclose(u.T @ u, np.eye(4), atol=1e-14)
+    np.testing.assert_allclose(vt @ vt.T, np.eye(4), atol=1e-14)
+    assert (s == 1e-3).all()
+    with pytest.raises(ValueError, match="lower the rank"):
+        problem.initial_point(8, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([0, 3], [0, 0], [1, 2], (3, 2)), ValueError, r"rows must lie in \[0, 3\), got 3"),
+        (([0, 1], [0, -1], [1, 2], (3, 2)), ValueError, r"cols must lie in \[0, 2\), got -1"),
+        (([0, 1], [0], [1, 2], (3, 2)), ValueError, "one length, got 2, 1 and"),
+        (([0, 1], [0, 1], [[1, 2]], (3, 2)), ValueError, "one length"),
+        (([[0, 1]], [0, 1], [1, 2], (3, 2)), ValueError, "rows must have one axis"),
+        (([], [], [], (3, 2)), ValueError, "no observed entries"),
+        (([0.0, 1.0], [0, 1], [1, 2], (3, 2)), TypeError, "rows must be integers"),
+        (([0, 1], [True, False], [1, 2], (3, 2)), TypeError, "cols must be integers"),
+        (([0, 1], [0, 1], [1, np.nan], (3, 2)), ValueError, r"not finite, the first nan at \(1, 1\)"),
+        (([0, 1], [0, 1], [np.inf, 2], (3, 2)), ValueError, "leave missing entries out"),
+        (([0, 1], [0, 1], ["a", "b"], (3, 2)), TypeError, "real numbers"),
+        (([0, 1], [0, 1], [1j, 2], (3, 2)), TypeError, "real numbers"),
+        (
+            ([1, 0, 1], [1, 0, 1], [1, 2, 3], (3, 2)),
+            ValueError,
+            r"1 entries are repeated, the first at \(1, 1\); merge",
+        ),
+        (([0], [0], [1], (3,)), ValueError, "must be a pair"),
+        (([0], [0], [1], 3), ValueError, "must be a pair"),
+        (([0], [0], [1], (3, 0)), ValueError, "columns must be at least 1"),
+        (([0], [0], [1], (3, 2.0)), TypeError, "columns must be an integer"),
+    ],
+)
+def test_bad_observations_say_what_is_wrong(arguments, error, message):
+    with pytest.raises(error, match=message):
+        MatrixCompletion(*arguments)
+
+
+def test_bad_matrices_points_and_manifolds_say_what_is_wrong():
+    problem = MatrixCompletion([0], [0], [1.0], (3, 2))
+    for x in (np.zeros((2, 3)), (np.zeros((3, 1)), np.zeros(2), np.zeros((2, 2))), np.zeros(6)):
+        with pytest.raises(ValueError, match="the point has shapes"):
+            problem.cost(x)
+    with pytest.raises(ValueError, match="no observed entries"):
+        MatrixCompletion.from_matrix(np.full((2, 2), np.nan))
+    with pytest.raises(ValueError, match="two axes"):
+        MatrixCompletion.from_matrix(np.zeros(3))
+    with pytest.raises(TypeError, match="real numbers"):
+        MatrixCompletion.from_matrix([["a"]])
+    with pytest.raises(ValueError, match="observed must be a boolean array"):
+        MatrixCompletion.from_matrix(np.zeros((2, 2)), observed=np.ones(2, dtype=bool))
+    with pytest.raises(TypeError, match="use from_matrix"):
+        MatrixCompletion.from_sparse(np.eye(2))
+    with pytest.raises(ValueError, match="relative error is undefined"):
+        MatrixCompletion([0], [0], [0.0], (3, 2)).relative_error(np.zeros((3, 2)))
+    with pytest.raises(TypeError, match="needs triples"):
+        problem.problem(pymanopt.manifolds.Product([Stiefel(3, 2), Stiefel(3, 2)]))
