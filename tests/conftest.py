@@ -1,0 +1,18 @@
+"""Shared configuration of the tests."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Failures must be repeatable by whoever sees them, so the default examples are the same on every run.
+# HYPOTHESIS_PROFILE=random searches afresh.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240911)

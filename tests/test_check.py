@@ -1,0 +1,96 @@
+"""Validation: what passes is converted, what fails is named with its value and a remedy."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dlngeo import _check
+
+
+@pytest.mark.parametrize("value", [1, 2.5, np.int64(3), np.float32(2), Fraction(7, 2)])
+def test_depth_accepts_real_numbers(value):
+    result = _check.depth(value)
+    assert type(result) is float
+    assert result == value
+
+
+def test_infinite_depth_needs_permission():
+    assert _check.depth(math.inf, allow_infinite=True) == math.inf
+    with pytest.raises(ValueError, match="InfiniteDepthKernel"):
+        _check.depth(math.inf)
+    with pytest.raises(ValueError, match="at least 1"):
+        _check.depth(-math.inf, allow_infinite=True)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "2", None, 2j, [2], np.array([2.0])])
+def test_depth_rejects_other_types(value):
+    with pytest.raises(TypeError, match="depth must be a real number"):
+        _check.depth(value)
+
+
+@pytest.mark.parametrize("value", [math.nextafter(1, 0), 0, -1, math.nan])
+def test_depth_rejects_less_than_one(value):
+    with pytest.raises(ValueError, match=r"at least 1.*Frobenius"):
+        _check.depth(value)
+
+
+def test_positive_integer():
+    assert _check.positive_integer(np.int32(4), "steps") == 4
+    assert type(_check.positive_integer(np.int32(4), "steps")) is int
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        _check.positive_integer(0, "steps")
+    for value in (1.0, "1", None, True):
+        with pytest.raises(TypeError, match="steps must be an integer"):
+            _check.positive_integer(value, "steps")
+
+
+def test_rank():
+    assert _check.rank(2, 3, 2) == 2
+    with pytest.raises(ValueError, match=r"rank 3 exceeds min\(m, n\) = 2 of a 3×2 matrix"):
+        _check.rank(3, 3, 2)
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        _check.rank(0, 3, 2)
+    with pytest.raises(TypeError, match="rank must be an integer"):
+        _check.rank(1.5, 3, 2)
+
+
+def test_floating_takes_the_type_of_the_arrays():
+    xp, a, b = _check.floating([1, 2], 3)
+    assert a.dtype == b.dtype == np.float64
+    _, a, b, c = _check.floating(np.float32([1]), 2, np.array([3]))
+    assert a.dtype == b.dtype == c.dtype == np.float32
+    _, a, b = _check.floating(np.array([1]), np.array([2.0], dtype=np.float32))
+    assert a.dtype == b.dtype == np.float32
+    with pytest.raises(TypeError, match=r"real arrays.*complex64"):
+        _check.floating(np.complex64(1))
+    array = np.ones(3)
+    assert _check.floating(array)[1] is array
+    assert xp.asarray(1.0).dtype == np.float64
+
+
+def test_floating_takes_the_namespace_of_the_arrays():
+    torch = pytest.importorskip("torch")
+    xp, a, b = _check.floating(torch.ones(2, dtype=torch.float32), 2.0)
+    assert isinstance(b, torch.Tensor)
+    assert a.dtype == b.dtype == torch.float32
+    assert xp.asarray(1.0).dtype == torch.float32
+    assert _check.floating(torch.ones(2, dtype=torch.int64))[1].dtype == torch.float64
+
+
+def test_singular_values():
+    xp, a, b = _check.singular_values([0, 1], np.array([5e-324, 1e308]))
+    np.testing.assert_array_equal(a, [0, 1])
+    np.testing.assert_array_equal(b, [5e-324, 1e308])
+    assert xp.sum(a) == 1
+    for bad in (-5e-324, math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=rf"non-negative, got {bad}; take them from an SVD"):
+            _check.singular_values(1.0, [2.0, bad])
+
+
+def test_finite():
+    _check.finite(np, np.ones(3), "the point")
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=r"the point holds NaN or infinite.*remove or replace"):
+            _check.finite(np, np.array([1.0, bad]), "the point")
