@@ -1,8 +1,8 @@
 r"""The second-order retraction of an invariant metric, in factored form.
 
 A tangent vector ``Z = U M Vᵀ + Z_l Vᵀ + U Z_rᵀ`` at ``X = U Σ Vᵀ`` of rank r lifts to balanced factors
-``W_p = Q_p Λ Q_{p−1}ᵀ`` of inner widths r, with ``Λ = Σ^{1/N}``, as ``Ẇ_p = (W_N ⋯ W_{p+1})ᵀ A⁻¹Z (W_{p−1} ⋯ W_1)ᵀ``. Multiplying
-the straight lines ``W_p + Ẇ_p`` gives a retraction
+``W_p = Q_p Λ Q_{p−1}ᵀ`` of inner widths r, with ``Λ = Σ^{1/N}``, as ``Ẇ_p = (W_N ⋯ W_{p+1})ᵀ A⁻¹Z (W_{p−1} ⋯ W_1)ᵀ``.
+Multiplying the straight lines ``W_p + Ẇ_p`` gives a retraction
 
 .. math:: R_X(Z) = \prod_{p=N}^{1} (W_p + \dot W_p),
 
@@ -16,8 +16,8 @@ With ``K = M/φ``, ``L = Z_l/φ_0`` and ``R = Z_r/φ_0`` the inner factors are
 
 .. math:: R_X(Z) = (U B + L)\,(\Sigma B)^{N-2}\,\Sigma\,(B V^\top + R^\top).
 
-Since ``ΣB = Σ^{1/2} C Σ^{−1/2}`` with ``C = Λ² + Σ^{1/2} K Σ^{1/2}``, the powers of ``ΣB`` are those of ``C``, which exist at real N,
-and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``.
+Since ``ΣB = Σ^{1/2} C Σ^{−1/2}`` with ``C = Λ² + Σ^{1/2} K Σ^{1/2}``, the powers of ``ΣB`` are those of ``C``, which
+exist at real N, and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``.
 
 References
 ----------
@@ -44,9 +44,10 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     Depth 1
         Truncated SVD of ``X + Z``, the metric projection onto the matrices of rank r [2]_.
     Finite depth
-        ``(U B + L)(ΣB)^{N−2} Σ (B Vᵀ + Rᵀ)``, see :mod:`dlngeo.retraction`. At integer N it is defined for every Z, and singular
-        values may cross zero. At other N it needs the power ``C^{N−2}``, which is real while no eigenvalue of ``C`` has
-        reached the negative half-axis; for a longer step, the retraction of a general kernel is taken.
+        ``(U B + L)(ΣB)^{N−2} Σ (B Vᵀ + Rᵀ)``, see :mod:`dlngeo.retraction`. At integer N it is defined for every Z,
+        and singular values may cross zero. At other N it needs the power ``C^{N−2}``, which is real while no
+        eigenvalue of ``C`` has reached the negative half-axis; for a longer step, the retraction of a general kernel
+        is taken.
     Infinite depth
         ``U Σ^{−1/2} exp(log Σ² + Σ^{1/2} K Σ^{1/2}) Σ^{−1/2} Vᵀ``.
     Any other kernel
@@ -65,7 +66,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     -------
     u : array, shape=[m, r]
     s : array, shape=[r]
-        Singular values in descending order; zeros only where the rank dropped or a value fell below the smallest double.
+        Singular values in descending order; zeros only where the rank dropped or a value fell below the smallest
+        double.
     vt : array, shape=[r, n]
 
     Raises
@@ -85,7 +87,7 @@ def retract(frame: Frame, z: Blocks) -> Factors:
 
 
 def _by_factors(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
-    """The product of balanced factors; None where its power does not exist."""
+    """Return the product of balanced factors; None where its power does not exist."""
     depth, s = kernel.depth, frame.s
     # A constant multiple of a metric has the same geodesics, so the retraction is that of the unnormalised kernel.
     scale = depth if kernel.normalized else 1.0
@@ -111,8 +113,9 @@ def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
     eigenvalues = np.linalg.eigvals(c)
     if np.any((eigenvalues.imag == 0) & (eigenvalues.real <= 0)):
         return None
-    power = scipy.linalg.fractional_matrix_power(c, exponent)
-    return None if np.iscomplexobj(power) else power
+    # Real but for roundoff, by the check above; its absolute tolerance inside SciPy wants a matrix of order one.
+    size = np.max(np.abs(c))
+    return np.real(scipy.linalg.fractional_matrix_power(c / size, exponent)) * size**exponent
 
 
 def _by_exponential(frame: Frame, z: Blocks) -> Factors:
@@ -126,7 +129,7 @@ def _by_exponential(frame: Frame, z: Blocks) -> Factors:
 
 
 def _by_projection(frame: Frame, z: Blocks) -> Factors:
-    """Truncated SVD of ``X + Z − ½ P_T Γ(Z, Z)``. [2]_
+    """Truncate the SVD of ``X + Z − ½ P_T Γ(Z, Z)``; see [2]_.
 
     The normal part of the acceleration is that of every curve of rank r with velocity Z: projecting supplies it.
     """

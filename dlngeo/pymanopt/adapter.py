@@ -1,0 +1,201 @@
+"""Any equipped geomstats space as a pymanopt manifold."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import geomstats.backend as gs
+import numpy as np
+from geomstats.geometry.complex_manifold import ComplexManifold
+from geomstats.geometry.connection import Connection
+from geomstats.geometry.manifold import Manifold as GeomstatsManifold
+from pymanopt.manifolds.manifold import Manifold
+
+__all__ = ["from_geomstats"]
+
+
+def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = "exp") -> Manifold:
+    r"""Wrap a geomstats space with its metric for the solvers of pymanopt.
+
+    Points and tangent vectors are NumPy arrays of shape ``space.shape`` on every backend of geomstats: pymanopt knows
+    nothing else, so they are converted at this boundary. Random draws come from ``gs.random``, which
+    ``gs.random.seed`` seeds.
+
+    Euclidean gradients
+        ``metric.gradient(euclidean_gradient, base_point)`` where the metric has it, as those of :mod:`dlngeo.geomstats`
+        do. Elsewhere the tangent vector ξ with ``g(ξ, η) = ⟨E′, η⟩`` for all tangent η is solved for in an
+        orthonormal basis of the tangent space, which is right for any metric and costs O(dim²) inner products at each
+        new point.
+    Transport
+        Parallel transport along the geodesic, if the metric has it in closed form (it overrides
+        ``Connection.parallel_transport``, and not by integrating in steps); otherwise ``to_tangent`` at the new point.
+
+    Parameters
+    ----------
+    space : geomstats Manifold
+        A real space whose points are arrays, equipped with a Riemannian metric.
+    retraction : "exp" or callable
+        ``"exp"`` for ``metric.exp``, or a function ``(point, tangent_vector) → point`` of NumPy arrays that is cheaper.
+
+    Returns
+    -------
+    pymanopt Manifold
+        With ``exp, log, dist, pair_mean`` as far as the metric has them, and the Riemannian Hessian if it has
+        ``hessian``.
+
+    Raises
+    ------
+    TypeError
+        If ``space`` is no geomstats manifold, or ``retraction`` neither ``"exp"`` nor callable.
+    ValueError
+        If the space has no metric, or is complex.
+
+    Examples
+    --------
+    >>> from geomstats.geometry.hypersphere import Hypersphere
+    >>> from_geomstats(Hypersphere(dim=2)).dim
+    2
+    """
+    if not isinstance(space, GeomstatsManifold):
+        raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
+    if isinstance(space, ComplexManifold):
+        raise ValueError(f"{type(space).__name__} is complex; only real spaces are supported.")
+    if getattr(space, "metric", None) is None:
+        raise ValueError(
+            f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first, "
+            "or build it with equip=True."
+        )
+    if retraction != "exp" and not callable(retraction):
+        raise TypeError(f'retraction must be "exp" or a function (point, tangent_vector) → point, got {retraction!r}.')
+    return _FromGeomstats(space, None if isinstance(retraction, str) else retraction)
+
+
+class _FromGeomstats(Manifold):
+    """The points of a geomstats space, as NumPy arrays, with its metric; see :func:`from_geomstats`."""
+
+    def __init__(self, space: Any, retraction: Callable[[Any, Any], Any] | None) -> None:
+        self.space = space
+        self._retraction = retraction
+        self._parallel = _has_closed_parallel_transport(space.metric)
+        self._gram_memo: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        name = f"geomstats {type(space).__name__} with {type(space.metric).__name__}"
+        super().__init__(name, int(space.dim), point_layout=1)
+
+    @property
+    def typical_dist(self) -> float:
+        """``√dim``, the order of the distance across which all directions together change by a unit."""
+        return math.sqrt(self.dim)
+
+    # Points.
+
+    def random_point(self) -> np.ndarray:
+        return _to_numpy(self.space.random_point())
+
+    def retraction(self, point: Any, tangent_vector: Any) -> np.ndarray:
+        if self._retraction is None:
+            return self.exp(point, tangent_vector)
+        return self._retraction(point, tangent_vector)
+
+    def exp(self, point: Any, tangent_vector: Any) -> np.ndarray:
+        return _to_numpy(self.space.metric.exp(_to_gs(tangent_vector), _to_gs(point)))
+
+    def log(self, point_a: Any, point_b: Any) -> np.ndarray:
+        return _to_numpy(self.space.metric.log(_to_gs(point_b), _to_gs(point_a)))
+
+    def dist(self, point_a: Any, point_b: Any) -> float:
+        return _to_float(self.space.metric.dist(_to_gs(point_a), _to_gs(point_b)))
+
+    def pair_mean(self, point_a: Any, point_b: Any) -> np.ndarray:
+        """Midpoint of the geodesic from ``point_a`` to ``point_b``."""
+        return self.exp(point_a, self.log(point_a, point_b) / 2)
+
+    # Tangent vectors.
+
+    def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
+        metric = self.space.metric
+        return _to_float(metric.inner_product(_to_gs(tangent_vector_a), _to_gs(tangent_vector_b), _to_gs(point)))
+
+    def norm(self, point: Any, tangent_vector: Any) -> float:
+        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
+
+    def zero_vector(self, point: Any) -> np.ndarray:
+        return np.zeros(self.space.shape)
+
+    def random_tangent_vector(self, point: Any) -> np.ndarray:
+        """Tangent part of a Gaussian matrix, of norm 1; ``random_unit_tangent_vec`` of geomstats is not tangent."""
+        vector = self.projection(point, _to_numpy(gs.random.normal(size=self.space.shape)))
+        return vector / self.norm(point, vector)
+
+    def projection(self, point: Any, vector: Any) -> np.ndarray:
+        return _to_numpy(self.space.to_tangent(_to_gs(vector), _to_gs(point)))
+
+    to_tangent_space = projection
+
+    def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> np.ndarray:
+        # A rejected step leaves the point where it was, and the geodesic without a direction.
+        if self._parallel and not np.array_equal(point_a, point_b):
+            metric = self.space.metric
+            moved = metric.parallel_transport(_to_gs(tangent_vector_a), _to_gs(point_a), end_point=_to_gs(point_b))
+            return _to_numpy(moved)
+        return self.projection(point_b, tangent_vector_a)
+
+    # Derivatives.
+
+    def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> np.ndarray:
+        metric = self.space.metric
+        if hasattr(metric, "gradient"):
+            return _to_numpy(metric.gradient(_to_gs(euclidean_gradient), _to_gs(point)))
+        basis, gram = self._gram(point)
+        components = basis @ np.ravel(euclidean_gradient)
+        return (np.linalg.solve(gram, components) @ basis).reshape(self.space.shape)
+
+    def _gram(self, point: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Frobenius-orthonormal basis of the tangent space, shape=[dim, size], and the metric in it.
+
+        Both are kept for the last point.
+        """
+        point = np.asarray(point)
+        if self._gram_memo is not None and np.array_equal(self._gram_memo[0], point):
+            return self._gram_memo[1:]
+        shape, dim = self.space.shape, self.dim
+        ambient = np.eye(math.prod(shape)).reshape(-1, *shape)
+        images = np.stack([self.projection(point, e) for e in ambient]).reshape(len(ambient), -1)
+        _, values, basis = np.linalg.svd(images)
+        # Also for an oblique to_tangent: a tangent space is its range, and that is all that is used.
+        rank = int(np.sum(values > 1e-8 * values[0]))
+        if rank != dim:
+            raise ValueError(
+                f"to_tangent of {type(self.space).__name__} maps onto {rank} dimensions, but the space has dimension "
+                f"{dim}; no gradient can be formed from it. Give the metric a method "
+                "gradient(euclidean_gradient, base_point)."
+            )
+        basis = basis[:dim]
+        vectors, base_point = basis.reshape(dim, *shape), _to_gs(point)
+        rows = (np.broadcast_to(v, vectors.shape) for v in vectors)
+        many = self.space.metric.inner_product
+        gram = np.stack([_to_numpy(many(_to_gs(row), _to_gs(vectors), base_point)).reshape(dim) for row in rows])
+        self._gram_memo = point.copy(), basis, gram
+        return basis, gram
+
+
+def _has_closed_parallel_transport(metric: Any) -> bool:
+    method = type(metric).parallel_transport
+    if method is Connection.parallel_transport:
+        return False
+    return "n_steps" not in inspect.signature(method).parameters
+
+
+def _to_gs(array: Any) -> Any:
+    # A copy where the array is read-only (JAX's are) or has negative strides, neither of which PyTorch takes.
+    return gs.from_numpy(np.require(np.asarray(array, dtype=np.float64), requirements=["C", "W"]))
+
+
+def _to_numpy(array: Any) -> np.ndarray:
+    return np.asarray(gs.to_numpy(gs.copy(array)))
+
+
+def _to_float(array: Any) -> float:
+    return float(np.squeeze(_to_numpy(array)))

@@ -1,0 +1,334 @@
+"""Matrices of fixed rank with the metric of a kernel, in factored form, for pymanopt."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from pymanopt.manifolds.manifold import Manifold
+
+from dlngeo import _check
+from dlngeo.frame import Blocks, Frame
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.pymanopt import ambient
+from dlngeo.retraction import retract
+
+__all__ = ["FixedRank"]
+
+
+class Point(NamedTuple):
+    """The matrix ``(u * s) @ vt``; fields as in pymanopt's FixedRankEmbedded."""
+
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+
+
+class _Triple(NamedTuple):
+    Up: np.ndarray
+    M: np.ndarray
+    Vp: np.ndarray
+
+
+class TangentVector(_Triple):
+    """The matrix ``u M vt + Up vt + u Vpᵀ``; fields as in pymanopt's FixedRankEmbedded, with vector arithmetic."""
+
+    __slots__ = ()
+    # Without this a NumPy scalar on the left would try to multiply the tuple as an array.
+    __array_ufunc__ = None
+
+    def __add__(self, other: Any) -> TangentVector:
+        return TangentVector(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __sub__(self, other: Any) -> TangentVector:
+        return TangentVector(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def __mul__(self, scalar: Any) -> TangentVector:
+        return TangentVector(*(a * scalar for a in self))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scalar: Any) -> TangentVector:
+        return TangentVector(*(a / scalar for a in self))
+
+    def __neg__(self) -> TangentVector:
+        return TangentVector(*(-a for a in self))
+
+
+class FixedRank(Manifold):
+    r"""The m×n matrices of rank r with the metric of the deep linear network, or of any kernel.
+
+    A point is a triple ``(u, s, vt)`` of shapes (m, r), (r,), (r, n), with orthonormal columns of ``u`` and rows of
+    ``vt`` and positive ``s`` in any order. A tangent vector is a triple ``(Up, M, Vp)`` of shapes (m, r), (r, r), (n,
+    r), with ``uᵀ Up = 0`` and ``vt Vp = 0``; it stands for ``Z = u M vt + Up vt + u Vpᵀ``. Both are exactly as in
+    :class:`pymanopt.manifolds.FixedRankEmbedded`, which is the case of depth 1. The metric is
+
+    .. math:: g_X(Z, Z) = \sum_{kl} \frac{M_{kl}^2}{\varphi(s_k, s_l)}
+        + \sum_{il} \frac{(U_p)_{il}^2 + (V_p)_{il}^2}{\varphi(s_l, 0)} ,
+
+    the dimension ``(m + n − r) r``. No operation forms an m×n array; each costs O((m + n) r² + r³).
+
+    Euclidean gradients, and vectors to project, are accepted as (m, n) arrays, SciPy sparse matrices and
+    ``LinearOperator`` objects, pairs (m×k, k×n) that stand for their product, triples ``(U, S, V)`` for ``U S Vᵀ``,
+    and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape of the matrices.
+    rank : int
+        Rank r.
+    depth : float
+        Depth N ≥ 1 of the network, real. ``inf`` is the normalised limit, which exists for m = n = r only.
+    kernel : Kernel, optional
+        Another metric, in place of ``depth``.
+    rng : numpy.random.Generator or int, optional
+        Source of random points and tangent vectors, or its seed.
+
+    Raises
+    ------
+    TypeError
+        If ``depth`` or a dimension is no number, or ``kernel`` no :class:`~dlngeo.Kernel`.
+    ValueError
+        If the rank exceeds ``min(m, n)``, the depth is below 1, or the metric is infinite on this manifold.
+
+    Notes
+    -----
+    The retraction is of second order, see :func:`dlngeo.retraction.retract`; the vector transport is the projection
+    onto the new tangent space.
+
+    References
+    ----------
+    .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+    .. [2] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013).
+
+    Examples
+    --------
+    >>> manifold = FixedRank(5, 4, 2, depth=3, rng=0)
+    >>> manifold.dim
+    14
+    """
+
+    def __init__(
+        self, m: int, n: int, rank: int, depth: float = 2, *, kernel: Kernel | None = None, rng: Any = None
+    ) -> None:
+        self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
+        self._rank = _check.rank(rank, self._m, self._n)
+        if kernel is None:
+            depth = _check.depth(depth, allow_infinite=True)
+            kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
+        elif not isinstance(kernel, Kernel):
+            raise TypeError(f"kernel must be a dlngeo.Kernel, got {kernel!r}; subclass dlngeo.Kernel.")
+        square = self._m == self._n == self._rank
+        if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
+            raise ValueError(
+                f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "
+                f"on square invertible matrices only, not on {m}×{n} matrices of rank {rank}; use a finite depth, or "
+                "m = n = rank."
+            )
+        self._kernel = kernel
+        self._rng = np.random.default_rng(rng)
+        self._frame_memo: tuple[Frame, np.ndarray] | None = None
+        self._largest_gradient = 0.0
+        super().__init__(
+            f"Manifold of {m}x{n} matrices of rank {rank} with the metric of {kernel!r}",
+            (self._m + self._n - self._rank) * self._rank,
+            point_layout=3,
+        )
+
+    @property
+    def kernel(self) -> Kernel:
+        """Kernel of the metric."""
+        return self._kernel
+
+    @property
+    def typical_dist(self) -> float:
+        """A length scale for trust regions: 1/16 of the distance from 0 to a matrix of r unit singular values.
+
+        That distance is ``√(N r)`` at depth N; where it is infinite or the kernel is not of finite depth,
+        ``√(r/φ(1, 1))``, the norm of the radial direction, stands in.
+        """
+        unit = float(np.squeeze(self._kernel(np.ones(1), np.ones(1))))
+        depth = self._kernel.depth if type(self._kernel) is DepthKernel else 1.0
+        return depth * math.sqrt(self._rank / unit) / 16
+
+    # Points.
+
+    def random_point(self) -> Point:
+        """Draw orthonormal frames from the uniform law and singular values uniform on (0, 1], in descending order."""
+        u, _ = np.linalg.qr(self._rng.standard_normal((self._m, self._rank)))
+        v, _ = np.linalg.qr(self._rng.standard_normal((self._n, self._rank)))
+        s = np.sort(1 - self._rng.random(self._rank))[::-1].copy()
+        return Point(u, s, v.T)
+
+    def retraction(self, point: Any, tangent_vector: Any) -> Point:
+        """Move along a tangent vector, to second order; see :func:`dlngeo.retraction.retract`.
+
+        Where the end point is not finite in double precision, so that it cannot be represented, the result is the
+        point with the frames of ``point`` and all singular values equal to the largest double: any quadratic cost is
+        ``inf`` there, never NaN, and a line search backs off.
+
+        Raises
+        ------
+        ValueError
+            If ``tangent_vector`` has NaN or infinite entries.
+        """
+        frame = self._frame(point)
+        for a in tangent_vector:
+            _check.finite(np, a, "the tangent vector")
+        try:
+            return Point(*retract(frame, self._blocks(tangent_vector)))
+        except OverflowError:
+            return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
+
+    # Tangent vectors.
+
+    def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
+        """Evaluate ``g_X(A, B) = Tr(Aᵀ A_X⁻¹ B)``.
+
+        Raises
+        ------
+        ValueError
+            If a singular value of the point is not positive and finite, or so small that the metric is not
+            representable.
+        """
+        frame = self._frame(point)
+        momentum = frame.scale(self._blocks(tangent_vector_a), -1)
+        return float(frame.pair(momentum, self._blocks(tangent_vector_b)))
+
+    def norm(self, point: Any, tangent_vector: Any) -> float:
+        """Evaluate ``√g_X(Z, Z)``."""
+        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
+
+    def zero_vector(self, point: Any) -> TangentVector:
+        """Zero tangent vector."""
+        r = self._rank
+        return TangentVector(np.zeros((self._m, r)), np.zeros((r, r)), np.zeros((self._n, r)))
+
+    def random_tangent_vector(self, point: Any) -> TangentVector:
+        """Draw a tangent vector of norm 1, uniform on the unit sphere of the metric."""
+        r, rng = self._rank, self._rng
+        noise = (rng.standard_normal(shape) for shape in ((self._m, r), (r, r), (self._n, r)))
+        white = self.to_tangent_space(point, TangentVector(*noise))
+        vector = self._tangent(self._frame(point).scale(self._blocks(white), 0.5))
+        return vector / self.norm(point, vector)
+
+    def projection(self, point: Any, vector: Any) -> TangentVector:
+        """Project an ambient matrix onto the tangent space, orthogonally in the Frobenius metric.
+
+        Parameters
+        ----------
+        point : tuple
+            ``(u, s, vt)``.
+        vector : array, sparse matrix, LinearOperator or tuple
+            The m×n matrix in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``vector`` is none of these, or of the wrong shape.
+        """
+        u, _, vt = point
+        return TangentVector(*ambient.tangent_part(u, vt, vector))
+
+    def to_tangent_space(self, point: Any, vector: Any) -> TangentVector:
+        """Restore ``uᵀ Up = 0`` and ``vt Vp = 0`` in a triple ``(Up, M, Vp)`` that lost them to roundoff."""
+        u, _, vt = point
+        left, core, right = vector
+        return TangentVector(left - u @ (u.T @ left), core, right - vt.T @ (vt @ right))
+
+    def embedding(self, point: Any, tangent_vector: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors, with ``u̇ s vt + u ṡ vt + u s v̇ᵀ = Z``.
+
+        It is the form in which Hessian products of a cost of ``(u * s) @ vt``, by autodiff or by hand, take their
+        direction: ``u̇ = (Up + u offdiag M)/s``, ``ṡ = diag M``, ``v̇ᵀ = Vpᵀ/s``.
+        """
+        u, s, _ = point
+        left, core, right = tangent_vector
+        ds = np.diagonal(core).copy()
+        return (left + u @ (core - np.diag(ds))) / s, ds, right.T / s[:, None]
+
+    def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> TangentVector:
+        """Project a tangent vector at ``point_a`` onto the tangent space at ``point_b``, in factored form."""
+        (u, _, vt), (new_u, _, new_vt) = point_a, point_b
+        left, core, right = tangent_vector_a
+        rows, right_rows = vt @ new_vt.T, right.T @ new_vt.T
+        columns, left_columns = u.T @ new_u, left.T @ new_u
+        zv = left @ rows + u @ (core @ rows + right_rows)
+        ztu = right @ columns + vt.T @ (core.T @ columns + left_columns)
+        new_core = new_u.T @ zv
+        return TangentVector(zv - new_u @ new_core, new_core, ztu - new_vt.T @ new_core.T)
+
+    # Derivatives.
+
+    def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> TangentVector:
+        r"""Apply the cometric to the tangent part of ``E′(X)``.
+
+        .. math:: M \mapsto \varphi(s_k, s_l) \circ M, \quad U_p \mapsto U_p\, \varphi(s_l, 0), \quad
+            V_p \mapsto V_p\, \varphi(s_l, 0).
+
+        Parameters
+        ----------
+        point : tuple
+            ``(u, s, vt)``.
+        euclidean_gradient : array, sparse matrix, LinearOperator, or tuple or list of arrays
+            ``E′(X)`` in any form that :meth:`projection` takes, or the autodiff triple ``(du, ds, dvt)`` of a cost of
+            ``(u * s) @ vt``. It is not written to.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on more than
+            ``(u * s) @ vt``, or if a singular value of the point is not positive and finite.
+        """
+        frame = self._frame(point)
+        if _is_autodiff(euclidean_gradient):
+            blocks, self._largest_gradient = ambient.tangent_part_of_autodiff(
+                (frame.u, frame.s, frame.vt), euclidean_gradient, self._largest_gradient
+            )
+            cotangent = TangentVector(*blocks)
+        else:
+            cotangent = self.projection(point, euclidean_gradient)
+        return self._tangent(frame.scale(self._blocks(cotangent), 1))
+
+    # Inside.
+
+    def _frame(self, point: Any) -> Frame:
+        """Frame at a point; that of the last point is kept, so that one line search evaluates the kernel once."""
+        u, s, vt = point
+        if self._frame_memo is not None:
+            frame, seen = self._frame_memo
+            # The kernel depends on s alone. A copy is compared, since identity says nothing of an array written into.
+            if frame.u is u and frame.vt is vt and np.array_equal(s, seen):
+                return frame
+        u, s, vt = (np.asarray(a) for a in point)
+        r = self._rank
+        if (u.shape, s.shape, vt.shape) != ((self._m, r), (r,), (r, self._n)):
+            raise ValueError(
+                f"the point has shapes {u.shape}, {s.shape}, {vt.shape}; expected (u, s, vt) of shapes "
+                f"({self._m}, {r}), ({r},), ({r}, {self._n})."
+            )
+        if not np.all((s > 0) & (s < math.inf)):
+            raise ValueError(
+                f"the singular values of a point of rank {r} must be positive and finite, got {s}; declare a lower "
+                "rank, or take shorter steps."
+            )
+        frame = Frame(u, s, vt, self._kernel)
+        self._frame_memo = frame, s.copy()
+        return frame
+
+    def _blocks(self, vector: Any) -> Blocks:
+        """Blocks of a tangent triple; those orthogonal to a full space are zero, and dropped."""
+        left, core, right = vector
+        return Blocks(core, None if self._m == self._rank else left, None if self._n == self._rank else right)
+
+    def _tangent(self, blocks: Blocks) -> TangentVector:
+        left = np.zeros((self._m, self._rank)) if blocks.left is None else blocks.left
+        right = np.zeros((self._n, self._rank)) if blocks.right is None else blocks.right
+        return TangentVector(left, blocks.core, right)
+
+
+def _is_autodiff(gradient: Any) -> bool:
+    """Whether a gradient is the triple of derivatives in the factors: its middle is a vector, not a matrix."""
+    return isinstance(gradient, tuple | list) and len(gradient) == 3 and np.ndim(gradient[1]) == 1
