@@ -228,13 +228,14 @@ class MatrixCompletion:
     def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal to ``size``.
 
-        The smaller ``size``, the stronger the bias of a deep metric toward low rank.
+        The smaller ``size``, the stronger the bias of a deep metric toward low rank. At one seed the frames of a
+        smaller rank are the first columns of those of a larger one.
         """
         m, n = self.shape
         rank = _check.rank(rank, m, n)
-        rng = np.random.default_rng(rng)
-        u, _ = np.linalg.qr(rng.standard_normal((m, rank)))
-        v, _ = np.linalg.qr(rng.standard_normal((n, rank)))
+        of_u, of_v = np.random.default_rng(rng).spawn(2)
+        u, _ = np.linalg.qr(of_u.standard_normal((rank, m)).T)
+        v, _ = np.linalg.qr(of_v.standard_normal((rank, n)).T)
         return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
 
     def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
@@ -278,7 +279,7 @@ class MatrixCompletion:
         def hessian(*arrays: Any) -> Any:
             return self.euclidean_hessian(grouped(arrays[:layout]), grouped(arrays[layout:]))
 
-        if isinstance(manifold, FixedRankEmbedded):
+        if type(manifold) is FixedRankEmbedded:  # not a subclass, whose metric may be another
             # Its euclidean_to_riemannian_gradient takes derivatives with respect to u, s and vt, and divides by
             # s_k² − s_l². Its projection is the same gradient, takes a sparse matrix, and has no such gap.
             @numpy_backend

@@ -1,0 +1,284 @@
+"""Read a matrix from a file that a stranger made: every fault becomes one line, and nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+import scipy.sparse
+
+__all__ = ["Data", "DataError", "load", "photograph"]
+
+# The comparison works on dense copies; this is 200 MB for each.
+MAX_ENTRIES = 25_000_000
+_MAX_BYTES = 16 * MAX_ENTRIES
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+_NAMES = ("arr", "matrix", "X", "data", "arr_0")
+
+
+class DataError(ValueError):
+    """A data file that cannot be used; the message is one line and says why."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A matrix to complete.
+
+    Attributes
+    ----------
+    name : str
+        Where it is from.
+    matrix : float64 array, shape=[m, n]
+        The values, NaN where missing.
+    peak : float or None
+        Largest possible grey value, if the matrix is a picture.
+    """
+
+    name: str
+    matrix: np.ndarray
+    peak: float | None = None
+
+
+def photograph(name: str = "china.jpg", shrink: int = 2) -> Data:
+    """Load a photograph that scikit-learn ships: its grey central square, ``shrink``² pixels averaged into one.
+
+    Grey values are the luma 0.299 R + 0.587 G + 0.114 B, in [0, 1].
+    """
+    from sklearn.datasets import load_sample_image
+
+    grey = load_sample_image(name) @ np.array([0.299, 0.587, 0.114]) / 255
+    side = min(grey.shape) // shrink * shrink
+    top, left = (grey.shape[0] - side) // 2, (grey.shape[1] - side) // 2
+    square = grey[top : top + side, left : left + side]
+    small = square.reshape(side // shrink, shrink, side // shrink, shrink).mean(axis=(1, 3))
+    return Data(f"scikit-learn's {name}, grey, {small.shape[0]}×{small.shape[1]}", small, peak=1.0)
+
+
+def load(path: str | Path, *, picture: bool = False) -> Data:
+    """Read a matrix from ``.npy``, ``.npz``, ``.csv`` or ``.mtx``.
+
+    Parameters
+    ----------
+    path : path
+        A NumPy array; an archive that holds one matrix (or one called ``arr``, ``matrix``, ``X`` or ``data``), or a
+        SciPy sparse matrix; comma-, semicolon- or tab-separated numbers, with or without a line of names; or a Matrix
+        Market file. NaN, empty cells and absent entries of a sparse matrix are missing.
+    picture : bool
+        Whether it is a grey picture, with values up to 1 or, if any is larger, up to 255.
+
+    Returns
+    -------
+    Data
+        The matrix.
+
+    Raises
+    ------
+    DataError
+        If there is no usable matrix in it. Pickled objects are never loaded.
+    """
+    path = Path(path)
+    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".mtx": _mtx}
+    reader = readers.get(path.suffix.lower())
+    try:
+        if reader is None:
+            raise DataError(f"cannot read {path.suffix or 'a file without a suffix'}; use {', '.join(readers)}")
+        if path.is_dir():
+            raise DataError("is a folder")
+        if path.stat().st_size == 0:
+            raise DataError("is empty")
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(
+                f"is too large ({path.stat().st_size / 1e6:.0f} MB); at most {_MAX_BYTES / 1e6:.0f} MB are read"
+            )
+        matrix = _checked(reader(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        OverflowError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{path}: not a readable {path.suffix} file ({reason})") from None
+    return Data(path.name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None)
+
+
+def _checked(matrix: np.ndarray) -> np.ndarray:
+    """Return the matrix as float64 after checking that it can be completed."""
+    _check_header(matrix.shape, matrix.dtype)
+    matrix = matrix.astype(np.float64)
+    if np.isinf(matrix).any():
+        raise DataError("holds infinite entries; mark missing ones by NaN")
+    known = matrix[~np.isnan(matrix)]
+    if known.size == 0:
+        raise DataError("all entries are missing")
+    if known.size < 20:
+        raise DataError(f"only {known.size} entries are known; at least 20 are needed")
+    with np.errstate(over="ignore"):
+        spread = known.std()
+    if not math.isfinite(spread):
+        raise DataError("its entries are too large (above about 1e150); rescale them")
+    if spread == 0:
+        raise DataError(f"all known entries equal {known[0]:g}; there is nothing to complete")
+    return matrix
+
+
+def _check_header(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse what cannot be a matrix, before its entries are read."""
+    if dtype.hasobject:
+        raise DataError("holds Python objects (a pickle), which are never loaded; save plain numbers")
+    if dtype.kind not in "biuf":
+        raise DataError(f"holds no real numbers but {dtype}")
+    if len(shape) != 2:
+        raise DataError(f"holds an array of shape {tuple(map(int, shape))}; a matrix has two axes")
+    if min(shape) < 2:
+        raise DataError(f"is {shape[0]}×{shape[1]}; at least 2×2 is needed")
+    if math.prod(map(int, shape)) > MAX_ENTRIES:
+        raise DataError(
+            f"is too large ({shape[0]}×{shape[1]}); at most {MAX_ENTRIES / 1e6:g} million entries are compared"
+        )
+
+
+def _npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        _check_header(*_npy_header(file))
+    return np.load(path, allow_pickle=False)
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that a .npy file claims, from its header alone."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        headers = {}
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                headers[member.filename[:-4]] = _npy_header(file)
+            if member.file_size > _MAX_BYTES:
+                raise DataError(f"{member.filename} in it is too large")
+    if {"format", "shape", "data"} <= headers.keys():
+        return _dense_of_npz(path, headers)
+    matrices = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "biuf"]
+    names = [name for name in _NAMES if name in headers]
+    if len(headers) == 1:
+        name = next(iter(headers))
+    elif len(matrices) == 1:
+        name = matrices[0]
+    elif names:
+        name = names[0]
+    else:
+        raise DataError(f"holds {len(matrices)} matrices among {sorted(headers)[:9]}; keep one, or call it arr")
+    _check_header(*headers[name])
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[name]
+
+
+def _dense_of_npz(path: Path, headers: dict[str, tuple[tuple[int, ...], np.dtype]]) -> np.ndarray:
+    if any(dtype.hasobject for _, dtype in headers.values()):
+        raise DataError("holds Python objects (a pickle), which are never loaded; save plain numbers")
+    with np.load(path, allow_pickle=False) as arrays:
+        _check_header(tuple(int(d) for d in arrays["shape"]), headers["data"][1])
+    matrix = scipy.sparse.load_npz(path)
+    if matrix.format in ("csr", "csc", "bsr"):
+        matrix.check_format(full_check=True)  # indices out of range would otherwise crash the conversion
+    return _dense(matrix)
+
+
+def _dense(matrix: Any) -> np.ndarray:
+    """Dense copy of a sparse matrix, NaN where nothing is stored."""
+    coo = matrix.tocoo()
+    _check_header(coo.shape, coo.dtype)
+    dense = np.full(coo.shape, np.nan)
+    dense[coo.row, coo.col] = coo.data
+    if np.count_nonzero(~np.isnan(dense)) != np.count_nonzero(~np.isnan(coo.data)):
+        raise DataError("stores some entries twice; merge them first")
+    return dense
+
+
+def _mtx(path: Path) -> np.ndarray:
+    rows, cols, _, _, field, _ = scipy.io.mminfo(path)
+    kinds = {"real": np.dtype(float), "integer": np.dtype(int), "unsigned-integer": np.dtype(np.uint64)}
+    if field not in kinds:
+        raise DataError(f"holds no real numbers but entries of type {field}")
+    _check_header((rows, cols), kinds[field])
+    matrix = scipy.io.mmread(path)
+    return _dense(matrix) if scipy.sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def _csv(path: Path) -> np.ndarray:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _parsed(file)
+    except UnicodeDecodeError:
+        raise DataError("is not text") from None
+    except csv.Error as error:
+        raise DataError(f"is not a table ({error})") from None
+
+
+def _parsed(file: Iterator[str]) -> np.ndarray:
+    first = next((line for line in file if line.strip()), None)
+    if first is None:
+        raise DataError("holds no numbers")
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(itertools.chain([first], file), delimiter=delimiter)
+    names = next(reader)
+    rows = [] if _is_header(names) else [_numbers(names, 1)]
+    for cells in reader:
+        if not any(cells) and len(cells) < len(names):
+            continue  # a blank line
+        if len(cells) != len(names):
+            raise DataError(f"line {reader.line_num} has {len(cells)} cells, line 1 has {len(names)}")
+        rows.append(_numbers(cells, reader.line_num))
+        if len(rows) * len(names) > MAX_ENTRIES:
+            raise DataError(f"is too large; at most {MAX_ENTRIES / 1e6:g} million entries are compared")
+    if not rows:
+        raise DataError("holds no numbers")
+    return np.array(rows)
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether no cell is a number and some cell is a name."""
+    filled = [cell for cell in cells if cell.strip().lower() not in _MISSING]
+    return bool(filled) and not any(_is_number(cell) for cell in filled)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(cells: list[str], line: int) -> list[float]:
+    out = []
+    for column, cell in enumerate(cells, start=1):
+        if cell.strip().lower() in _MISSING:
+            out.append(math.nan)
+        elif _is_number(cell):
+            out.append(float(cell))
+        else:
+            raise DataError(f"{cell[:30]!r} in line {line}, column {column}, is not a number")
+    return out

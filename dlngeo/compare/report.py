@@ -1,0 +1,110 @@
+"""Show a result as a table, and write it to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from dlngeo import plotting
+
+__all__ = ["save", "table"]
+
+_NOTES = (
+    "Errors are relative, on the test entries: 1 is predicting the mean. The first is at the point with the smallest "
+    "error on the validation entries.",
+    "Effective rank: exp of the entropy of σ/Σσ.",
+)
+
+
+def table(result: dict[str, Any]) -> Group:
+    """Make the table of a result, with its notes; the smallest held-out error of a method is in bold."""
+    data = result["data"]
+    columns = [
+        "",
+        "held-out\nerror",
+        "PSNR\n(dB)",
+        "error at\nthe end",
+        "effective\nrank",
+        "iterations\nbest/all",
+        "seconds",
+    ]
+    cells = [_cells(row) for row in result["rows"]]
+    errors = [row["error"] for row in result["rows"] if row["history"]]
+    for row, line in zip(result["rows"], cells, strict=True):
+        if row["history"] and row["error"] == min(errors):
+            line[1] = f"[bold]{line[1]}[/bold]"
+    if data["peak"] is None:
+        del columns[2]
+        for line in cells:
+            del line[2]
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(columns):
+        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    for line in cells:
+        out.add_row(*line)
+    return Group(
+        f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
+        f"{data['n_test']} test",
+        out,
+        *_NOTES,
+        *result["notes"],
+        *(f"{row['name']} ended: {row['status']}." for row in result["rows"] if row["status"] == "interrupted"),
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    has_path = bool(row["history"])
+    return [
+        row["name"],
+        f"{row['error']:.3f}",
+        "" if row["psnr"] is None else f"{row['psnr']:.1f}",
+        f"{row['last_error']:.3f}" if has_path else "",
+        f"{row['effective_rank']:.1f}",
+        f"{row['best_iteration']}/{row['iterations']}" if has_path else "",
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``result.json`` and ``figure.png`` into a folder, made if need be.
+
+    Each file replaces its predecessor at once: a reader never sees half of it.
+
+    Returns
+    -------
+    json, figure : Path
+        The files.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+    written = _replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    # The figure is drawn from what was written, so that the file is known to suffice.
+    figure = plotting.compare_figure(json.loads(text))
+    return written, _replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,253 @@
+"""Run the comparison: split the entries, run each method, and put everything into one JSON-able result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dlngeo import _check
+from dlngeo.compare import methods
+from dlngeo.compare.load import Data
+from dlngeo.problems import MatrixCompletion
+
+__all__ = ["SCHEMA", "Settings", "compare"]
+
+SCHEMA = 1
+_VALIDATION = 0.1
+_PICTURE_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how.
+
+    Attributes
+    ----------
+    rank : int or None
+        Rank of the model; by default 20, or less for a small matrix.
+    depths : tuple of float
+        Depths of our metric, each at least 1; ``inf`` runs at full rank on the square matrix.
+    observed : float or None
+        Fraction of the known entries that are shown; by default 0.1 of a complete matrix and 0.8 of one with missing
+        entries.
+    start : float
+        Initial singular values, in units of the standard deviation of the data.
+    iterations : int
+        Limit of iterations for each method.
+    patience : int or None
+        Stop a method after so many iterations without improvement on validation entries; by default it runs to the
+        limit, and the best point is reported beside the last one.
+    seed : int
+        Seed of the choice of entries and of the initial point.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range.
+    """
+
+    rank: int | None = None
+    depths: tuple[float, ...] = (1, 2, 3, 8, math.inf)
+    observed: float | None = None
+    start: float = 1e-3
+    iterations: int = 500
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for depth in self.depths:
+            _check.depth(depth, allow_infinite=True)
+        if self.observed is not None and not 0 < self.observed < 1:
+            raise ValueError(f"the observed fraction must lie in (0, 1), got {self.observed:g}.")
+        if not 0 < self.start < math.inf:
+            raise ValueError(f"the start size must be positive, got {self.start:g}; a zero start never moves.")
+        for name in ("rank", "iterations", "patience"):
+            if (value := getattr(self, name)) is not None:
+                _check.positive_integer(value, name)
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+
+
+def compare(
+    data: Data,
+    settings: Settings | None = None,
+    *,
+    tick: Callable[[str, int], None] = lambda name, iteration: None,
+) -> dict[str, Any]:
+    """Complete a matrix by every method.
+
+    The known entries are split at random into those that are shown and the *test* entries; a tenth of the shown ones
+    are set apart as *validation* entries, which choose when to stop. Values are standardised by the mean and the
+    standard deviation of the entries that are fitted. Errors are relative, ``‖X − a‖/‖a − mean‖`` over the test
+    entries, so that 1 is the error of predicting the mean.
+
+    Parameters
+    ----------
+    data : Data
+        The matrix.
+    settings : Settings, optional
+        What to compare.
+    tick : callable, optional
+        Called as ``tick(name, iteration)`` as the work goes on.
+
+    Returns
+    -------
+    dict
+        JSON-able: ``schema, status, data, settings, notes, rows, pictures``, enough to draw the figure and print the
+        table. After Ctrl-C, ``status`` is ``"interrupted"`` and ``rows`` holds what was done.
+
+    Raises
+    ------
+    ValueError
+        If the rank exceeds the shape, or too few entries would be left.
+    """
+    settings = settings or Settings()
+    split = _Split(data, settings)
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": "complete",
+        "data": split.description,
+        "settings": {**asdict(settings), "rank": split.task.rank, "observed": split.observed},
+        "notes": [],
+        "rows": [],
+        "pictures": {"original": _picture(data.matrix), "observed": _picture(split.shown)},
+    }
+    result["settings"]["depths"] = [_json_depth(d) for d in settings.depths]
+    try:
+        for make in _plan(data, split, settings, tick, result["notes"]):
+            row = make()
+            if row.best is not None:
+                result["rows"].append(_described(row, split))
+            if row.status == "interrupted":
+                result["status"] = "interrupted"
+                break
+    except KeyboardInterrupt:
+        result["status"] = "interrupted"
+    return result
+
+
+def _plan(
+    data: Data, split: _Split, settings: Settings, tick: Callable[[str, int], None], notes: list[str]
+) -> list[Callable[[], methods.Row]]:
+    """List what to run, in order; ``notes`` receives what a reader must know about it."""
+    task, (m, n) = split.task, data.matrix.shape
+    plan: list[Callable[[], methods.Row]] = []
+    for depth in settings.depths:
+        name = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}"
+        if not math.isinf(depth):
+            plan.append(partial(methods.manifold, task, name, depth, tick))
+        elif max(m, n) > methods.MAX_SIDE_OF_INFINITE_DEPTH:
+            notes.append(
+                f"Depth ∞ was skipped: it runs at full rank, and a side of {max(m, n)} is above "
+                f"{methods.MAX_SIDE_OF_INFINITE_DEPTH}."
+            )
+        else:
+            padding = "" if m == n else f", padded to {max(m, n)}×{max(m, n)} by rows or columns that nothing observes"
+            notes.append(f"Depth ∞ exists on invertible matrices only: it runs at full rank{padding}.")
+            plan.append(partial(methods.infinite_depth, task, name, tick))
+    plan.append(partial(methods.manifold, task, "FixedRankEmbedded", None, tick))
+    plan.append(partial(methods.alternating_least_squares, task, "ALS", tick))
+    notes.append(
+        "ALS: ridge chosen among " + ", ".join(f"{r:g}" for r in methods.ALS_RIDGES) + " on the validation entries."
+    )
+    if np.isnan(data.matrix).any():
+        notes.append("No SVD floor: the matrix itself has missing entries.")
+    else:
+        plan.append(partial(methods.truncated_svd, split.standardised, task, "SVD (floor)"))
+        notes.append(f"SVD: the best matrix of rank {task.rank} when every entry is known. A floor, not a method.")
+    return plan
+
+
+class _Split:
+    """The entries of a matrix, split into three parts and standardised."""
+
+    def __init__(self, data: Data, settings: Settings) -> None:
+        m, n = data.matrix.shape
+        known = MatrixCompletion.from_matrix(data.matrix)
+        complete = len(known) == m * n
+        self.observed = settings.observed or (0.1 if complete else 0.8)
+        entries, start = np.random.SeedSequence(settings.seed).spawn(2)
+        rng = np.random.default_rng(entries)
+        shown, test = known.split(1 - self.observed, rng)
+        train, validation = shown.split(_VALIDATION, rng)
+        self.mean, self.scale = float(train.values.mean()), float(train.values.std())
+        if self.scale == 0:
+            raise ValueError(f"the {len(train)} entries to fit are all equal; show more of them.")
+        self.task = methods.Task(
+            train=self._standardised(train),
+            validation=self._standardised(validation),
+            test=self._standardised(test),
+            rank=_check.rank(settings.rank or min(20, m, n), m, n),
+            start=settings.start,
+            iterations=settings.iterations,
+            patience=settings.patience,
+            seed=int(start.generate_state(1)[0]),
+        )
+        self.standardised = (data.matrix - self.mean) / self.scale
+        self.shown = np.full((m, n), np.nan)
+        self.shown[shown.rows, shown.cols] = shown.values
+        self.peak = data.peak
+        self.description = {
+            "name": data.name,
+            "shape": [m, n],
+            "peak": data.peak,
+            "complete": complete,
+            "n_train": len(train),
+            "n_validation": len(validation),
+            "n_test": len(test),
+            "mean": self.mean,
+            "scale": self.scale,
+        }
+
+    def _standardised(self, part: MatrixCompletion) -> MatrixCompletion:
+        return MatrixCompletion(part.rows, part.cols, (part.values - self.mean) / self.scale, part.shape)
+
+
+def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
+    """Return a row of the table as plain numbers."""
+    assert row.best is not None
+    test = split.task.test
+    u, s, vt = row.best
+    error = test.relative_error(row.best)
+    rms = error * float(np.linalg.norm(test.values)) / math.sqrt(len(test)) * split.scale
+    return {
+        "name": row.name,
+        "depth": None if row.depth is None else _json_depth(row.depth),
+        "status": row.status,
+        "message": row.message,
+        "error": error,
+        "last_error": test.relative_error(row.last),
+        "psnr": None if split.peak is None or rms == 0 else 20 * math.log10(split.peak / rms),
+        "effective_rank": effective_rank(s),
+        "best_iteration": row.best_iteration,
+        "iterations": row.iterations,
+        "seconds": row.seconds,
+        "history": row.history,
+        "picture": _picture(split.mean + split.scale * ((u * s) @ vt)),
+    }
+
+
+def effective_rank(s: np.ndarray) -> float:
+    """Exponential of the Shannon entropy of ``σ_k/Σσ``: r equal singular values count as r.
+
+    O. Roy, M. Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+    """
+    p = s[s > 0] / s.sum()
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def _picture(matrix: np.ndarray) -> list[list[float | None]]:
+    """Return the matrix as drawn: at most 256 rows and columns (each k-th is kept), five digits, None if missing."""
+    step = [math.ceil(d / _PICTURE_SIDE) for d in matrix.shape]
+    return [
+        [None if math.isnan(x) else float(f"{x:.5g}") for x in row] for row in matrix[:: step[0], :: step[1]].tolist()
+    ]
+
+
+def _json_depth(depth: float) -> float | str:
+    return "inf" if math.isinf(depth) else float(depth)

@@ -1,0 +1,177 @@
+"""Figures, drawn from JSON-able results alone: what was computed can be drawn again, and differently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["compare_figure"]
+
+_COLUMN_INCHES = 1.9
+_FLOOR = "0.45"
+
+
+def compare_figure(result: dict[str, Any]) -> Figure:
+    """Draw the result of :func:`dlngeo.compare.compare`.
+
+    The first row shows the matrix and what each method made of it, the second what was observed and the singular
+    values along the path of each method, the third the error on the test entries along the paths.
+
+    Parameters
+    ----------
+    result : dict
+        The result, as returned or as loaded from its JSON file.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure; call its ``savefig``. No global state of pyplot is touched.
+    """
+    rows = result["rows"]
+    columns = max(len(rows), 3)
+    width = _COLUMN_INCHES * (columns + 1) + 2
+    figure = Figure(figsize=(width, 9.5))
+    # Fixed places: an automatic layout would give every column the margin that the first one needs for its labels.
+    sides = {"left": 0.7 / width, "right": 1 - 0.2 / width}
+    grid = figure.add_gridspec(
+        2,
+        columns + 2,
+        width_ratios=(1, 0.36, *(columns * (1,))),
+        top=0.87,
+        bottom=0.47,
+        hspace=0.2,
+        wspace=0.1,
+        **sides,
+    )
+    below = figure.add_gridspec(1, 1, top=0.38, bottom=0.07, **sides)
+    styles = _styles(rows)
+    low, high = _grey_range(result)
+    limits = _spectral_range(rows)
+
+    def show(axes: Axes, picture: list[list[float | None]], title: str, color: Any = "black") -> None:
+        pixels = np.ma.masked_invalid(np.array(picture, dtype=float))
+        axes.imshow(pixels, cmap=_grey(), vmin=low, vmax=high, interpolation="nearest", aspect="auto")
+        axes.set_box_aspect(min(max(pixels.shape[0] / pixels.shape[1], 0.5), 1))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9, color=color)
+
+    show(figure.add_subplot(grid[0, 0]), result["pictures"]["original"], "original")
+    percent = 100 * (result["data"]["n_train"] + result["data"]["n_validation"]) / _n_known(result["data"])
+    show(figure.add_subplot(grid[1, 0]), result["pictures"]["observed"], f"observed: {percent:.3g} %")
+
+    spectra: Axes | None = None
+    for column, (row, style) in enumerate(zip(rows, styles, strict=True), start=2):
+        caption = f"{row['name']}\nerror {row['error']:.3f}\neffective rank {row['effective_rank']:.1f}"
+        show(figure.add_subplot(grid[0, column]), row["picture"], caption, style["color"])
+        if not row["history"]:
+            continue
+        axes = figure.add_subplot(grid[1, column], sharex=spectra, sharey=spectra)
+        axes.set_box_aspect(1)
+        _draw_spectrum(axes, row, style["color"], limits)
+        if spectra is None:
+            spectra = axes
+            axes.set_ylabel("singular values\n(standardised data)", fontsize=9)
+        else:
+            axes.tick_params(labelleft=False)
+    _draw_errors(figure.add_subplot(below[0]), rows, styles)
+    figure.suptitle(_title(result), fontsize=11, y=0.965)
+    return figure
+
+
+def _draw_spectrum(axes: Axes, row: dict[str, Any], color: Any, limits: tuple[float, float]) -> None:
+    x, values = _after_start(row, "singular_values")
+    if len(x):
+        axes.plot(x, np.array(values), color=color, linewidth=0.8, alpha=0.8)
+    axes.axvline(max(row["best_iteration"], 1), color="0.3", linewidth=0.8, linestyle=":")
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("sweeps" if row["name"] == "ALS" else "iterations", fontsize=9)
+    axes.set_ylim(limits)
+    axes.grid(alpha=0.25)
+    axes.tick_params(labelsize=8)
+
+
+def _draw_errors(axes: Axes, rows: list[dict[str, Any]], styles: list[dict[str, Any]]) -> None:
+    for row, style in zip(rows, styles, strict=True):
+        if row["history"]:
+            x, errors = _after_start(row, "test_error")
+            axes.plot(x, errors, label=row["name"], **style)
+            axes.plot(max(row["best_iteration"], 1), row["error"], "o", color=style["color"], markersize=7)
+        else:
+            axes.axhline(row["error"], label=row["name"], **style)
+    axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
+    axes.annotate(
+        "predicting the mean",
+        (0.995, 1.02),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        color="0.5",
+    )
+    errors = [row["error"] for row in rows]
+    axes.set(xscale="log", xlabel="iterations (ALS: sweeps)", ylabel="held-out relative error")
+    axes.set_ylim(0, max([1.3, *(1.2 * e for e in errors)]))
+    axes.set_title(
+        "dots: the point chosen on the validation entries, which is what is reported", fontsize=9, loc="left"
+    )
+    axes.grid(alpha=0.25)
+    if rows:
+        axes.legend(loc="center left", fontsize=9)
+
+
+def _after_start(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Any]]:
+    """Return the path from iteration 1 on, since the axis is logarithmic."""
+    iterations = np.array(row["history"]["iteration"])
+    skip = int(np.count_nonzero(iterations < 1))
+    return iterations[skip:], row["history"][column][skip:]
+
+
+def _spectral_range(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Five decades below the largest singular value: what lies further down is rank that was never used."""
+    top = max((max(s) for row in rows if row["history"] for s in row["history"]["singular_values"]), default=1.0)
+    return 1e-5 * top, 2 * top
+
+
+def _styles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One colour for each method: a dark-to-light scale for depths, set colours for the others."""
+    depths = [row for row in rows if row["depth"] is not None]
+    scale = matplotlib.colormaps["plasma"]
+    styles = []
+    for row in rows:
+        if row["depth"] is not None:
+            color: Any = scale(0.85 * depths.index(row) / max(len(depths) - 1, 1))
+            styles.append({"color": color, "linewidth": 2.0})
+        elif row["name"] == "ALS":
+            styles.append({"color": "tab:green", "linewidth": 1.6})
+        elif row["history"]:
+            styles.append({"color": "tab:cyan", "linewidth": 1.8, "linestyle": (0, (4, 3))})
+        else:
+            styles.append({"color": _FLOOR, "linewidth": 1.4, "linestyle": "--"})
+    return styles
+
+
+def _grey() -> matplotlib.colors.Colormap:
+    """Grey scale that shows missing entries in a colour that no grey value has."""
+    return matplotlib.colormaps["gray"].with_extremes(bad="#f4e3d0")
+
+
+def _grey_range(result: dict[str, Any]) -> tuple[float, float]:
+    if result["data"]["peak"] is not None:
+        return 0.0, result["data"]["peak"]
+    values = np.array(result["pictures"]["original"], dtype=float)
+    low, high = np.nanpercentile(values, (1, 99)) if np.isfinite(values).any() else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def _n_known(data: dict[str, Any]) -> int:
+    return data["n_train"] + data["n_validation"] + data["n_test"]
+
+
+def _title(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    title = (
+        f"{result['data']['name']}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}"
+    )
+    return title if result["status"] == "complete" else f"{title} ({result['status']})"

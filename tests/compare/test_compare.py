@@ -1,0 +1,251 @@
+"""The comparison: splits, rows, notes, interruption, JSON and figure."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import dlngeo.compare.methods as methods
+from dlngeo.compare import Data, Settings, compare, save, table
+from dlngeo.compare.run import effective_rank
+from dlngeo.plotting import compare_figure
+from dlngeo.problems import MatrixCompletion
+
+QUICK = Settings(rank=4, depths=(1, 3, math.inf), observed=0.6, iterations=12)
+
+
+def data(m=20, n=20, missing=0.0, peak=None):
+    rng = np.random.default_rng(0)
+    matrix = 3 + rng.standard_normal((m, 2)) @ rng.standard_normal((2, n)) + 0.1 * rng.standard_normal((m, n))
+    matrix[rng.random((m, n)) < missing] = np.nan
+    return Data("test", matrix, peak)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return compare(data(), QUICK)
+
+
+def without_times(result):
+    out = json.loads(json.dumps(result))
+    for row in out["rows"]:
+        row.pop("seconds")
+        row["history"].pop("seconds", None)
+    return out
+
+
+def test_rows_are_the_methods_and_report_their_validated_point(result):
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["depth 1", "depth 3", "depth ∞", "FixedRankEmbedded", "ALS", "SVD (floor)"]
+    assert result["status"] == "complete"
+    for row in result["rows"][:-1]:
+        history = row["history"]
+        assert len({len(column) for column in history.values()}) == 1
+        best = int(np.argmin(history["validation_error"]))
+        assert row["best_iteration"] == history["iteration"][best]
+        assert row["error"] == pytest.approx(history["test_error"][best])
+        assert row["last_error"] == pytest.approx(history["test_error"][-1])
+        assert np.shape(row["picture"]) == (20, 20)
+        assert row["psnr"] is None
+    floor = result["rows"][-1]
+    assert not floor["history"]
+    assert all(floor["error"] < row["error"] for row in result["rows"][:-1])
+
+
+def test_every_manifold_starts_at_the_same_small_point(result):
+    first = [row["history"] for row in result["rows"][:4]]
+    for history in first:
+        assert history["iteration"][0] == 0
+        assert history["singular_values"][0] == [1e-3] * 4
+    assert first[0]["test_error"][0] == first[1]["test_error"][0] == first[3]["test_error"][0]
+
+
+def test_depth_one_is_fixed_rank_embedded(result):
+    ours, theirs = result["rows"][0], result["rows"][3]
+    np.testing.assert_allclose(ours["history"]["test_error"], theirs["history"]["test_error"], rtol=1e-6)
+
+
+def test_parts_are_disjoint_and_nothing_but_the_training_entries_is_fitted(monkeypatch):
+    tasks = []
+    monkeypatch.setattr(methods, "manifold", lambda task, *a: tasks.append(task) or methods.Row("none"))
+    monkeypatch.setattr(methods, "alternating_least_squares", lambda *a: methods.Row("none"))
+    full = data()
+    result = compare(full, dataclasses.replace(QUICK, depths=(2,)))
+    task = tasks[0]
+    parts = [set(zip(p.rows.tolist(), p.cols.tolist(), strict=True)) for p in (task.train, task.validation, task.test)]
+    assert [len(p) for p in parts] == [216, 24, 160]
+    assert len(set.union(*parts)) == 400
+    counts = [result["data"][name] for name in ("n_train", "n_validation", "n_test")]
+    assert counts == [216, 24, 160]
+    # standardised by the training entries alone
+    assert task.train.values.mean() == pytest.approx(0, abs=1e-12)
+    assert task.train.values.std() == pytest.approx(1)
+    mean, scale = result["data"]["mean"], result["data"]["scale"]
+    np.testing.assert_allclose(mean + scale * task.test.values, full.matrix[task.test.rows, task.test.cols])
+
+
+def test_a_run_is_reproduced_by_its_seed_and_changed_by_another(result):
+    assert without_times(compare(data(), QUICK)) == without_times(result)
+    other = compare(data(), dataclasses.replace(QUICK, seed=1, depths=(3,)))
+    assert other["rows"][0]["error"] != result["rows"][1]["error"]
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
+def test_rectangular_data_with_missing_entries(shape):
+    result = compare(data(*shape, missing=0.2, peak=10.0), QUICK)
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["depth 1", "depth 3", "depth ∞", "FixedRankEmbedded", "ALS"]
+    assert "No SVD floor: the matrix itself has missing entries." in result["notes"]
+    assert any("padded to 20×20" in note for note in result["notes"])
+    assert all(np.shape(row["picture"]) == shape for row in result["rows"])
+    row = result["rows"][0]
+    known = data(*shape, missing=0.2).matrix
+    picture = np.array(result["pictures"]["original"], dtype=float)
+    np.testing.assert_array_equal(np.isnan(picture), np.isnan(known))
+    assert row["psnr"] > 0
+
+
+def test_infinite_depth_is_skipped_with_a_note_where_it_would_take_too_long(monkeypatch):
+    monkeypatch.setattr(methods, "MAX_SIDE_OF_INFINITE_DEPTH", 10)
+    result = compare(data(), dataclasses.replace(QUICK, depths=(math.inf,)))
+    assert "depth ∞" not in [row["name"] for row in result["rows"]]
+    assert any("skipped" in note for note in result["notes"])
+
+
+def test_patience_stops_early():
+    settings = dataclasses.replace(QUICK, depths=(1,), iterations=500, patience=20)
+    row = compare(data(), settings)["rows"][0]
+    assert row["status"] == "stopped early"
+    assert row["iterations"] == row["best_iteration"] + 20
+
+
+def test_depth_lowers_the_error_on_low_rank_data_from_few_entries():
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 60))
+    result = compare(Data("low rank", matrix), Settings(rank=12, depths=(1, 2, 3), observed=0.25, iterations=300))
+    errors = [row["error"] for row in result["rows"][:3]]
+    assert errors[0] > 2 * errors[1] > 2 * errors[2]
+
+
+@pytest.mark.parametrize("stop", [("depth 1", 5), ("depth 3", 0), ("ALS", 3)])
+def test_an_interruption_keeps_the_rows_done_and_the_partial_one(stop, tmp_path):
+    def tick(name, iteration):
+        if (name, iteration) == stop:
+            raise KeyboardInterrupt
+
+    result = compare(data(), QUICK, tick=tick)
+    assert result["status"] == "interrupted"
+    last = result["rows"][-1]
+    assert last["name"] == stop[0]
+    assert last["status"] == "interrupted"
+    if stop[0] != "ALS":
+        assert last["iterations"] == stop[1]
+    _, figure = save(result, tmp_path)
+    assert figure.stat().st_size > 10_000
+
+
+def test_als_minimises_its_own_objective():
+    rng = np.random.default_rng(2)
+    full = rng.standard_normal((15, 2)) @ rng.standard_normal((2, 12))
+    problem = MatrixCompletion.from_matrix(full, observed=rng.random(full.shape) < 0.7)
+    groups = methods._grouped(problem.rows, problem.cols, problem.values, 15)
+    right = rng.standard_normal((12, 3))
+    left = methods._ridge_solve(groups, right, 0.3)
+    residual = problem.euclidean_gradient((left, np.ones(3), right.T))
+    np.testing.assert_allclose(residual @ right + 0.3 * left, 0, atol=1e-10)
+    u, s, vt = methods._svd_of_product(left, right)
+    np.testing.assert_allclose((u * s) @ vt, left @ right.T, atol=1e-12)
+
+
+def test_effective_rank_counts_equal_singular_values():
+    assert effective_rank(np.array([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
+    assert effective_rank(np.array([1.0, 1e-9])) == pytest.approx(1, abs=1e-6)
+
+
+def drawn(figure):
+    """All numbers that a figure shows."""
+    out = []
+    for axes in figure.axes:
+        out += [np.asarray(line.get_xydata(), dtype=float) for line in axes.lines]
+        out += [np.ma.filled(image.get_array(), np.nan) for image in axes.images]
+    return out
+
+
+@pytest.mark.parametrize("shown", [{}, {"missing": 0.3}, {"peak": 1.0}])
+def test_the_json_file_draws_the_same_figure(shown, tmp_path):
+    result = compare(data(**shown), QUICK)
+    file, figure = save(result, tmp_path / "new" / "folder")
+    loaded = json.loads(file.read_text(encoding="utf-8"))
+    assert loaded == result
+    before, after = drawn(compare_figure(result)), drawn(compare_figure(loaded))
+    assert len(before) == len(after) > 20
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["figure.png", "result.json"]
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_figure_shows_every_row_and_labels_its_axes(result):
+    figure = compare_figure(result)
+    titles = " ".join(axes.get_title() for axes in figure.axes)
+    assert all(row["name"] in titles for row in result["rows"])
+    assert "observed: 60 %" in titles
+    errors = figure.axes[-1]
+    assert errors.get_xlabel() == "iterations (ALS: sweeps)"
+    assert errors.get_ylabel() == "held-out relative error"
+    labels = [text.get_text() for text in errors.get_legend().get_texts()]
+    assert labels == [row["name"] for row in result["rows"]]
+    curve = next(line for line in errors.lines if line.get_label() == "depth 3")
+    np.testing.assert_array_equal(curve.get_ydata(), result["rows"][1]["history"]["test_error"][1:])
+
+
+def test_a_failed_write_leaves_the_old_file(result, tmp_path, monkeypatch):
+    file, _ = save(result, tmp_path)
+    old = file.read_text(encoding="utf-8")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save({**result, "status": "other"}, tmp_path)
+    assert file.read_text(encoding="utf-8") == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure.png", "result.json"]
+
+
+def test_large_matrices_are_drawn_by_a_part_of_their_entries():
+    result = compare(data(300, 40), dataclasses.replace(QUICK, depths=(2,), observed=0.3))
+    assert np.shape(result["pictures"]["original"]) == (150, 40)
+
+
+def test_the_table_fits_eighty_columns(result):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table({**result, "data": {**result["data"], "peak": 1.0}}))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(row["name"] in text for row in result["rows"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"depths": (0.5,)}, "depth must be at least 1"),
+        ({"depths": (math.nan,)}, "depth must be at least 1"),
+        ({"observed": 1.0}, "observed fraction"),
+        ({"start": 0.0}, "start size must be positive"),
+        ({"start": math.nan}, "start size must be positive"),
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"seed": -1}, "seed must not be negative"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_a_rank_above_the_shape_and_too_few_entries_are_errors():
+    with pytest.raises(ValueError, match="rank 21 exceeds"):
+        compare(data(), Settings(rank=21))
+    with pytest.raises(ValueError, match="leaves one part empty"):
+        compare(data(5, 5), Settings(observed=0.1))

@@ -1,0 +1,162 @@
+"""The command line, end to end on small data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from typer.testing import CliRunner
+
+import dlngeo.compare
+from dlngeo.cli import app
+
+QUICK = ["--rank", "3", "--depths", "1,3", "--observed", "0.6", "--iterations", "8"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+@pytest.fixture
+def matrix():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((16, 2)) @ rng.standard_normal((2, 12)) + 0.1 * rng.standard_normal((16, 12))
+
+
+def assert_one_line_and_code_2(result, message):
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("dlngeo: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv", "mtx"])
+def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffix):
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "npy":
+        np.save(path, matrix)
+    elif suffix == "npz":
+        np.savez(path, arr=matrix)
+    elif suffix == "csv":
+        np.savetxt(path, matrix, delimiter=",")
+    else:
+        scipy.io.mmwrite(path, scipy.sparse.coo_array(matrix))
+    result = run(path, *QUICK, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for word in ("depth 1", "depth 3", "FixedRankEmbedded", "ALS", "SVD (floor)", "effective", "seconds"):
+        assert word in result.stdout
+    assert "PSNR" not in result.stdout
+    written = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert written["schema"] == 1
+    assert set(written) == {"schema", "status", "data", "settings", "notes", "rows", "pictures"}
+    assert written["data"]["shape"] == [16, 12]
+    assert written["settings"]["depths"] == [1, 3]
+    assert (tmp_path / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
+    photograph = dlngeo.compare.photograph
+    monkeypatch.setattr(dlngeo.compare, "photograph", lambda: photograph(shrink=14))
+    result = run(*QUICK, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "PSNR" in result.stdout
+    assert "china.jpg" in result.stdout
+
+
+def test_a_seed_reproduces_the_numbers(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    errors = []
+    for seed in (5, 5, 6):
+        assert run(tmp_path / "a.npy", *QUICK, "--seed", seed, "--output", tmp_path).exit_code == 0
+        written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+        errors.append([row["error"] for row in written["rows"]])
+    assert errors[0] == errors[1] != errors[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.npy", None, "no such file"),
+        ("junk.npy", b"\x80\x04junk", "not a readable .npy"),
+        ("empty.csv", b"", "is empty"),
+        ("words.csv", b"a,b\nc,d\n", "is not a number"),
+        ("missing.csv", b",\n,\n,\n", "all entries are missing"),
+        ("table.xlsx", b"PK", "cannot read .xlsx"),
+    ],
+)
+def test_bad_files_get_one_line_and_code_2(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert_one_line_and_code_2(run(tmp_path / name, "--output", tmp_path / "out"), message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--depths", "1,two"], "depths must be numbers"),
+        (["--depths", "0.5"], "depth must be at least 1"),
+        (["--depths", "nan"], "depths must be numbers"),
+        (["--rank", "99"], "rank 99 exceeds"),
+        (["--observed", "1.5"], "observed fraction"),
+        (["--start", "0"], "start size"),
+        (["--iterations", "0"], "iterations must be at least 1"),
+    ],
+)
+def test_bad_options_get_one_line_and_code_2(tmp_path, matrix, options, message):
+    np.save(tmp_path / "a.npy", matrix)
+    assert_one_line_and_code_2(run(tmp_path / "a.npy", *options, "--output", tmp_path / "out"), message)
+
+
+def test_an_output_that_is_a_file_gets_one_line(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    result = run(tmp_path / "a.npy", *QUICK, "--output", tmp_path / "a.npy")
+    assert result.exit_code == 2
+    assert "cannot write to" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path, matrix):
+    np.save(tmp_path / "a.npy", matrix)
+    options = ["--rank", "3", "--depths", "1,3", "--iterations", "100000000", "--start", "1e-3"]
+    code = "import sys; from dlngeo.cli import app; sys.argv[0] = 'dlngeo'; app()"
+    # a gradient that never vanishes exactly and steps that never stall: the run ends by the signal only
+    slow = (
+        "import time, dlngeo.problems.completion as c; f = c.MatrixCompletion.cost; "
+        "c.MatrixCompletion.cost = lambda *a: time.sleep(0.05) or f(*a); "
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow + code, "compare", str(tmp_path / "a.npy"), *options, "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "interrupted" in stderr
+    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert written["status"] == "interrupted"
+    assert written["rows"]
+    assert "depth 1" in stdout
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_help_is_quick_and_names_the_options():
+    result = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for word in ("--rank", "--depths", "--observed", "--start", "--iterations", "--seed", "--output", "--patience"):
+        assert word in result.output
+    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.compare' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
