@@ -92,7 +92,8 @@ def test_phi_against_multiple_precision(depth, normalized):
     assert_accurate(values, [oracles.phi(a, b, depth, normalized) for a, b in arguments], arguments)
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+# At depths 4 and 5 the scale of ψ overflows where ψ itself does not.
+@pytest.mark.parametrize("depth", [*DEPTHS, 1.1, 4, 5])
 def test_psi_against_multiple_precision(depth):
     arguments = list(dict.fromkeys(triples()))
     exact = [oracles.psi(x, y, z, depth) for x, y, z in arguments]
@@ -115,6 +116,18 @@ def test_psi_warns_of_nothing_where_the_result_is_representable(depth):
         warnings.simplefilter("error")
         values = kernel_of(depth).divided_difference(*np.array(arguments).T)
     assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize("depth", [1.03, 1.5, 2, 3, 64, math.inf])
+def test_psi_loses_little_to_cancellation_on_both_sides_of_the_threshold(depth):
+    """At singular values near 1 nothing but the series and the quotient can lose digits."""
+    kernel = kernel_of(depth)
+    for gap in np.geomspace(1e-5, 1 / 16, 40):
+        z = math.exp(-gap / 2)
+        arguments = [(1.0, y, z) for y in (1.0, 1 - 0.9 * (1 - z), (1 + z) / 2, z)]
+        arguments += [(z, 1.0, y) for _, y, _ in arguments]
+        errors = [oracles.relative_error(kernel.divided_difference(*a), oracles.psi(*a, depth)) for a in arguments]
+        assert max(errors) < (2e-15 if gap < 0.9 * _NEAR else 2e-13)
 
 
 @pytest.mark.parametrize("depth", [1.5, 3, 64])
@@ -177,6 +190,15 @@ def test_depths_near_one_and_very_deep(depth):
 def test_squares_that_overflow_do_no_harm_where_the_result_is_representable(s, t):
     """At depth 1.5 the kernel grows only like ``s^{2/3}``."""
     assert oracles.relative_error(DepthKernel(1.5)(s, t), oracles.phi(s, t, 1.5)) < TOLERANCE
+
+
+@pytest.mark.xfail(strict=True, reason="the quotient of the two values underflows, and with it its logarithm")
+@pytest.mark.parametrize(("s", "t"), [(1e150, 1e-250), (1e150, 1e-170), (1e100, 5e-324)])
+@pytest.mark.parametrize("depth", [1000, math.inf])
+def test_ratios_beyond_the_range_of_doubles(depth, s, t):
+    kernel = kernel_of(depth)
+    assert oracles.relative_error(kernel(s, t), oracles.phi(s, t, depth)) < TOLERANCE
+    assert oracles.relative_error(kernel.divided_difference(1.0, s, t), oracles.psi(1.0, s, t, depth)) < TOLERANCE
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7, 64])
