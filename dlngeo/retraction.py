@@ -53,7 +53,9 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     Any other kernel
         Metric projection of ``X + Z − ½ P_T Γ(Z, Z)``: the geodesic to second order, projected.
 
-    The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed.
+    The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. The error is that of
+    multiplying the factors out, entry by entry: steps that are small against each singular value keep the digits of
+    all of them, but where large singular vectors turn by an angle θ, those below ``1e-16 θ² s_max`` are lost.
 
     Parameters
     ----------
@@ -102,7 +104,9 @@ def _by_factors(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
         outer += z.left * (root / (scale * frame.phi_null))
     if z.right is not None:
         inner += z.right * (root / (scale * frame.phi_null))
-    return _refactor(outer, power, inner)
+    # Columns in descending order, so that the QR factors are graded and lose nothing to the largest of them.
+    order = np.argsort(s)[::-1]
+    return _refactor(outer[:, order], power[np.ix_(order, order)], inner[:, order])
 
 
 def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
