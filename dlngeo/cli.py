@@ -39,7 +39,7 @@ def compare(
         ),
     ] = None,
     start: Annotated[float, typer.Option(help="Initial singular values; the data are standardised.")] = 1e-3,
-    iterations: Annotated[int, typer.Option(help="Limit of iterations for each method.")] = 1000,
+    iterations: Annotated[int, typer.Option(help="Limit of iterations for each method.")] = 500,
     patience: Annotated[
         int | None,
         typer.Option(

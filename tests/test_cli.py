@@ -1,5 +1,6 @@
 """The command line, end to end on small data."""
 
+import inspect
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import scipy.io
 import scipy.sparse
 from typer.testing import CliRunner
 
+import dlngeo.cli
 import dlngeo.compare
 from dlngeo.cli import app
 
@@ -69,6 +71,14 @@ def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "PSNR" in result.stdout
     assert "china.jpg" in result.stdout
+
+
+def test_the_defaults_are_those_of_the_library():
+    parameters = inspect.signature(dlngeo.cli.compare).parameters
+    settings = dlngeo.compare.Settings()
+    assert dlngeo.cli._depths(parameters["depths"].default) == settings.depths
+    for name in ("rank", "observed", "start", "iterations", "patience", "seed"):
+        assert parameters[name].default == getattr(settings, name)
 
 
 def test_a_seed_reproduces_the_numbers(tmp_path, matrix):

@@ -131,10 +131,10 @@ def _checked(matrix: np.ndarray) -> np.ndarray:
         raise DataError(f"only {known.size} entries are known; at least 20 are needed")
     with np.errstate(over="ignore"):
         spread = known.std()
-    if not math.isfinite(spread):
-        raise DataError("its entries are too large (above about 1e150); rescale them")
-    if spread == 0:
+    if known.min() == known.max():
         raise DataError(f"all known entries equal {known[0]:g}; there is nothing to complete")
+    if not 0 < spread < math.inf:
+        raise DataError("its entries are too large or too small (beyond about 1e±150); rescale them")
     return matrix
 
 

@@ -13,7 +13,7 @@ import pymanopt.manifolds
 from pymanopt.optimizers import ConjugateGradient
 from pymanopt.optimizers.line_search import AdaptiveLineSearcher
 
-from dlngeo.problems import MatrixCompletion, Record
+from dlngeo.problems import MatrixCompletion, Record, solve
 from dlngeo.pymanopt import FixedRank
 
 __all__ = ["ALS_RIDGES", "Row", "Task", "alternating_least_squares", "infinite_depth", "manifold", "truncated_svd"]
@@ -146,11 +146,20 @@ def _conjugate_gradient(task: Task, row: Row, space: Any, start: Point, tick: Ti
     # The first trial step is short, and the search may halve often: from a small start the cost falls steeply, and a
     # step that jumps far from it forgets the start, on which the bias toward low rank rests.
     search = AdaptiveLineSearcher(initial_step_size=0.01, max_iterations=40)
-    solution = task.train.solve(
-        space,
-        ConjugateGradient(verbosity=0, max_iterations=task.iterations + 1, max_time=math.inf, line_searcher=search),
+    problem = task.train.problem(space)
+    # A small start is near a saddle, where a deep metric makes every gradient small: that is not convergence.
+    first = float(space.norm(start, problem.riemannian_gradient(start)))
+    solution = solve(
+        problem,
+        ConjugateGradient(
+            verbosity=0,
+            max_iterations=task.iterations + 1,
+            max_time=math.inf,
+            min_gradient_norm=1e-6 * min(1.0, first),
+            line_searcher=search,
+        ),
         initial_point=start,
-        heldout=task.validation,
+        heldout_error=task.validation.relative_error,
         patience=task.patience,
         callback=watch,
     )
@@ -237,7 +246,7 @@ def _svd_of_product(left: np.ndarray, right: np.ndarray) -> Point:
     return q @ u, s, vt @ p.T
 
 
-def truncated_svd(matrix: np.ndarray, task: Task, name: str) -> Row:
+def truncated_svd(task: Task, name: str, matrix: np.ndarray) -> Row:
     """Find the best matrix of this rank if every entry were known: a floor, not a method."""
     began = time.perf_counter()
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)

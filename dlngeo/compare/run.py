@@ -64,8 +64,10 @@ class Settings:
             _check.depth(depth, allow_infinite=True)
         if self.observed is not None and not 0 < self.observed < 1:
             raise ValueError(f"the observed fraction must lie in (0, 1), got {self.observed:g}.")
-        if not 0 < self.start < math.inf:
-            raise ValueError(f"the start size must be positive, got {self.start:g}; a zero start never moves.")
+        if not 1e-100 <= self.start <= 1e100:
+            raise ValueError(
+                f"the start size must lie in [1e-100, 1e100], got {self.start:g}; a zero start never moves."
+            )
         for name in ("rank", "iterations", "patience"):
             if (value := getattr(self, name)) is not None:
                 _check.positive_integer(value, name)
@@ -120,7 +122,11 @@ def compare(
     result["settings"]["depths"] = [_json_depth(d) for d in settings.depths]
     try:
         for make in _plan(data, split, settings, tick, result["notes"]):
-            row = make()
+            try:
+                row = make()
+            except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:  # one method must not cost the others
+                result["notes"].append(f"{make.args[1]} failed: {error}")
+                continue
             if row.best is not None:
                 result["rows"].append(_described(row, split))
             if row.status == "interrupted":
@@ -133,10 +139,10 @@ def compare(
 
 def _plan(
     data: Data, split: _Split, settings: Settings, tick: Callable[[str, int], None], notes: list[str]
-) -> list[Callable[[], methods.Row]]:
+) -> list[partial[methods.Row]]:
     """List what to run, in order; ``notes`` receives what a reader must know about it."""
     task, (m, n) = split.task, data.matrix.shape
-    plan: list[Callable[[], methods.Row]] = []
+    plan: list[partial[methods.Row]] = []
     for depth in settings.depths:
         name = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}"
         if not math.isinf(depth):
@@ -158,7 +164,7 @@ def _plan(
     if np.isnan(data.matrix).any():
         notes.append("No SVD floor: the matrix itself has missing entries.")
     else:
-        plan.append(partial(methods.truncated_svd, split.standardised, task, "SVD (floor)"))
+        plan.append(partial(methods.truncated_svd, task, "SVD (floor)", split.standardised))
         notes.append(f"SVD: the best matrix of rank {task.rank} when every entry is known. A floor, not a method.")
     return plan
 

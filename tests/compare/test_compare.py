@@ -115,6 +115,21 @@ def test_infinite_depth_is_skipped_with_a_note_where_it_would_take_too_long(monk
     assert any("skipped" in note for note in result["notes"])
 
 
+def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
+    def fail(*args):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(methods, "alternating_least_squares", fail)
+    result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
+    assert [row["name"] for row in result["rows"]] == ["depth 2", "FixedRankEmbedded", "SVD (floor)"]
+    assert "ALS failed: SVD did not converge" in result["notes"]
+
+
+def test_the_saddle_at_a_tiny_start_is_not_taken_for_convergence():
+    result = compare(data(), dataclasses.replace(QUICK, depths=(2, 8, math.inf), start=1e-12))
+    assert all(row["status"] != "converged" for row in result["rows"][:3])
+
+
 def test_patience_stops_early():
     settings = dataclasses.replace(QUICK, depths=(1,), iterations=500, patience=20)
     row = compare(data(), settings)["rows"][0]
@@ -232,8 +247,8 @@ def test_the_table_fits_eighty_columns(result):
         ({"depths": (0.5,)}, "depth must be at least 1"),
         ({"depths": (math.nan,)}, "depth must be at least 1"),
         ({"observed": 1.0}, "observed fraction"),
-        ({"start": 0.0}, "start size must be positive"),
-        ({"start": math.nan}, "start size must be positive"),
+        ({"start": 0.0}, "start size must lie in"),
+        ({"start": math.nan}, "start size must lie in"),
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"seed": -1}, "seed must not be negative"),
