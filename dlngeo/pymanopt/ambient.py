@@ -53,9 +53,10 @@ def _products(u: np.ndarray, vt: np.ndarray, vector: Any) -> tuple[np.ndarray, n
         return _factored_products(u, v, [np.asarray(a) for a in vector])
     if isinstance(vector, LinearOperator):
         _require_shape(vector.shape, (m, n))
+        ev = vector.matmat(v)
         try:
-            return vector.matmat(v), vector.rmatmat(u)
-        except NotImplementedError as error:
+            return ev, vector.rmatmat(u)
+        except (NotImplementedError, TypeError) as error:  # SciPy calls None where rmatvec was left out
             raise ValueError("the LinearOperator of the gradient has no adjoint; define rmatvec or rmatmat.") from error
     if not scipy.sparse.issparse(vector):
         if not hasattr(vector, "__array__"):

@@ -1,0 +1,56 @@
+"""Gradients and Hessian products that jax differentiates, on FixedRank."""
+
+import numpy as np
+import oracles
+import pymanopt
+import pytest
+from pymanopt.optimizers import ConjugateGradient
+
+from dlngeo.pymanopt import FixedRank
+
+jax = pytest.importorskip("jax")
+
+
+@pytest.fixture
+def case(rng):
+    manifold = FixedRank(6, 5, 3, 3.5, rng=rng)
+    u, s, vt = oracles.factors(rng, 6, 5, (1.5, 1.5, 0.2))  # equal singular values, where autodiff of an SVD fails
+    target = rng.standard_normal((6, 5))
+
+    @pymanopt.function.jax(manifold)
+    def cost(u, s, vt):
+        return jax.numpy.sum(jax.numpy.sin((u * s) @ vt) * target)
+
+    return manifold, pymanopt.Problem(manifold, cost), (u, s, vt), target
+
+
+def test_gradient_is_that_of_the_matrix(case):
+    manifold, problem, point, target = case
+    got = problem.riemannian_gradient(point)
+    want = manifold.euclidean_to_riemannian_gradient(point, np.cos(oracles.dense(*point)) * target)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_hessian_product_is_that_of_the_matrix(case):
+    """The product with ``embedding(ξ)`` differentiates the factor gradients along a curve with velocity ξ."""
+    manifold, problem, point, _ = case
+    tangent = manifold.random_tangent_vector(point)
+    velocity = manifold.embedding(point, tangent)
+    got = problem.euclidean_hessian(point, tangent)
+
+    for i, product in enumerate(got):
+
+        def part(t, i=i):
+            moved = [a + t * da for a, da in zip(point, velocity, strict=True)]
+            return problem.euclidean_gradient(moved)[i]
+
+        np.testing.assert_allclose(product, oracles.derivative(part), atol=1e-8)
+
+
+def test_the_solvers_run(case):
+    _, problem, point, _ = case
+    result = ConjugateGradient(max_iterations=20, verbosity=0, log_verbosity=1).run(problem, initial_point=point)
+    costs = np.array(result.log["iterations"]["cost"], dtype=float)
+    assert np.all(np.diff(costs) <= 0)
+    assert costs[-1] < costs[0] - 1
