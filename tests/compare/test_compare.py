@@ -140,7 +140,7 @@ def test_patience_stops_early():
 def test_depth_lowers_the_error_on_low_rank_data_from_few_entries():
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 60))
-    result = compare(Data("low rank", matrix), Settings(rank=12, depths=(1, 2, 3), observed=0.25, iterations=300))
+    result = compare(Data("low rank", matrix), Settings(rank=12, depths=(1, 2, 3), observed=0.25, iterations=120))
     errors = [row["error"] for row in result["rows"][:3]]
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
 
@@ -190,17 +190,20 @@ def drawn(figure):
 
 
 @pytest.mark.parametrize("shown", [{}, {"missing": 0.3}, {"peak": 1.0}])
-def test_the_json_file_draws_the_same_figure(shown, tmp_path):
-    result = compare(data(**shown), QUICK)
-    file, figure = save(result, tmp_path / "new" / "folder")
-    loaded = json.loads(file.read_text(encoding="utf-8"))
-    assert loaded == result
+def test_the_json_draws_the_same_figure(shown):
+    result = compare(data(**shown), dataclasses.replace(QUICK, iterations=5))
+    loaded = json.loads(json.dumps(result, allow_nan=False))
     before, after = drawn(compare_figure(result)), drawn(compare_figure(loaded))
     assert len(before) == len(after) > 20
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert sorted(p.name for p in file.parent.iterdir()) == ["figure.png", "result.json"]
+
+
+def test_the_files_hold_the_result_and_its_figure(result, tmp_path):
+    file, figure = save(result, tmp_path / "new" / "folder")
+    assert json.loads(file.read_text(encoding="utf-8")) == result
     assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in file.parent.iterdir()) == ["figure.png", "result.json"]
 
 
 def test_the_figure_shows_every_row_and_labels_its_axes(result):
