@@ -92,7 +92,6 @@ def test_phi_against_multiple_precision(depth, normalized):
     assert_accurate(values, [oracles.phi(a, b, depth, normalized) for a, b in arguments], arguments)
 
 
-# At depths 4 and 5 the scale of ψ overflows where ψ itself does not.
 @pytest.mark.parametrize("depth", [*DEPTHS, 1.1, 4, 5])
 def test_psi_against_multiple_precision(depth):
     arguments = list(dict.fromkeys(triples()))
@@ -116,6 +115,14 @@ def test_psi_warns_of_nothing_where_the_result_is_representable(depth):
         warnings.simplefilter("error")
         values = kernel_of(depth).divided_difference(*np.array(arguments).T)
     assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize(("r", "t"), [(1.5e4, 1e-150), (3e4, 1e-150), (1e5, 1e-150), (1e150, 1e-5)])
+def test_the_scale_of_psi_may_overflow_where_psi_does_not(r, t):
+    """At infinite depth ``ψ_r(t, t) ≈ r²/(2t log(r/t))²``, a millionth of the scale ``r²/t²`` that it is made of."""
+    exact = oracles.psi(r, t, t, math.inf)
+    assert 1e302 < exact < oracles.HUGE
+    assert oracles.relative_error(InfiniteDepthKernel().divided_difference(r, t, t), exact) < TOLERANCE
 
 
 @pytest.mark.parametrize("depth", [1.03, 1.5, 2, 3, 64, math.inf])
