@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.callback()
@@ -23,7 +23,7 @@ def compare(
     data: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="A matrix: .npy, .npz, .csv or .mtx; NaN, empty cells and absent entries are missing. "
             "By default a photograph that scikit-learn ships.",
             show_default=False,
@@ -67,7 +67,7 @@ def compare(
     except (DataError, ValueError) as error:
         _fail(str(error))
 
-    console = Console()
+    console = Console(highlight=False)
     with _progress() as progress:
         bars: dict[str, int] = {}
 
@@ -87,7 +87,7 @@ def compare(
     console.print(table(result))
     try:
         for path in save(result, output):
-            console.print(f"wrote {path}", soft_wrap=True)
+            console.print(f"wrote {path}", soft_wrap=True, markup=False)
     except OSError as error:
         _fail(f"cannot write to {output}: {error.strerror}")
     if result["status"] == "interrupted":
@@ -123,5 +123,6 @@ def _progress() -> Progress:
 
 def _fail(message: str, code: int = 2) -> NoReturn:
     """End with one line on standard error."""
-    typer.echo(f"dlngeo: {' '.join(message.split())}", err=True)
+    line = f"dlngeo: {' '.join(message.split())}"
+    typer.echo(line.encode("utf-8", "replace").decode(), err=True)  # a file name need not be text
     raise typer.Exit(code)

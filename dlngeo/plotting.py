@@ -78,7 +78,7 @@ def compare_figure(result: dict[str, Any]) -> Figure:
         else:
             axes.tick_params(labelleft=False)
     _draw_errors(figure.add_subplot(below[0]), rows, styles)
-    figure.suptitle(_title(result), fontsize=11, y=0.965)
+    figure.suptitle(_title(result), fontsize=11, parse_math=False, y=0.965)
     return figure
 
 

@@ -62,6 +62,16 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
     assert (tmp_path / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("name", ["[red][bogus=1]$x_{$.npy", "odd\udcff.npy"])
+def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
+    np.save(tmp_path / name, matrix)
+    result = run(tmp_path / name, *QUICK, "--output", tmp_path / "[out]")
+    assert result.exit_code == 0, result.output
+    assert name[:3] in result.stdout
+    assert (tmp_path / "[out]" / "figure.png").exists()
+    assert_one_line_and_code_2(run(tmp_path / f"no{name}"), "no such file")
+
+
 def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
     photograph = dlngeo.compare.photograph
     monkeypatch.setattr(dlngeo.compare, "photograph", lambda: photograph(shrink=14))

@@ -115,7 +115,8 @@ def load(path: str | Path, *, picture: bool = False) -> Data:
     ) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path}: not a readable {path.suffix} file ({reason})") from None
-    return Data(path.name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None)
+    name = path.name.encode("utf-8", "replace").decode()
+    return Data(name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None)
 
 
 def _checked(matrix: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from dlngeo import plotting
 
@@ -51,12 +52,13 @@ def table(result: dict[str, Any]) -> Group:
     for line in cells:
         out.add_row(*line)
     return Group(
-        f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
-        f"{data['n_test']} test",
+        Text(
+            f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
+            f"{data['n_test']} test"
+        ),
         out,
-        *_NOTES,
-        *result["notes"],
-        *(f"{row['name']} ended: {row['status']}." for row in result["rows"] if row["status"] == "interrupted"),
+        *map(Text, (*_NOTES, *result["notes"])),
+        *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )
 
 
