@@ -59,10 +59,10 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     >>> from_geomstats(Hypersphere(dim=2)).dim
     2
     """
-    if not isinstance(space, GeomstatsManifold):
-        raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if isinstance(space, ComplexManifold):
         raise ValueError(f"{type(space).__name__} is complex; only real spaces are supported.")
+    if not isinstance(space, GeomstatsManifold):
+        raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if getattr(space, "metric", None) is None:
         raise ValueError(
             f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first, "
@@ -151,6 +151,23 @@ class _FromGeomstats(Manifold):
         basis, gram = self._gram(point)
         components = basis @ np.ravel(euclidean_gradient)
         return (np.linalg.solve(gram, components) @ basis).reshape(self.space.shape)
+
+    def euclidean_to_riemannian_hessian(
+        self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
+    ) -> np.ndarray:
+        metric = self.space.metric
+        if not hasattr(metric, "hessian"):
+            raise NotImplementedError(
+                f"{type(metric).__name__} has no method hessian(tangent_vec, euclidean_gradient, euclidean_hessian, "
+                "base_point); use a first-order solver, such as ConjugateGradient."
+            )
+        value = metric.hessian(
+            tangent_vec=_to_gs(tangent_vector),
+            euclidean_gradient=_to_gs(euclidean_gradient),
+            euclidean_hessian=_to_gs(euclidean_hessian),
+            base_point=_to_gs(point),
+        )
+        return _to_numpy(value)
 
     def _gram(self, point: Any) -> tuple[np.ndarray, np.ndarray]:
         """Frobenius-orthonormal basis of the tangent space, shape=[dim, size], and the metric in it.
