@@ -55,7 +55,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
 
     The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. The error is that of
     multiplying the factors out, entry by entry: steps that are small against each singular value keep the digits of
-    all of them, but where large singular vectors turn by an angle θ, those below ``1e-16 θ² s_max`` are lost.
+    all of them; where large singular vectors turn by a step, far smaller values lose digits (at depth 8 and an angle of
+    0.1, one of ``1e-22 s_max`` keeps seven).
 
     Parameters
     ----------

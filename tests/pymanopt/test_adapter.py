@@ -215,6 +215,22 @@ def test_gradient_follows_the_point(rng):
     np.testing.assert_allclose(manifold.euclidean_to_riemannian_gradient(x, e), x @ (e + e.T) @ x / 2, rtol=1e-9)
 
 
+def test_the_metric_is_solved_once_at_a_point(rng):
+    calls = []
+
+    class Counting(MatricesMetric):
+        def inner_product(self, tangent_vec_a, tangent_vec_b, base_point=None):
+            calls.append(1)
+            return super().inner_product(tangent_vec_a, tangent_vec_b, base_point)
+
+    manifold = from_geomstats(equipped(Matrices(3, 2, equip=False), Counting))
+    x, e = manifold.random_point(), rng.standard_normal((3, 2))
+    first = manifold.euclidean_to_riemannian_gradient(x, e)
+    n_calls = len(calls)
+    np.testing.assert_array_equal(manifold.euclidean_to_riemannian_gradient(x.copy(), e), first)
+    assert len(calls) == n_calls > 0
+
+
 def test_read_only_arrays_are_accepted(rng):
     manifold = from_geomstats(Hypersphere(3))
     x, e = manifold.random_point(), rng.standard_normal(4)
