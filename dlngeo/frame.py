@@ -9,9 +9,9 @@ of which the last, normal one is no tangent vector of the rank-r matrices and is
 the volume and the Itô drift of a :class:`~dlngeo.Kernel` in these blocks: O(r³) for the kernel sums and O((m + n) r²)
 for the rest. Square invertible matrices are the case m = n = r, in which only the core ``M`` is left.
 
-All functions take NumPy or PyTorch arrays (any array-API namespace) and batch over leading axes. With
-``φ_0l = φ(0, σ_l)``, the null singular values enter as those of an (m×n) matrix would, except that the kernel of two null
-indices is zero: this projects onto the manifold of rank r.
+All functions take NumPy or PyTorch arrays (any array-API namespace) and batch over leading axes. The null singular
+values of an m×n matrix enter through ``φ_0l = φ(0, σ_l)``, except that the kernel of two null indices is zero: this
+projects onto the manifold of rank r.
 
 References
 ----------
@@ -94,6 +94,8 @@ class Frame:
         """
         xp, x = _check.floating(x)
         _check.finite(xp, x, "the point")
+        if rank is not None:
+            rank = _check.rank(rank, *x.shape[-2:])
         u, s, vt = xp.linalg.svd(x, full_matrices=False)
         if rank is not None and rank < s.shape[-1]:
             u, s, vt = u[..., :, :rank], s[..., :rank], vt[..., :rank, :]
@@ -167,7 +169,9 @@ class Frame:
 
     def project(self, z: Any) -> Any:
         """Orthogonal projection of a dense matrix onto the tangent space, in the Frobenius metric."""
-        return z if self.m == self.n == self.rank else self.assemble(self.split(z))
+        if self.m == self.n == self.rank:
+            return z + self._xp.zeros_like(self.s[..., :1, None])
+        return self.assemble(self.split(z))
 
     def scale(self, blocks: Blocks, power: float) -> Blocks:
         r"""Apply ``A^power``: multiply every block entry by ``φ^power``.
@@ -184,37 +188,35 @@ class Frame:
         ValueError
             If ``power`` is negative and the kernel vanishes, which it does only at a vanishing singular value.
         """
-        rectangular = blocks.left is not None or blocks.right is not None
-        phi, null = self.phi, self.phi_null if rectangular else None
-        if power < 0:
-            self._require_positive(phi, null)
-        if power != 1:
-            phi, null = phi**power, None if null is None else null**power
         core, left, right = blocks
-        return Blocks(
-            core * phi,
-            None if left is None else left * null[..., None, :],
-            None if right is None else right * null[..., None, :],
-        )
+        rectangular = left is not None or right is not None
+        if power < 0:
+            self._require_positive(self.phi, self.phi_null if rectangular else None)
+        core = core * (self.phi if power == 1 else self.phi**power)
+        if rectangular:
+            null = (self.phi_null if power == 1 else self.phi_null**power)[..., None, :]
+            left = None if left is None else left * null
+            right = None if right is None else right * null
+        return Blocks(core, left, right)
 
     def _require_positive(self, phi: Any, null: Any) -> None:
         xp = self._xp
         if not bool(xp.all(phi > 0)):
             raise ValueError(
-                f"the metric is infinite at a singular matrix: the smallest singular value is {float(xp.min(self.s)):g}. "
+                f"the metric is infinite at a singular matrix: σ_min = {float(xp.min(self.s)):g}. "
                 "Only the cometric is defined there; move to a point of full rank, or declare a lower rank."
             )
         if null is not None and not bool(xp.all(null > 0)):
             raise ValueError(
-                f"the metric of {self.kernel!r} is infinite in directions that leave the column or row space, so it lives "
-                f"on square invertible matrices only, not on {self.m}×{self.n} matrices of rank {self.rank}; "
+                f"the metric of {self.kernel!r} is infinite in directions that leave the column or row space, so it "
+                f"lives on square invertible matrices only, not on {self.m}×{self.n} matrices of rank {self.rank}; "
                 "use a finite depth."
             )
 
     # The metric.
 
     def cometric(self, p: Any) -> Any:
-        r"""Apply the cometric, ``A_X(P) = U[φ(σ_k, σ_l) ∘ (UᵀPV)]Vᵀ``: the gradient of P = E′(X). [1]_
+        r"""Apply the cometric, ``A_X(P) = U[φ(σ_k, σ_l) ∘ (UᵀPV)]Vᵀ``; for P = E′(X) this is the gradient of E.
 
         At depth N this is ``Σ_p (XXᵀ)^{(N−p)/N} P (XᵀX)^{(p−1)/N}``.
         """
@@ -289,6 +291,7 @@ class Frame:
 
         with the null indices included in every sum. :meth:`normal` gives the normal part of the result.
         """
+        self._require_positive(self.phi, None)
         xp, psi = self._xp, self.psi
         row, column = self.s[..., :, None], self.s[..., None, :]
         ru = z.core * column + row * z.core.mT
@@ -306,14 +309,14 @@ class Frame:
         return Blocks(core, left, right)
 
     def normal(self, z: Blocks, p: Blocks) -> Any:
-        r"""Normal part of ``(D_Z A)(P)``, dense, shape=[..., m, n].
+        r"""Evaluate the normal part of ``(D_Z A)(P)``, dense, shape=[..., m, n].
 
-        .. math:: Z_l \operatorname{diag}(\varphi_{0l}/\sigma_l) P_r^\top + P_l \operatorname{diag}(\varphi_{0l}/\sigma_l) Z_r^\top .
+        .. math:: Z_l D P_r^\top + P_l D Z_r^\top, \qquad D = \operatorname{diag}(\varphi_{0l}/\sigma_l) .
 
         It is zero unless the rank is below both m and n.
         """
         if z.left is None or z.right is None:
-            return self._xp.zeros_like(self.u[..., :, :1] * self.vt[..., :1, :])
+            return self._xp.zeros_like(self.assemble(z) + self.assemble(p))
         ratio = (self.phi_null / self.s)[..., None, :]
         return (z.left * ratio) @ p.right.mT + (p.left * ratio) @ z.right.mT
 
@@ -343,7 +346,7 @@ class Frame:
         if yb.left is None or yb.right is None:
             return tangent
         normal = self.normal(yb, pz)
-        return tangent - (normal if z is y else (normal + self.normal(zb, py)) / 2)
+        return tangent - normal  # symmetric in Y and Z, since P_l = Z_l/φ_0l and P_r = Z_r/φ_0l
 
     def christoffel_blocks(self, y: Blocks, py: Blocks, z: Blocks, pz: Blocks) -> Blocks:
         """Tangent part of ``Γ(Y, Z)`` for vectors with momenta ``py`` and ``pz``."""
@@ -366,8 +369,8 @@ class Frame:
         g_right : array, shape=[..., m, r], optional
             ``E′ Z_r`` and
         gt_left : array, shape=[..., n, r], optional
-            ``E′ᵀ Z_l``: what the normal part of ``E′`` contributes. Needed where the rank is below m and n; a factored caller
-            never forms E′.
+            ``E′ᵀ Z_l``: what the normal part of ``E′`` contributes. Needed where the rank is below m and n; a factored
+            caller never forms E′.
 
         Returns
         -------
@@ -402,7 +405,8 @@ class Frame:
     def log_volume_density(self) -> Any:
         r"""Logarithm of the Riemannian volume against the Lebesgue (Hausdorff) measure, shape=[...].
 
-        .. math:: \log\sqrt{\det g} = -\tfrac12 \sum_{k,l} \log \varphi_{kl} - \tfrac{m + n - 2r}{2} \sum_k \log \varphi_{0k}.
+        .. math:: \log\sqrt{\det g}
+            = -\tfrac12 \sum_{k,l} \log \varphi_{kl} - \tfrac{m + n - 2r}{2} \sum_k \log \varphi_{0k} .
         """
         xp = self._xp
         null = self.phi_null if self.m + self.n > 2 * self.rank else None
@@ -417,23 +421,24 @@ class Frame:
 
         ``b = U diag(b_k) Vᵀ`` with
 
-        .. math:: b_k = 2\sigma_k \Big[\psi_k(k, k) + \sum_l \Big(\psi_k(k, l) - \frac{\varphi_{kk}}{\varphi_{kl}} \psi_l(k, k)\Big)
+        .. math:: b_k = 2\sigma_k \Big[\psi_k(k, k)
+            + \sum_l \Big(\psi_k(k, l) - \frac{\varphi_{kk}}{\varphi_{kl}} \psi_l(k, k)\Big)
             + \frac{m + n - 2r}{2} \Big(\psi_k(k, 0) - \frac{\varphi_{kk}}{\varphi_{k0}} \psi_0(k, k)\Big)\Big],
 
         which is ``(N − 1) σ_k^{1−2/N}`` at depth N, at every rank. It follows by matching the generator ``½Δ`` on
-        functions of the singular values with second-order perturbation of the SVD. Below full rank it is the drift of the
-        scheme that steps in the ambient space and truncates the SVD to rank r.
+        functions of the singular values with second-order perturbation of the SVD. Below full rank it is the drift of
+        the scheme that steps in the ambient space and truncates the SVD to rank r.
         """
         xp, s = self._xp, self.s
+        codimension = self.m + self.n - 2 * self.rank
+        self._require_positive(self.phi, self.phi_null if codimension else None)
         sk = s[..., :, None]
         psi = self.kernel.divided_difference
         phi_kk = self.kernel(s, s)
         towards = psi(sk, sk, s[..., None, :])  # ψ_k(k, l)
         slope = psi(s[..., None, :], sk, sk)  # ψ_l(k, k)
         total = psi(s, s, s) + xp.sum(towards - phi_kk[..., :, None] / self.phi * slope, axis=-1)
-        codimension = self.m + self.n - 2 * self.rank
         if codimension:
-            self._require_positive(self.phi, self.phi_null)
             zero = xp.zeros_like(s)
             total = total + codimension / 2 * (psi(s, s, zero) - phi_kk / self.phi_null * psi(zero, s, s))
         return (self.u * (2 * s * total)[..., None, :]) @ self.vt

@@ -34,8 +34,8 @@ class Kernel(ABC):
     r"""A symmetric positive kernel ``φ(s, t)`` on pairs of singular values.
 
     Subclass it to define a metric: implement :meth:`__call__` and :meth:`divided_difference`. Both take
-    broadcastable arrays of non-negative singular values (NumPy, PyTorch or any array-API namespace), return arrays of the broadcast shape, and
-    must be exact at ``s = t``; neither may divide by a difference of singular values there.
+    broadcastable arrays of non-negative singular values (NumPy, PyTorch or any array-API namespace), return arrays of
+    the broadcast shape, and must be exact at ``s = t``; neither may divide by a difference of singular values there.
 
     The metric that follows is
 
@@ -93,8 +93,8 @@ class DepthKernel(Kernel):
         \varphi_N(s, s) = N s^{2 - 2/N}, \qquad \varphi_N(s, 0) = s^{2 - 2/N}.
 
     With ``a = σ^{2/N}`` and ``h(x) = x^N`` this is the first divided difference ``h[a_s, a_t]``, and
-    ``ψ_r(s, t) = h[a_r, a_s, a_t] / h[a_s, a_t]``. Both are evaluated to about 1e-13 relative error over the whole range
-    of doubles in which they are representable, at equal and at zero singular values included.
+    ``ψ_r(s, t) = h[a_r, a_s, a_t] / h[a_s, a_t]``. Both are evaluated to about 1e-13 relative error over the whole
+    range of doubles in which they are representable, at equal and at zero singular values included.
 
     Parameters
     ----------
@@ -187,13 +187,17 @@ class InfiniteDepthKernel(Kernel):
 def _log_ratio(xp: Any, small: Any, large: Any) -> Any:
     """``log(small/large)`` for ``0 ≤ small ≤ large``, with ``0/0 = 1`` and ``log 0 = −inf``."""
     q = small / xp.where(large > 0, large, 1.0)
-    positive = q > 0
-    log_q = xp.log(xp.where(positive, q, 1.0))
-    return xp.where(positive | (large == 0), log_q, -math.inf)
+    if bool(xp.all(q >= xp.finfo(q.dtype).smallest_normal)):
+        return xp.log(q)
+    log_q = xp.log(xp.where(q > 0, q, 1.0))
+    # Where the quotient underflows, the logarithms are so far apart that their difference loses nothing.
+    under = (small > 0) & (q < xp.finfo(q.dtype).smallest_normal)
+    log_q = xp.where(under, xp.log(xp.where(under, small, 1.0)) - xp.log(xp.where(under, large, 1.0)), log_q)
+    return xp.where((small > 0) | (large == 0), log_q, -math.inf)
 
 
 def _gap(xp: Any, log_q: Any, eps: float) -> Any:
-    """The deformed gap ``γ(q) = (1 − q^{2ε})/ε``, which is ``−2 log q`` at ε = 0."""
+    """Evaluate the deformed gap ``γ(q) = (1 − q^{2ε})/ε``, which is ``−2 log q`` at ε = 0."""
     return -2 * log_q if eps == 0 else xp.expm1(2 * eps * log_q) / -eps
 
 
@@ -205,17 +209,17 @@ def _ratio(xp: Any, numerator: Any, denominator: Any, limit: float) -> Any:
 
 def _phi(xp: Any, s: Any, t: Any, eps: float, rest: float) -> Any:
     """``φ_N(s, t)/N`` for ``N = 1/eps > 1``."""
-    large, small = xp.maximum(s, t), xp.minimum(s, t)
-    log_q = _log_ratio(xp, small, large)
-    return large ** (2 * rest) * _ratio(xp, -xp.expm1(2 * log_q), _gap(xp, log_q, eps), 1.0)
+    log_q = _log_ratio(xp, xp.minimum(s, t), xp.maximum(s, t))
+    mean = _ratio(xp, -xp.expm1(2 * log_q), _gap(xp, log_q, eps), 1.0)
+    return xp.maximum(s ** (2 * rest), t ** (2 * rest)) * mean
 
 
 def _psi(xp: Any, r: Any, s: Any, t: Any, eps: float, rest: float) -> Any:
     r"""``ψ_r(s, t)/N`` for ``N = 1/eps > 1``.
 
-    With the three values sorted as ``x ≥ y ≥ z`` and ``p(a) = a^{N−1}``, so that ``h(a) = a p(a)``, Leibniz' rule for divided
-    differences gives ``h[x, y, z] = (a_x p[x, y] − a_z p[y, z])/(a_x − a_z)``, which is free of the common term of the
-    two first differences of h. What cancellation remains is a factor 2/γ, and is removed below `_NEAR` by the series
+    With the three values sorted as ``x ≥ y ≥ z`` and ``p(a) = a^{N−1}``, so that ``h(a) = a p(a)``, Leibniz' rule for
+    divided differences gives ``h[x, y, z] = (a_x p[x, y] − a_z p[y, z])/(a_x − a_z)``, which is free of the common term
+    of the two first differences of h. What cancellation remains is a factor 2/γ, and is removed below `_NEAR` by the series
     ``h[1, b, c] = Σ_k C(N, k) (−1)^k H_{k−2}(1 − b, 1 − c)``, H the complete homogeneous polynomials.
     """
     pair, low = xp.maximum(s, t), xp.minimum(s, t)

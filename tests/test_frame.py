@@ -706,9 +706,6 @@ def test_many_vectors_at_one_point_and_one_vector_at_many_points(m, n, r, rng):
         close(mixed[i], Frame.at(xs[i], kernel, r).christoffel(vectors[0][i], single[0]), rtol=1e-10)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="at full rank `project` looks at the vector only, and `normal` at the point only"
-)
 @pytest.mark.parametrize("compute", [lambda f, z: f.normal(f.split(z), f.split(z)), lambda f, z: f.project(z)])
 def test_leading_axes_are_those_of_point_and_vector(compute, rng):
     points, vectors = rng.standard_normal((2, 6, 3, 3))
@@ -793,7 +790,6 @@ def test_a_singular_point_has_a_cometric_but_no_metric(rng):
         Frame.at(np.zeros((2, 2)), DepthKernel(2)).metric(np.eye(2))
 
 
-@pytest.mark.xfail(strict=True, reason="the drift and the derivative of the cometric divide by φ(0, 0) = 0")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kernel", [DepthKernel(1.5), DepthKernel(2), DepthKernel(3), InfiniteDepthKernel()])
 @pytest.mark.parametrize("compute", [lambda f, z: f.ito_drift(), lambda f, z: f.cometric_derivative(z, z).core])
@@ -842,7 +838,6 @@ def test_points_of_integers_and_lists_are_taken():
         close(Frame.at(point, DepthKernel(2)).cometric(np.eye(2)), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="Frame.at does not check its rank yet")
 @pytest.mark.parametrize("rank", [0, 3, -1])
 def test_the_rank_must_fit(rank):
     with pytest.raises(ValueError, match="rank"):
