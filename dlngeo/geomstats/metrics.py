@@ -1,0 +1,289 @@
+"""Invariant matrix metrics, the metric of the deep linear network among them, as geomstats metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import geomstats.backend as gs
+import numpy as np
+from geomstats.geometry.riemannian_metric import RiemannianMetric
+
+from dlngeo import _check
+from dlngeo.frame import Frame
+from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+
+__all__ = ["DLNMetric", "SpectralMetric"]
+
+
+class SpectralMetric(RiemannianMetric):
+    r"""Riemannian metric on matrices given by a kernel on their singular values.
+
+    At ``X = U Σ Vᵀ``,
+
+    .. math:: g_X(Y, Z) = \sum_{kl} \frac{(U^\top Y V)_{kl} (U^\top Z V)_{kl}}{\varphi(\sigma_k, \sigma_l)},
+
+    which is invariant under ``X ↦ QXR`` with orthogonal Q and R. Every quantity is a closed form in the SVD frame,
+    see :class:`dlngeo.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
+    to 1e-10 or refused with a :class:`dlngeo.geodesics.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
+    another solver of geomstats.
+
+    Parameters
+    ----------
+    space : geomstats Manifold
+        Space of real matrices: ``GeneralLinear``, ``FullRankMatrices``, :class:`FixedRankMatrices`, or a totally
+        geodesic part of one, like ``SPDMatrices``.
+    kernel : Kernel
+        Kernel ``φ``.
+
+    Raises
+    ------
+    TypeError
+        If ``kernel`` is no :class:`~dlngeo.Kernel`.
+    ValueError
+        If the points of ``space`` are no matrices, or the kernel vanishes at a zero singular value and the matrices of
+        the space have some.
+    """
+
+    def __init__(self, space: Any, kernel: Kernel) -> None:
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"kernel must be a dlngeo.Kernel, got {type(kernel).__name__}; try DepthKernel(2).")
+        if len(space.shape) != 2:
+            raise ValueError(
+                f"the points of {type(space).__name__} have shape {space.shape}; a spectral metric needs matrices."
+            )
+        self.kernel = kernel
+        self.rank = int(getattr(space, "rank", min(space.shape)))
+        m, n = space.shape
+        if not m == n == self.rank and not kernel(0.0, 1.0) > 0:
+            raise ValueError(
+                f"{kernel!r} vanishes at a zero singular value, so its metric lives on square invertible matrices "
+                f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
+            )
+        super().__init__(space=space)
+        self.exp_solver = ShootingExp(kernel, self.rank)
+        self.log_solver = CollocationLog(kernel, self.rank)
+
+    def frame(self, base_point: Any) -> Frame:
+        """Factor a point once, for many evaluations there.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+        """
+        return Frame.at(base_point, self.kernel, self.rank)
+
+    def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        """Inner product ``g_X(Y, Z)`` of tangent vectors.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., m, n]
+            Tangent vectors.
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[...]
+            Inner products.
+        """
+        return self.frame(base_point).inner(tangent_vec_a, tangent_vec_b)
+
+    def metric_matrix(self, base_point: Any) -> Any:
+        """Matrix of the metric in the entries of the matrix, row by row.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., mn, mn]
+            Symmetric; positive definite at full rank, and below it zero on normal vectors.
+        """
+        return self._matrix(base_point, -1)
+
+    def cometric_matrix(self, base_point: Any) -> Any:
+        """Matrix of the cometric ``A_X`` in the entries of the matrix, row by row; see :meth:`metric_matrix`."""
+        return self._matrix(base_point, 1)
+
+    def _matrix(self, base_point: Any, power: float) -> Any:
+        basis = self._basis(base_point)
+        frame = self.frame(base_point[..., None, :, :])
+        images = frame.assemble(frame.scale(frame.split(basis), power))
+        return gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
+
+    def _basis(self, like: Any) -> Any:
+        """Return the matrix units, row by row, shape=[mn, m, n]."""
+        size = math.prod(self._space.shape)
+        return gs.cast(gs.reshape(gs.eye(size), (size, *self._space.shape)), like.dtype)
+
+    def christoffels(self, base_point: Any) -> Any:
+        r"""Christoffel symbols ``Γ^k_{ij}`` in the entries of the matrix, row by row.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., mn, mn, mn]
+            The contravariant index comes first. Below full rank, the symbols of tangent parts, normal part included.
+        """
+        basis = self._basis(base_point)
+        size = len(basis)
+        values = self.frame(base_point[..., None, None, :, :]).christoffel(basis[:, None], basis[None, :])
+        return gs.moveaxis(gs.reshape(values, (*base_point.shape[:-2], size, size, size)), -1, -3)
+
+    def geodesic_equation(self, state: Any) -> Any:
+        """Right-hand side of the geodesic equation, ``(Ẋ, −Γ(Ẋ, Ẋ))``.
+
+        Parameters
+        ----------
+        state : array-like, shape=[..., 2, m, n]
+            Position and velocity.
+
+        Returns
+        -------
+        array-like, shape=[..., 2, m, n]
+            Velocity and acceleration.
+        """
+        position, velocity = state[..., 0, :, :], state[..., 1, :, :]
+        return gs.stack([velocity, -self.frame(position).christoffel(velocity, velocity)], axis=-3)
+
+    def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
+        """Riemannian gradient ``A_X(E′(X))``.
+
+        Parameters
+        ----------
+        euclidean_gradient : array-like, shape=[..., m, n]
+            Matrix ``E′(X)`` of partial derivatives.
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., m, n]
+            Tangent vector.
+        """
+        return self.frame(base_point).cometric(euclidean_gradient)
+
+    def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
+        """Riemannian Hessian ``∇_Z grad E`` from Euclidean derivatives.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., m, n]
+            Direction Z.
+        euclidean_gradient : array-like, shape=[..., m, n]
+            ``E′(X)``.
+        euclidean_hessian : array-like, shape=[..., m, n]
+            Hessian product ``D²E(X)[Z]``.
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., m, n]
+            Tangent vector.
+        """
+        return self.frame(base_point).hessian(tangent_vec, euclidean_gradient, euclidean_hessian)
+
+    def log_volume_density(self, base_point: Any) -> Any:
+        """Logarithm of the Riemannian volume density against Lebesgue (below full rank, Hausdorff) measure.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[...]
+            ``½ log det g``.
+        """
+        return self.frame(base_point).log_volume_density()
+
+    def brownian_drift(self, base_point: Any) -> Any:
+        """Itô drift b of Brownian motion, ``dX = A_X^{1/2} dB + ½ b dt``, with generator ``½Δ``.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., m, n]
+            Drift; see :meth:`dlngeo.frame.Frame.ito_drift`.
+        """
+        return self.frame(base_point).ito_drift()
+
+    def random_gaussian_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
+        """Sample the centred Gaussian whose covariance is the cometric, ``N(0, g⁻¹)``: white noise of the metric.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+        n_samples : int
+            Number of vectors at every point.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed. Defaults to the generator of ``gs.random``.
+
+        Returns
+        -------
+        array-like, shape=[..., m, n] or [n_samples, ..., m, n]
+            Tangent vectors, independent.
+        """
+        n_samples = _check.positive_integer(n_samples, "n_samples")
+        shape = (() if n_samples == 1 else (n_samples,)) + tuple(base_point.shape)
+        if rng is None:
+            noise = gs.random.normal(size=shape)
+        else:
+            noise = gs.array(np.random.default_rng(rng).standard_normal(shape))
+        return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
+
+
+class DLNMetric(SpectralMetric):
+    r"""Metric ``g_N`` of the deep linear network of depth N.
+
+    Training ``X = W_N ⋯ W_1`` by gradient descent from balanced weights is the gradient flow of this metric,
+
+    .. math:: \dot X = -A_{N,X}(E'(X)), \quad A_{N,X}(Z) = \sum_{p=1}^{N} (XX^\top)^{(N-p)/N} Z (X^\top X)^{(p-1)/N}.
+
+    Depth 1 is the Frobenius metric; depth 2 on symmetric positive definite matrices is twice the
+    Bures–Wasserstein metric; infinite depth is the limit of the normalised metric.
+
+    Parameters
+    ----------
+    space : geomstats Manifold
+        Space of real matrices, see :class:`SpectralMetric`.
+    depth : float
+        Depth N, real, at least 1, or ``inf``.
+    normalized : bool
+        Divide the cometric by N. Infinite depth always is normalised.
+
+    References
+    ----------
+    .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+    .. [2] B. Bah, H. Rauhut, U. Terstiege, M. Westdickenberg, "Learning deep linear neural networks: Riemannian
+       gradient flows and convergence to global minimizers", Information and Inference 11 (2022), arXiv:1910.05505.
+
+    Examples
+    --------
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> space = GeneralLinear(3, equip=False)
+    >>> space.equip_with_metric(DLNMetric, depth=4).metric.depth
+    4.0
+    """
+
+    def __init__(self, space: Any, depth: float = 2, normalized: bool = False) -> None:
+        self.depth = _check.depth(depth, allow_infinite=True)
+        kernel = InfiniteDepthKernel() if math.isinf(self.depth) else DepthKernel(depth, normalized)
+        super().__init__(space, kernel)
