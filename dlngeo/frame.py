@@ -203,8 +203,9 @@ class Frame:
         xp = self._xp
         if not bool(xp.all(phi > 0)):
             raise ValueError(
-                f"the metric is infinite at a singular matrix: the smallest "
-                f"singular value is {float(xp.min(self.s)):g}. Only the cometric is defined there; move to a point of full rank, or declare a lower rank."
+                "the metric is infinite at a singular matrix: the smallest singular value is "
+                f"{float(xp.min(self.s)):g}. Only the cometric is defined there; move to a point of full rank, "
+                "or declare a lower rank."
             )
         if null is not None and not bool(xp.all(null > 0)):
             raise ValueError(

@@ -11,14 +11,14 @@ The functions here work on NumPy arrays; :mod:`dlngeo.geomstats` brings other ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import DOP853, solve_bvp
 from scipy.interpolate import CubicSpline
-from scipy.linalg import polar, schur
 
+from dlngeo._paths import GeodesicError, Path, connecting_paths
 from dlngeo.frame import Frame
 from dlngeo.kernels import Kernel
 
@@ -32,24 +32,6 @@ _MAX_STEPS = 1000
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
 _NEWTON_STEPS = 6
-
-
-class GeodesicError(ValueError):
-    """No geodesic was found; the message gives the cause, the figures and the remedy.
-
-    Attributes
-    ----------
-    status : str
-        ``"singular"`` if the path runs into a singular matrix, ``"not converged"`` if the boundary value problem was
-        not solved, ``"disconnected"`` if no path exists.
-    residual : float
-        Distance by which the end point is missed, relative to its norm; NaN where nothing was shot.
-    """
-
-    def __init__(self, message: str, status: str, residual: float = float("nan")) -> None:
-        super().__init__(message)
-        self.status = status
-        self.residual = residual
 
 
 class Connecting(NamedTuple):
@@ -204,7 +186,8 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
         search does not converge.
     """
     paths = [
-        (_length(path(np.linspace(0, 1, 8 * _NODES)), kernel, rank), path) for path in _paths(x0, x1, kernel, rank)
+        (_length(path(np.linspace(0, 1, 8 * _NODES)), kernel, rank), path)
+        for path in connecting_paths(x0, x1, kernel, rank)
     ]
     bound = min(length for length, _ in paths)
     failure: GeodesicError | None = None
@@ -222,9 +205,6 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
                 failure = error
     assert failure is not None
     raise failure
-
-
-Path = Callable[[Array], Array]
 
 
 def _directly(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:
@@ -338,122 +318,3 @@ def _length(points: Array, kernel: Kernel, rank: int) -> float:
         return float(np.sqrt(frame.pair(chords, frame.scale(chords, -1))).sum())
     except ValueError:
         return float("inf")
-
-
-# First paths.
-
-
-def _paths(x0: Array, x1: Array, kernel: Kernel, rank: int) -> list[Path]:
-    """Two paths from ``x0`` to ``x1`` through matrices of the given rank: by right and by left polar factors."""
-    (u0, s0, vt0), (u1, s1, vt1) = (np.linalg.svd(x, full_matrices=False) for x in (x0, x1))
-    for s, name in ((s0, "first"), (s1, "second")):
-        if s[rank - 1] <= np.finfo(float).eps * s[0]:
-            raise GeodesicError(
-                f"the {name} point has rank below {rank} to working precision; no geodesic joins singular matrices.",
-                status="singular",
-            )
-    columns, left0, left1 = _align(u0[:, :rank], u1[:, :rank])
-    rows, right0, right1 = _align(vt0[:rank].T, vt1[:rank].T)
-    core0, core1 = left0.T @ x0 @ right0, left1.T @ x1 @ right1
-    if np.linalg.slogdet(core0)[0] != np.linalg.slogdet(core1)[0]:
-        # Going round the other way along the widest principal angle changes the orientation, if there is a way round.
-        if rank < x0.shape[0]:
-            columns, left1 = _slerp(left0, left1, flip=True)
-        elif rank < x0.shape[1]:
-            rows, right1 = _slerp(right0, right1, flip=True)
-        else:
-            raise GeodesicError(
-                "the determinants of the two points have opposite signs: invertible matrices of either sign "
-                "are separated by det X = 0, and no path joins them. Change the sign of a row of one point, "
-                "or project both to GL⁺(d).",
-                status="disconnected",
-            )
-        core1 = left1.T @ x1 @ right1
-    depth = getattr(kernel, "depth", 1.0)
-
-    def through(core: Path) -> Path:
-        def path(t: Array) -> Array:
-            points = columns(t) @ core(t) @ rows(t).swapaxes(-1, -2)
-            points[t == 0], points[t == 1] = x0, x1
-            return points
-
-        return path
-
-    return [through(_polar_path(core0, core1, depth, side)) for side in ("right", "left")]
-
-
-def _align(a: Array, b: Array) -> tuple[Path, Array, Array]:
-    """Path of frames between two subspaces along their principal angles, and the bases at its ends."""
-    w, _, zt = np.linalg.svd(a.T @ b)
-    path, end = _slerp(a @ w, b @ zt.T, flip=False)
-    return path, a @ w, end
-
-
-def _slerp(a: Array, b: Array, flip: bool) -> tuple[Path, Array]:
-    """Rotate principal vectors ``a`` to ``b`` by columns; with ``flip``, the last, widest one to its negative."""
-    if flip:
-        b = b * np.where(np.arange(b.shape[1]) == b.shape[1] - 1, -1.0, 1.0)
-    cosine = np.sum(a * b, axis=0)
-    across = b - a * cosine
-    sine = np.linalg.norm(across, axis=0)
-    angle = np.arctan2(sine, cosine)
-    if flip and sine[-1] < 1e-8:
-        # The subspaces agree, so the half turn may go through any vector orthogonal to them.
-        across[:, -1], sine[-1] = np.linalg.svd(a)[0][:, -1], 1.0
-    direction = across / np.where(sine > 0, sine, 1.0)
-
-    def path(t: Array) -> Array:
-        turn = np.multiply.outer(t, angle)[..., None, :]
-        return a * np.cos(turn) + direction * np.sin(turn)
-
-    return path, b
-
-
-def _polar_path(c0: Array, c1: Array, depth: float, side: str) -> Path:
-    """Path between square matrices of one orientation, interpolating their polar factors."""
-    (o0, p0), (o1, p1) = polar(c0, side=side), polar(c1, side=side)
-    skew = _rotation_log(o0.T @ o1)
-    # exp(t L) of a real skew matrix from the spectrum of the Hermitian matrix i L.
-    frequencies, modes = np.linalg.eigh(1j * skew)
-    root0, root1 = (_on_spectrum(p, lambda w: np.log(w) if np.isinf(depth) else w ** (1 / depth)) for p in (p0, p1))
-
-    def path(t: Array) -> Array:
-        t = np.asarray(t)[..., None, None]
-        turn = (modes * np.exp(-1j * t * frequencies)) @ modes.conj().T
-        positive = _on_spectrum((1 - t) * root0 + t * root1, np.exp if np.isinf(depth) else lambda w: w**depth)
-        o = o0 @ turn.real
-        return o @ positive if side == "right" else positive @ o
-
-    return path
-
-
-def _on_spectrum(a: Array, function: Callable[[Array], Array]) -> Array:
-    """Apply a function to the eigenvalues of symmetric matrices."""
-    w, q = np.linalg.eigh(a)
-    return (q * function(w)[..., None, :]) @ q.swapaxes(-1, -2)
-
-
-def _rotation_log(q: Array) -> Array:
-    """Skew logarithm of a rotation; eigenvalues −1, which come in pairs, turn by π in the plane of a pair."""
-    t, z = schur(q, output="real")
-    skew, reversed_ = np.zeros_like(t), []
-    i = 0
-    while i < len(t):
-        if i + 1 < len(t) and t[i + 1, i] != 0:
-            skew[i + 1, i] = np.arctan2(t[i + 1, i], t[i, i])
-            skew[i, i + 1] = -skew[i + 1, i]
-            i += 2
-        else:
-            if t[i, i] < 0:
-                reversed_.append(i)
-            i += 1
-    for a, b in zip(reversed_[::2], reversed_[1::2], strict=True):
-        skew[b, a], skew[a, b] = np.pi, -np.pi
-    return z @ skew @ z.T
-
-
-def batched(function: Callable[..., Any], ndim: int, *arrays: Array) -> list[Any]:
-    """Apply ``function`` to every member of the broadcast batches of ``arrays`` of ``ndim`` trailing axes."""
-    shape = np.broadcast_shapes(*(a.shape[:-ndim] for a in arrays))
-    flat = [np.broadcast_to(a, (*shape, *a.shape[-ndim:])).reshape(-1, *a.shape[-ndim:]) for a in arrays]
-    return [function(*members) for members in zip(*flat, strict=True)]

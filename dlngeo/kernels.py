@@ -219,8 +219,8 @@ def _psi(xp: Any, r: Any, s: Any, t: Any, eps: float, rest: float) -> Any:
 
     With the three values sorted as ``x ≥ y ≥ z`` and ``p(a) = a^{N−1}``, so that ``h(a) = a p(a)``, Leibniz' rule for
     divided differences gives ``h[x, y, z] = (a_x p[x, y] − a_z p[y, z])/(a_x − a_z)``, which is free of the common term
-    of the two first differences of h. What cancellation remains is a factor 2/γ, and is removed below `_NEAR` by the series
-    ``h[1, b, c] = Σ_k C(N, k) (−1)^k H_{k−2}(1 − b, 1 − c)``, H the complete homogeneous polynomials.
+    of the two first differences of h. What cancellation remains is a factor 2/γ, and is removed below `_NEAR` by the
+    series ``h[1, b, c] = Σ_k C(N, k) (−1)^k H_{k−2}(1 − b, 1 − c)``, H the complete homogeneous polynomials.
     """
     pair, low = xp.maximum(s, t), xp.minimum(s, t)
     x, z = xp.maximum(r, pair), xp.minimum(r, low)
