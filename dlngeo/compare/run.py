@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dlngeo import _check
 from dlngeo.compare import methods
@@ -123,7 +124,10 @@ def compare(
     try:
         for make in _plan(data, split, settings, tick, result["notes"]):
             try:
-                row = make()
+                # The matrices are small: two BLAS libraries (NumPy's and SciPy's) that spin for each other's cores made
+                # the whole job four times slower on two cores.
+                with threadpool_limits(1, user_api="blas"):
+                    row = make()
             except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:  # one method must not cost the others
                 result["notes"].append(f"{make.args[1]} failed: {error}")
                 continue

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from rich.console import Console
+from threadpoolctl import threadpool_info
 
 import dlngeo.compare.methods as methods
 from dlngeo.compare import Data, Settings, compare, save, table
@@ -128,6 +129,19 @@ def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
 def test_the_saddle_at_a_tiny_start_is_not_taken_for_convergence():
     result = compare(data(), dataclasses.replace(QUICK, depths=(2, 8, math.inf), start=1e-12))
     assert all(row["status"] != "converged" for row in result["rows"][:3])
+
+
+def test_methods_run_on_one_blas_thread(monkeypatch):
+    seen = []
+
+    def look(*args):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return methods.Row("none")
+
+    monkeypatch.setattr(methods, "alternating_least_squares", look)
+    compare(data(), dataclasses.replace(QUICK, depths=()))
+    assert seen
+    assert set(seen) == {1}
 
 
 def test_patience_stops_early():
