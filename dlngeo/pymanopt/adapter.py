@@ -14,7 +14,12 @@ from geomstats.geometry.connection import Connection
 from geomstats.geometry.manifold import Manifold as GeomstatsManifold
 from pymanopt.manifolds.manifold import Manifold
 
+from dlngeo.geodesics import GeodesicError
+
 __all__ = ["from_geomstats"]
+
+# Line searches try steps that are far too long; beyond this many halvings the vector itself is broken.
+_MAX_HALVINGS = 60
 
 
 def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = "exp") -> Manifold:
@@ -39,6 +44,8 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
         A real space whose points are arrays, equipped with a Riemannian metric.
     retraction : "exp" or callable
         ``"exp"`` for ``metric.exp``, or a function ``(point, tangent_vector) → point`` of NumPy arrays that is cheaper.
+        Where a geodesic ends at a singular matrix before unit time, the vector is halved until it does not: the
+        trial steps of line searches are often that long.
 
     Returns
     -------
@@ -95,9 +102,14 @@ class _FromGeomstats(Manifold):
         return _to_numpy(self.space.random_point())
 
     def retraction(self, point: Any, tangent_vector: Any) -> np.ndarray:
-        if self._retraction is None:
-            return self.exp(point, tangent_vector)
-        return self._retraction(point, tangent_vector)
+        if self._retraction is not None:
+            return self._retraction(point, tangent_vector)
+        for halvings in range(_MAX_HALVINGS):
+            try:
+                return self.exp(point, tangent_vector * 0.5**halvings)
+            except GeodesicError as error:
+                failure = error
+        raise failure
 
     def exp(self, point: Any, tangent_vector: Any) -> np.ndarray:
         return _to_numpy(self.space.metric.exp(_to_gs(tangent_vector), _to_gs(point)))

@@ -1,0 +1,60 @@
+"""Every example runs, says what its docstring says, and draws its picture."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, tmp_path):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = module.main()
+    picture = tmp_path / f"{name}.png"
+    module.plot(result, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    return result
+
+
+def test_every_example_has_a_test():
+    tested = {name.removeprefix("test_example_") for name in globals() if name.startswith("test_example_")}
+    assert tested == {path.stem for path in EXAMPLES.glob("*.py")}
+
+
+def test_example_metric_in_geomstats(tmp_path):
+    result = run("metric_in_geomstats", tmp_path)
+    start = np.array([[1.2, 0.3, 0.0], [-0.2, 0.9, 0.4], [0.1, 0.0, 0.3]])
+    end = np.array([[0.2, -0.5, 0.1], [0.8, 0.1, -0.6], [0.3, 0.9, 0.7]])
+    depths = result["depths"]
+    assert depths[1]["distance"] == pytest.approx(np.linalg.norm(start - end), rel=1e-8)
+    distances = [found["distance"] for found in depths.values()]
+    assert distances == sorted(distances, reverse=True)
+    for found in depths.values():
+        np.testing.assert_allclose(found["singular_values"][-1], np.linalg.svd(end)[1], rtol=1e-7)
+    # The mean of two points is the middle of the geodesic between them.
+    assert result["mean_to_ends"] == pytest.approx([depths[4]["distance"] / 2] * 2, rel=1e-4)
+
+
+def test_example_metric_in_pymanopt(tmp_path):
+    errors = [found["held_out_error"] for found in run("metric_in_pymanopt", tmp_path).values()]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.4
+    assert errors[-1] < 0.1
+
+
+def test_example_other_manifolds(tmp_path):
+    result = run("other_manifolds", tmp_path)
+    bures, depth_2 = result["Bures–Wasserstein"], result["depth 2"]
+    assert depth_2["distance"] == pytest.approx(np.sqrt(2) * bures["distance"], rel=1e-8)
+    np.testing.assert_allclose(depth_2["determinant"], bures["determinant"], rtol=1e-8)
+    # Infinitely deep, log-Euclidean and affine-invariant geodesics interpolate the determinant; the Frobenius metric swells most.
+    for name in ("infinite depth", "log-Euclidean", "affine-invariant"):
+        log_determinant = np.log(result[name]["determinant"])
+        np.testing.assert_allclose(np.diff(log_determinant, 2), 0, atol=1e-8)
+    assert max(result["depth 1 (Frobenius)"]["determinant"]) > max(bures["determinant"])
+    for name, found in result.items():
+        assert found["error"] < (0.01 if "depth" in name else 0.5), name
