@@ -29,6 +29,9 @@ Array = NDArray[np.float64]
 # A geodesic of unit length takes tens of steps. One that takes thousands is running into det X = 0, where the
 # coordinates X are singular for N > 1 and the steps shrink without bound.
 _MAX_STEPS = 1000
+# Geodesics conserve energy, to some hundred tolerances where X is well conditioned. Those that step over det X = 0 lose
+# or gain a fair part of it, and their end points are wrong.
+_ENERGY_DRIFT = 1e7
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
 _NEWTON_STEPS = 6
@@ -82,7 +85,7 @@ def shoot(
         position, velocity = y.reshape(start.shape)
         return np.stack([velocity, _acceleration(kernel, rank, position, velocity)]).ravel()
 
-    crossed = _crossing(x, kernel, rank)
+    crossed = _crossing(x, v, kernel, rank, tolerance)
     for ahead in (True, False):
         wanted = np.flatnonzero(times > 0 if ahead else times < 0)
         if wanted.size:
@@ -92,25 +95,27 @@ def shoot(
     return out[:, 0], out[:, 1]
 
 
-def _crossing(x: Array, kernel: Kernel, rank: int) -> Callable[[], Callable[[Array], bool]]:
-    """Make watchers for geodesics that pass through a singular matrix between two steps.
+def _crossing(x: Array, v: Array, kernel: Kernel, rank: int, tolerance: float) -> Callable[[], Callable[[Array], bool]]:
+    """Make watchers for geodesics that pass a singular matrix between two steps.
 
     A singular value that crosses zero turns round one singular vector, so the orientation of the two frames, each
-    compared with that of the step before, changes sign. Where the kernel is smooth at zero, as at depth 1, nothing
-    is wrong with that.
+    compared with that of the step before, changes sign. One that only touches zero, as even powers of λ do, or that is
+    thrown off there, leaves no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero, as at depth 1, nothing is wrong there.
     """
     if np.isfinite(kernel.divided_difference(1.0, 0.0, 0.0)):
         return lambda: lambda _: False
 
     def watcher() -> Callable[[Array], bool]:
         last = Frame.at(x, kernel, rank)
+        energy = last.inner(v, v)
 
-        def crossed(position: Array) -> bool:
+        def crossed(state: Array) -> bool:
             nonlocal last
-            here = Frame.at(position, kernel, rank)
+            here = Frame.at(state[0], kernel, rank)
             turn = np.linalg.det(last.u.swapaxes(-1, -2) @ here.u) * np.linalg.det(last.vt @ here.vt.swapaxes(-1, -2))
             last = here
-            return bool(np.any(turn < 0))
+            drift = np.abs(here.inner(state[1], state[1]) - energy)
+            return bool(np.any(turn < 0) or np.any(drift > _ENERGY_DRIFT * tolerance * energy))
 
         return crossed
 
@@ -133,7 +138,7 @@ def _integrate(
         solver = DOP853(rate, 0.0, start.ravel(), times[-1], rtol=tolerance, atol=atol)
         for _ in range(_MAX_STEPS):
             solver.step()
-            if solver.status == "failed" or crossed(solver.y.reshape(start.shape)[0]):
+            if solver.status == "failed" or crossed(solver.y.reshape(start.shape)):
                 break
             time = solver.t
             reached = filled + int(np.searchsorted(np.abs(times[filled:]), abs(time), side="right"))
