@@ -100,7 +100,8 @@ def _crossing(x: Array, v: Array, kernel: Kernel, rank: int, tolerance: float) -
 
     A singular value that crosses zero turns round one singular vector, so the orientation of the two frames, each
     compared with that of the step before, changes sign. One that only touches zero, as even powers of λ do, or that is
-    thrown off there, leaves no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero, as at depth 1, nothing is wrong there.
+    thrown off there, leaves no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero,
+    as at depth 1, nothing is wrong there.
     """
     if np.isfinite(kernel.divided_difference(1.0, 0.0, 0.0)):
         return lambda: lambda _: False
