@@ -100,8 +100,10 @@ def test_connect_finds_the_straight_line_on_cones(rng, depth, moduli0, moduli1, 
 
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8, INF])
 def test_half_turns_cost_the_chord_of_the_cone(rng, depth):
-    """From I to −I at d = 2 two shortest geodesics exist, one for each sense of rotation. For N ≥ 2 their length is also
-    the distance of the fibres upstairs, hence minimal: Σ_p ‖1 − R_p‖² with R_N ⋯ R_1 = −1 is least for equal rotations.
+    """From I to −I at d = 2 two shortest geodesics exist, one for each sense of rotation.
+
+    For N ≥ 2 their length is also the distance of the fibres upstairs, hence minimal: Σ_p ‖1 − R_p‖² with
+    R_N ⋯ R_1 = −1 is least for equal rotations.
     """
     q, r = oracles.orthogonal(rng, 2), oracles.orthogonal(rng, 2)
     exact = math.sqrt(2) * math.pi if math.isinf(depth) else math.sqrt(8 * depth) * math.sin(math.pi / (2 * depth))
@@ -352,7 +354,7 @@ def test_orientations_below_full_rank_are_connected(rng):
 def test_opposite_determinants_are_refused(rng, depth):
     x0 = oracles.orthogonal(rng, 3)
     x1 = x0 * np.array([1.0, 1.0, -1.0])
-    with pytest.raises(GeodesicError, match="determinants .* opposite signs") as caught:
+    with pytest.raises(GeodesicError, match=r"determinants .* opposite signs") as caught:
         connect(x0, x1, kernel_of(depth), 3)
     assert caught.value.status == "disconnected"
     assert isinstance(caught.value, ValueError)
