@@ -14,6 +14,9 @@ import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
 
+_NUMPY = array_namespace(np.empty(0))
+
+
 def depth(value: Any, *, allow_infinite: bool = False) -> float:
     """Return ``value`` as a depth: a real number of at least 1, or ``inf`` where allowed."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -50,6 +53,8 @@ def floating(*arrays: Any) -> tuple[Any, ...]:
 
     Python scalars, sequences and integer arrays become the default floating type.
     """
+    if all(type(a) is np.ndarray and a.dtype == np.float64 for a in arrays):
+        return (_NUMPY, *arrays)  # the common case, at a tenth of the cost
     known = [a for a in arrays if is_array_api_obj(a)]
     xp = array_namespace(*known) if known else array_namespace(np.empty(0))
     like = next((a for a in known if xp.isdtype(a.dtype, "real floating")), None)

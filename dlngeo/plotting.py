@@ -118,7 +118,7 @@ def _draw_errors(axes: Axes, rows: list[dict[str, Any]], styles: list[dict[str, 
     )
     axes.grid(alpha=0.25)
     if rows:
-        axes.legend(loc="center left", fontsize=9)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(rows), fontsize=9, frameon=False)
 
 
 def _after_start(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Any]]:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 from pymanopt.optimizers import ConjugateGradient
+from pymanopt.optimizers.line_search import AdaptiveLineSearcher
 
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
@@ -31,7 +32,9 @@ def main(seed=0, iterations=150):
     results = {}
     for depth in DEPTHS:
         manifold = FixedRank(SIZE, SIZE, RANK, depth=depth)
-        optimizer = ConjugateGradient(verbosity=0, max_iterations=iterations, min_step_size=0)
+        # A short first trial step: one that jumps far from the small start forgets it, and the bias with it.
+        search = AdaptiveLineSearcher(initial_step_size=0.01, max_iterations=40)
+        optimizer = ConjugateGradient(verbosity=0, max_iterations=iterations, line_searcher=search)
         u, s, vt = optimizer.run(problem.problem(manifold), initial_point=start).point
         error = ((u * s) @ vt - truth)[~shown]
         results[depth] = {

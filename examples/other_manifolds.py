@@ -2,7 +2,9 @@
 
 Symmetric positive definite matrices are totally geodesic for every depth, so geomstats' own metrics on them can be
 compared with ours, and pymanopt can optimise on all of them. Depth 2 is twice Bures–Wasserstein; infinite depth
-interpolates the determinant, as the log-Euclidean and affine-invariant metrics do. Run ``python examples/other_manifolds.py [figure.png]``.
+interpolates the determinant, as the log-Euclidean and affine-invariant metrics do.
+
+Run ``python examples/other_manifolds.py [figure.png]``.
 """
 
 import sys
