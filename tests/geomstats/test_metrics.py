@@ -425,7 +425,7 @@ def test_what_is_not_finite_is_refused_by_name(value):
         metric.exp(bad, good)
     with pytest.raises(ValueError, match="base_point holds NaN or infinite"):
         metric.exp(good, bad)
-    with pytest.raises(ValueError, match="^point holds NaN or infinite"):
+    with pytest.raises(ValueError, match=r"^point holds NaN or infinite"):
         metric.log(bad, good)
     with pytest.raises(ValueError, match="base_point holds NaN or infinite"):
         metric.log(good, bad)
@@ -482,7 +482,7 @@ def test_wrong_depths_are_refused(depth, error, match):
 
 
 def test_wrong_spaces_and_kernels_are_refused():
-    with pytest.raises(TypeError, match="kernel must be a dlngeo.Kernel, got int"):
+    with pytest.raises(TypeError, match=r"kernel must be a dlngeo\.Kernel, got int"):
         SpectralMetric(GeneralLinear(2, equip=False), 2)
     with pytest.raises(ValueError, match=r"points of Hypersphere have shape \(3,\).*matrices"):
         DLNMetric(Hypersphere(2, equip=False))
