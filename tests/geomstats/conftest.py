@@ -2,10 +2,10 @@
 
 import geomstats.backend as gs
 import pytest
-from geomstats.test.conf import (  # noqa: F401
-    pytest_collection_modifyitems,
-    pytest_make_parametrize_id,
-)
+from geomstats.test.conf import pytest_collection_modifyitems  # noqa: F401
+
+# Its pytest_make_parametrize_id is left out: a hook acts on every test, and this one writes addresses of objects into their
+# names, which then differ between the workers of pytest-xdist.
 
 
 def pytest_configure(config):

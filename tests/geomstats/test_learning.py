@@ -53,12 +53,12 @@ def tangent_mean(space, points, mean, weights=None):
 def test_the_frechet_mean_is_stationary(make):
     """The default ε = 1e-4 bounds the squared norm of the tangent mean per dimension: only 1e-2 in the norm."""
     space, centre = make()
-    points = cloud(space, centre, 4, 0.3, seed=1)
+    points = cloud(space, centre, 3, 0.3, seed=1)
     mean = FrechetMean(space).set(max_iter=100, epsilon=1e-14).fit(points).estimate_
     assert bool(space.belongs(mean))
     assert tangent_mean(space, points, mean) < 2e-7 * space.dim**0.5
     least = float(variance(space, points, mean))
-    for point in cloud(space, mean, 3, 0.05, seed=2):
+    for point in cloud(space, mean, 2, 0.05, seed=2):
         assert float(variance(space, points, point)) > least
 
 
@@ -73,10 +73,10 @@ def test_the_weighted_mean_of_two_points_divides_their_geodesic():
 
 def test_gradient_descent_and_its_adaptive_and_batched_forms_agree():
     space, centre = gl()
-    points = cloud(space, centre, 3, 0.2, seed=4)
+    points = cloud(space, centre, 2, 0.2, seed=4)
     plain = GradientDescent(max_iter=100, epsilon=1e-16, init_point=centre).minimize(space, points)
     assert tangent_mean(space, points, plain) < 1e-7
-    adaptive = FrechetMean(space, method="adaptive").set(max_iter=100, epsilon=1e-7).fit(points).estimate_
+    adaptive = FrechetMean(space, method="adaptive").set(max_iter=100, epsilon=1e-6).fit(points).estimate_
     np.testing.assert_allclose(npa(adaptive), npa(plain), atol=1e-6)
     batch = FrechetMean(space, method="batch").set(max_iter=100, epsilon=1e-15)
     means = batch.fit(gs.stack([points, gs.flip(points, 0)], axis=1)).estimate_
@@ -109,13 +109,13 @@ def test_tangent_pca_finds_the_geodesic_that_points_lie_on(make):
 
 def test_k_means_separates_two_clusters():
     space, centre = gl()
-    clusters = [cloud(space, c, 3, 0.1, seed) for seed, c in enumerate((centre, 3 * centre))]
+    clusters = [cloud(space, c, 2, 0.1, seed) for seed, c in enumerate((centre, 2 * centre))]
     points = gs.concatenate(clusters)
-    kmeans = RiemannianKMeans(space, n_clusters=2, init=gs.stack([points[0], points[4]]))
+    kmeans = RiemannianKMeans(space, n_clusters=2, init=gs.stack([points[0], points[2]]))
     kmeans.mean_estimator.set(max_iter=100, epsilon=1e-8)
     kmeans.fit(points)
-    assert npa(kmeans.labels_).tolist() == [0, 0, 0, 1, 1, 1]
-    assert npa(kmeans.predict(points)).tolist() == [0, 0, 0, 1, 1, 1]
+    assert npa(kmeans.labels_).tolist() == [0, 0, 1, 1]
+    assert npa(kmeans.predict(points)).tolist() == [0, 0, 1, 1]
     for centre_, members in zip(kmeans.cluster_centers_, clusters, strict=True):
         assert tangent_mean(space, members, centre_) < 1e-3
 
