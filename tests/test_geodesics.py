@@ -9,7 +9,7 @@ import oracles
 import pytest
 from scipy.integrate import solve_ivp
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel, geodesics
 from dlngeo.geodesics import GeodesicError, connect, shoot
 
 INF = math.inf
@@ -348,6 +348,25 @@ def test_orientations_below_full_rank_are_connected(rng):
 
 
 # Failures.
+
+
+def test_a_geodesic_longer_than_a_known_path_is_refused(rng, monkeypatch):
+    x0, v = start(rng, 3, 3, 3, 2, 0.5)
+    [x1], _ = shoot(x0, v, DepthKernel(2), 3)
+    monkeypatch.setattr(geodesics, "_length", lambda points, kernel, rank: 0.48)
+    with pytest.raises(GeodesicError, match=r"length 0\.5 was found, but a path of length 0\.48 exists") as caught:
+        connect(x0, x1, DepthKernel(2), 3)
+    assert caught.value.status == "not converged"
+
+
+def test_a_search_that_misses_says_by_how_much(rng, monkeypatch):
+    x0, v = start(rng, 3, 3, 3, 2, 1.0)
+    [x1], _ = shoot(x0, v, DepthKernel(2), 3)
+    monkeypatch.setattr(geodesics, "_NEWTON_STEPS", 1)
+    with pytest.raises(GeodesicError, match=r"status: not converged, relative residual .*intermediate point") as caught:
+        connect(x0, x1, DepthKernel(2), 3)
+    assert caught.value.status == "not converged"
+    assert 0 < caught.value.residual < 1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, INF])
