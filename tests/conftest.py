@@ -5,6 +5,10 @@ import os
 import numpy as np
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    threadpool_limits(1)  # the workers share the cores among them
 
 # Failures must be repeatable by whoever sees them, so the default examples are the same on every run.
 # HYPOTHESIS_PROFILE=random searches afresh.

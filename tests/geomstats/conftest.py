@@ -4,8 +4,8 @@ import geomstats.backend as gs
 import pytest
 from geomstats.test.conf import pytest_collection_modifyitems  # noqa: F401
 
-# Its pytest_make_parametrize_id is left out: a hook acts on every test, and this one writes addresses of objects into their
-# names, which then differ between the workers of pytest-xdist.
+# Its pytest_make_parametrize_id is left out: a hook acts on every test, and this one writes addresses of objects into
+# their names, which then differ between the workers of pytest-xdist.
 
 
 def pytest_configure(config):

@@ -29,6 +29,9 @@ class Quadratic(Kernel):
     def divided_difference(self, r, s, t):
         return np.full(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)), 0.5)
 
+    def __repr__(self):
+        return "Quadratic()"
+
 
 # m, n and singular values: generic, one side full, m < 2r with a repeated value, square, ill conditioned, rank 1.
 SHAPES = [
