@@ -84,12 +84,14 @@ def compare(
 
     if not result["rows"]:
         _fail("interrupted before anything was done; nothing is written.", code=130)
-    console.print(table(result))
-    try:
-        for path in save(result, output):
-            console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    try:  # to save comes before to print: the reader of a pipe may have gone
+        written = save(result, output)
     except OSError as error:
+        console.print(table(result))
         _fail(f"cannot write to {output}: {error.strerror}")
+    console.print(table(result))
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
     if result["status"] == "interrupted":
         _fail("interrupted: the rows above were kept.", code=130)
 
