@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
-
 _NUMPY = array_namespace(np.empty(0))
 
 
