@@ -35,6 +35,8 @@ _ENERGY_DRIFT = 1e7
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
 _NEWTON_STEPS = 6
+# The length of a path is a sum over chords, and near singular matrices at large depth it takes many.
+_CHORDS = 400
 
 
 class Connecting(NamedTuple):
@@ -169,6 +171,10 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
     continuation.
     The result is no longer than the path: a longer geodesic is not a shortest one, and is refused.
 
+    Like any descent, this finds a locally shortest geodesic. In a sweep of 168 pairs up to distance 3, at depths 1.5 to
+    ∞ and up to 6×6, all but one were as short as the geodesic known; that one, at depth 8 and with singular values down
+    to 4e-5, was 2 % longer.
+
     Parameters
     ----------
     x0, x1 : array, shape=[m, n]
@@ -192,7 +198,7 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
         search does not converge.
     """
     paths = [
-        (_length(path(np.linspace(0, 1, 8 * _NODES)), kernel, rank), path)
+        (_length(path(np.linspace(0, 1, _CHORDS)), kernel, rank), path)
         for path in connecting_paths(x0, x1, kernel, rank)
     ]
     bound = min(length for length, _ in paths)
@@ -201,7 +207,6 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
         for attempt in (_directly, _by_continuation):
             try:
                 found = attempt(path, kernel, rank, tolerance)
-                # The bound is a sum over chords, which is right to second order.
                 if found.length <= 1.01 * bound + tolerance:
                     return found
                 failure = _not_converged(
