@@ -59,10 +59,14 @@ def test_time_is_linear_in_the_number_of_rows_and_columns(name, rng, record_prop
 
 
 def test_time_is_flat_in_the_depth(rng, record_property):
-    times = {}
-    for depth in (2, 4, 64, 1024):
+    depths = (2, 4, 64, 1024)
+    cases = {}
+    for depth in depths:
         manifold, x, _, v, _ = instance(5000, 10, depth, rng)
-        times[depth] = best_time(lambda m=manifold, x=x, v=v: m.retraction(x, v))
+        cases[depth] = lambda m=manifold, x=x, v=v: m.retraction(x, v)
+    # In turns, so that a busy moment strikes every depth alike.
+    rounds = [[best_time(cases[depth], repeats=1) for depth in depths] for _ in range(40)]
+    times = dict(zip(depths, np.min(rounds, axis=0), strict=True))
     record_property("seconds", times)
     assert max(times.values()) < 2 * min(times.values()), times
 
