@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from pymanopt.manifolds import FixedRankEmbedded
+from threadpoolctl import threadpool_limits
 
 from dlngeo.pymanopt import FixedRank
 
@@ -64,11 +65,13 @@ def test_time_is_flat_in_the_depth(rng, record_property):
     for depth in depths:
         manifold, x, _, v, _ = instance(5000, 10, depth, rng)
         cases[depth] = lambda m=manifold, x=x, v=v: m.retraction(x, v)
-    # In turns, so that a busy moment strikes every depth alike.
-    rounds = [[best_time(cases[depth], repeats=1) for depth in depths] for _ in range(40)]
+    # In turns, so that a busy moment strikes every depth alike, and on one BLAS thread: NumPy and SciPy bring a library
+    # each, whose threads wait for each other longer than such small products take.
+    with threadpool_limits(1):
+        rounds = [[best_time(cases[depth], repeats=1) for depth in depths] for _ in range(40)]
     times = dict(zip(depths, np.min(rounds, axis=0), strict=True))
     record_property("seconds", times)
-    assert max(times.values()) < 2 * min(times.values()), times
+    assert max(times.values()) < 1.3 * min(times.values()), times
 
 
 def peak_memory(operation):
