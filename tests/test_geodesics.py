@@ -422,18 +422,11 @@ def test_depth_one_passes_through_singular_matrices():
 # A broader sweep.
 
 
-# What a sweep found that is not right yet, near a singular matrix.
-OPEN = {
-    (6, 6, 6, 8, 1): "the geodesic found is 2 % longer than the one known",
-}
-
-
 def sweep():
     for m, n, r in [(2, 2, 2), (3, 3, 3), (4, 4, 4), (6, 6, 6), (5, 4, 2), (4, 3, 3)]:
         for depth in [1.5, 2, 3, 8, INF] if m == n == r else [1.5, 2, 3, 8]:
             for seed in range(6):
-                reason = OPEN.get((m, n, r, depth, seed))
-                yield pytest.param(m, n, r, depth, seed, marks=[pytest.mark.xfail(reason=reason)] if reason else [])
+                yield m, n, r, depth, seed
 
 
 @pytest.mark.slow
