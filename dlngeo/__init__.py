@@ -1,21 +1,25 @@
 """The Riemannian geometry of the deep linear network, for geomstats and pymanopt."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.network import balanced_weights, end_to_end, imbalance
 
-__all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel"]
+__all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "end_to_end", "imbalance"]
 
-# The hosts and the problems load solvers and compilers, so they are imported on first use.
+# The hosts, the flows and the problems load solvers and compilers, so they are imported on first use.
 _SUBPACKAGES = ("geomstats", "problems", "pymanopt")
+_LAZY: dict[str, str] = {}  # public name → the module that defines it
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"dlngeo.{name}")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'dlngeo' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBPACKAGES])
+    return sorted([*globals(), *_SUBPACKAGES, *_LAZY])
