@@ -121,7 +121,7 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     for w, product in zip(reversed(layers), reversed(below[: len(layers)]), strict=True):
         out.append(gradient if product is None else gradient @ product.mT)
         gradient = w.mT @ gradient
-    return _like(weights, out[::-1])
+    return stack_like(weights, out[::-1])
 
 
 def differential(weights_dot: Weights, weights: Weights) -> Any:
@@ -237,7 +237,7 @@ def rebalance(weights: Weights, rank: int | None = None) -> Any:
     list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Their inner frames are coordinate vectors; the balancing flow ends on the same orbit.
     """
-    return _like(weights, balanced_weights(end_to_end(weights), widths(weights), rank))
+    return stack_like(weights, balanced_weights(end_to_end(weights), widths(weights), rank))
 
 
 def horizontal_lift(momentum: Any, weights: Weights) -> Any:
@@ -285,7 +285,7 @@ def layers_of(weights: Weights) -> list[Any]:
     return layers
 
 
-def _like(weights: Weights, layers: list[Any]) -> Any:
+def stack_like(weights: Weights, layers: list[Any]) -> Any:
     """Return per-layer results in the form in which the weights came."""
     if isinstance(weights, (list, tuple)):
         return layers
