@@ -10,7 +10,7 @@ import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.frame import Frame
+from dlngeo.differentiable import frame_at
 from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 
@@ -27,7 +27,8 @@ class SpectralMetric(RiemannianMetric):
     which is invariant under ``X ↦ QXR`` with orthogonal Q and R. Every quantity is a closed form in the SVD frame,
     see :class:`dlngeo.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
     to 1e-10 or refused with a :class:`dlngeo.geodesics.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
-    another solver of geomstats.
+    another solver of geomstats. On the autograd and PyTorch backends the tensors are differentiable in closed form, at
+    repeated singular values too, see :class:`dlngeo.differentiable.DifferentiableFrame`.
 
     Parameters
     ----------
@@ -65,15 +66,22 @@ class SpectralMetric(RiemannianMetric):
         self.exp_solver = ShootingExp(kernel, self.rank)
         self.log_solver = CollocationLog(kernel, self.rank)
 
-    def frame(self, base_point: Any) -> Frame:
+    def frame(self, base_point: Any, *vectors: Any) -> Any:
         """Factor a point once, for many evaluations there.
 
         Parameters
         ----------
         base_point : array-like, shape=[..., m, n]
             Point.
+        *vectors : array-like
+            Vectors to be used there, of which to notice that they are differentiated.
+
+        Returns
+        -------
+        Frame or DifferentiableFrame
+            The latter where autograd or PyTorch traces the point or a vector.
         """
-        return Frame.at(base_point, self.kernel, self.rank)
+        return frame_at(base_point, self.kernel, self.rank, *vectors)
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
         """Inner product ``g_X(Y, Z)`` of tangent vectors.
@@ -90,7 +98,7 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[...]
             Inner products.
         """
-        return self.frame(base_point).inner(tangent_vec_a, tangent_vec_b)
+        return self.frame(base_point, tangent_vec_a, tangent_vec_b).inner(tangent_vec_a, tangent_vec_b)
 
     def metric_matrix(self, base_point: Any) -> Any:
         """Matrix of the metric in the entries of the matrix, row by row.
@@ -105,16 +113,15 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., mn, mn]
             Symmetric; positive definite at full rank, and below it zero on normal vectors.
         """
-        return self._matrix(base_point, -1)
+        return self._matrix(base_point, "metric")
 
     def cometric_matrix(self, base_point: Any) -> Any:
         """Matrix of the cometric ``A_X`` in the entries of the matrix, row by row; see :meth:`metric_matrix`."""
-        return self._matrix(base_point, 1)
+        return self._matrix(base_point, "cometric")
 
-    def _matrix(self, base_point: Any, power: float) -> Any:
+    def _matrix(self, base_point: Any, operator: str) -> Any:
         basis = self._basis(base_point)
-        frame = self.frame(base_point[..., None, :, :])
-        images = frame.assemble(frame.scale(frame.split(basis), power))
+        images = getattr(self.frame(base_point[..., None, :, :]), operator)(basis)
         return gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
 
     def _basis(self, like: Any) -> Any:
@@ -154,7 +161,7 @@ class SpectralMetric(RiemannianMetric):
             Velocity and acceleration.
         """
         position, velocity = state[..., 0, :, :], state[..., 1, :, :]
-        return gs.stack([velocity, -self.frame(position).christoffel(velocity, velocity)], axis=-3)
+        return gs.stack([velocity, -self.frame(position, velocity).christoffel(velocity, velocity)], axis=-3)
 
     def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
         """Riemannian gradient ``A_X(E′(X))``.
@@ -171,7 +178,7 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., m, n]
             Tangent vector.
         """
-        return self.frame(base_point).cometric(euclidean_gradient)
+        return self.frame(base_point, euclidean_gradient).cometric(euclidean_gradient)
 
     def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
         """Riemannian Hessian ``∇_Z grad E`` from Euclidean derivatives.
@@ -192,7 +199,8 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., m, n]
             Tangent vector.
         """
-        return self.frame(base_point).hessian(tangent_vec, euclidean_gradient, euclidean_hessian)
+        frame = self.frame(base_point, tangent_vec, euclidean_gradient, euclidean_hessian)
+        return frame.hessian(tangent_vec, euclidean_gradient, euclidean_hessian)
 
     def log_volume_density(self, base_point: Any) -> Any:
         """Logarithm of the Riemannian volume density against Lebesgue (below full rank, Hausdorff) measure.

@@ -1,0 +1,218 @@
+r"""A frame through which autograd and PyTorch differentiate in closed form, at coinciding singular values too.
+
+Automatic differentiation of an SVD divides by differences of singular values; the objects of
+:class:`~dlngeo.frame.Frame` depend smoothly on the point there, and their derivatives are again of its kind. With the
+trilinear form :math:`\tau_X(W; P, Q) = \langle P, (D_W A_X)(Q)\rangle` there are four operations,
+
+.. math:: A_X(P), \qquad A_X^{-1}(Z), \qquad F_X(P, Q) = \nabla_X \langle P, A_X(Q)\rangle, \qquad (D_W A_X)(Q),
+
+and everything differentiated here is composed of them. In the vector-Jacobian products, C being the cotangent,
+
+==================  ====================================  ==================================
+operation           in its vectors                        in X
+==================  ====================================  ==================================
+``A(P)``            ``A(C)``                              ``F(P, C)``
+``A⁻¹(Z)``          ``A⁻¹(C)``                            ``−F(A⁻¹Z, A⁻¹C)``
+``F(P, Q)``         ``(D_C A)(Q)``, ``(D_C A)(P)``        ``D²A``
+``(D_W A)(Q)``      ``F(C, Q)``, ``(D_W A)(C)``           ``D²A``
+==================  ====================================  ==================================
+
+so ``A`` is self-adjoint, ``τ`` symmetric in P and Q, and ``F = 2∇H`` the polarised gradient of the Hamiltonian.
+
+Below full rank every function of X is extended to the matrices near the manifold of rank r through the truncation of
+their SVD. Its derivative at a matrix of rank r is the tangent projection, so the gradients in X are
+tangent there, and agree with ambient finite differences.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlngeo._autodiff import Operation, is_traced, untraced
+from dlngeo.frame import Blocks, Frame
+from dlngeo.kernels import DepthKernel, Kernel
+
+__all__ = ["DifferentiableFrame", "frame_at"]
+
+_FROBENIUS = DepthKernel(1)
+
+
+def frame_at(x: Any, kernel: Kernel, rank: int | None, *vectors: Any) -> Any:
+    """Frame of a point: a :class:`DifferentiableFrame` if it or any of the vectors to be used there is traced."""
+    return DifferentiableFrame(x, kernel, rank) if is_traced(x, *vectors) else Frame.at(x, kernel, rank)
+
+
+class DifferentiableFrame:
+    r"""The functions of :class:`~dlngeo.frame.Frame` on dense matrices, for arrays traced by autograd or PyTorch.
+
+    Derivatives in the point and in the vectors are exact, and may be differentiated again where the kernel has
+    third divided differences. What no derivative is written for raises, rather than be differentiated through the SVD.
+
+    Parameters
+    ----------
+    x : array, shape=[..., m, n]
+        Point.
+    kernel : Kernel
+        Kernel of the metric.
+    rank : int, optional
+        Rank r of the point. Defaults to ``min(m, n)``.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`dlngeo.frame.Frame.at`.
+    """
+
+    def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:
+        self.x = x
+        self._frame = Frame.at(untraced(x), kernel, rank)
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(Frame, name):
+            raise NotImplementedError(
+                f"Frame.{name} has no closed-form derivative, and that of the SVD is wrong where singular values "
+                "coincide; evaluate it at arrays without history (x.detach() in PyTorch)."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def cometric(self, p: Any) -> Any:
+        """Apply the cometric ``A_X(P)``, shape=[..., m, n]."""
+        return _cometric(self._frame, self.x, p)
+
+    def metric(self, z: Any) -> Any:
+        """Apply the metric: the momentum ``A_X⁻¹(Z)``, shape=[..., m, n]."""
+        return _metric(self._frame, self.x, z)
+
+    def project(self, z: Any) -> Any:
+        """Project to the tangent space, in the Frobenius metric."""
+        return _project(self._frame, self.x, z)
+
+    def inner(self, y: Any, z: Any) -> Any:
+        """Inner product ``g_X(Y, Z)``, shape=[...]."""
+        return (y * self.metric(z)).sum(axis=(-2, -1))
+
+    def christoffel(self, y: Any, z: Any) -> Any:
+        """Christoffel map ``Γ(Y, Z) = ½A F(A⁻¹Y, A⁻¹Z) − ½(D_Y A)(A⁻¹Z) − ½(D_Z A)(A⁻¹Y)``."""
+        frame, x = self._frame, self.x
+        py = self.metric(y)
+        pz = py if z is y else self.metric(z)
+        first = _derivative(frame, x, y, pz)
+        second = first if z is y else _derivative(frame, x, z, py)
+        return (self.cometric(_force(frame, x, py, pz)) - first - second) / 2
+
+    def hessian(self, z: Any, euclidean_gradient: Any, euclidean_hessian: Any) -> Any:
+        """Riemannian Hessian ``A(D²E[Z]) + (D_Z A)(E′) + Γ(Z, A E′)`` from dense Euclidean derivatives."""
+        g = euclidean_gradient
+        straight = self.cometric(euclidean_hessian) + _derivative(self._frame, self.x, z, g)
+        return straight + self.christoffel(z, self.cometric(g))
+
+    def log_volume_density(self) -> Any:
+        """Logarithm of the Riemannian volume density, shape=[...]; once differentiable."""
+        return _log_volume(self._frame, self.x)
+
+
+# The operations, on plain arrays. The point x itself enters through its frame only.
+
+
+def _force_value(frame: Frame, x: Any, p: Any, q: Any) -> Any:
+    """``∇_X⟨P, A_X Q⟩``; normal parts of P and Q contribute below full rank, where tangent spaces turn."""
+    _require_smooth(frame)
+    pb = frame.split(p)
+    qb = pb if p is q else frame.split(q)
+    core, left, right = frame.hamiltonian_gradient(pb, qb)
+    if left is None or right is None:
+        return 2 * frame.assemble(Blocks(core, left, right))
+    pn, qn = p - frame.assemble(pb), q - frame.assemble(qb)
+    ratio = (frame.phi_null / frame.s)[..., None, :]
+    left = 2 * left + (pn @ qb.right + qn @ pb.right) * ratio
+    right = 2 * right + (pn.mT @ qb.left + qn.mT @ pb.left) * ratio
+    return frame.assemble(Blocks(2 * core, left, right))
+
+
+def _derivative_value(frame: Frame, x: Any, w: Any, q: Any) -> Any:
+    """``(D_W A_X)(Q)``, dense, with its normal part and with that of Q."""
+    _require_smooth(frame)
+    wb, qb = frame.split(w), frame.split(q)
+    core, left, right = frame.cometric_derivative(wb, qb)
+    if left is None or right is None:
+        return frame.assemble(Blocks(core, left, right))
+    qn = q - frame.assemble(qb)
+    ratio = (frame.phi_null / frame.s)[..., None, :]
+    left = left + (qn @ wb.right) * ratio
+    right = right + (qn.mT @ wb.left) * ratio
+    return frame.assemble(Blocks(core, left, right)) + frame.normal(wb, qb)
+
+
+def _log_volume_gradient_value(frame: Frame, x: Any) -> Any:
+    r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``."""
+    s, psi = frame.s, frame.kernel.divided_difference
+    column = s[..., :, None]
+    total = 2 * (psi(s[..., None, :], column, column) / frame.phi).sum(axis=-1)
+    codimension = frame.m + frame.n - 2 * frame.rank
+    if codimension:
+        total = total + codimension * psi(0 * s, s, s) / frame.phi_null
+    return (frame.u * (-s * total)[..., None, :]) @ frame.vt
+
+
+def _require_smooth(frame: Frame) -> None:
+    if not bool((frame.phi > 0).all()):
+        raise ValueError(
+            "the cometric is not differentiable at a singular matrix: the smallest singular value is "
+            f"{float(frame.s.min()):g}. Move to a point of full rank, or declare a lower rank."
+        )
+
+
+def _unavailable(*_: Any) -> Any:
+    raise NotImplementedError(
+        "this derivative in the point needs one order more than is available in closed form; "
+        "use finite differences of the derivative below it."
+    )
+
+
+def _metric_in_point(frame: Frame, c: Any, x: Any, z: Any) -> Any:
+    p, q = _metric(frame, x, c), _metric(frame, x, z)
+    gradient = -_force(frame, x, p, q)
+    if frame.rank == min(frame.m, frame.n):
+        return gradient
+    # The derivative of a pseudo-inverse A⁺ of constant rank has two terms more, in the normal parts.
+    for u, v in ((p, z), (q, c)):
+        gradient = gradient + _force(frame, x, _metric(frame, x, u), v - _project(frame, x, v))
+    return gradient
+
+
+def _project(frame: Frame, x: Any, z: Any) -> Any:
+    return _cometric(Frame(frame.u, frame.s, frame.vt, _FROBENIUS), x, z)
+
+
+_cometric: Operation = Operation(
+    lambda frame, x, p: frame.cometric(p),
+    (lambda frame, c, x, p: _force(frame, x, p, c), lambda frame, c, x, p: _cometric(frame, x, c)),
+    "cometric",
+)
+_metric: Operation = Operation(
+    lambda frame, x, z: frame.metric(z),
+    (_metric_in_point, lambda frame, c, x, z: _metric(frame, x, c)),
+    "metric",
+)
+_force: Operation = Operation(
+    _force_value,
+    (
+        _unavailable,
+        lambda frame, c, x, p, q: _derivative(frame, x, c, q),
+        lambda frame, c, x, p, q: _derivative(frame, x, c, p),
+    ),
+)
+_derivative: Operation = Operation(
+    _derivative_value,
+    (
+        _unavailable,
+        lambda frame, c, x, w, q: _force(frame, x, c, q),
+        lambda frame, c, x, w, q: _derivative(frame, x, w, c),
+    ),
+)
+_log_volume_gradient: Operation = Operation(_log_volume_gradient_value, (_unavailable,))
+_log_volume: Operation = Operation(
+    lambda frame, x: frame.log_volume_density(),
+    (lambda frame, c, x: c[..., None, None] * _log_volume_gradient(frame, x),),
+    "log_volume_density",
+)
