@@ -80,7 +80,7 @@ class BalancedFrame:
         self.depth = len(layers)
         least = min(self.widths)
         self.rank = least if rank is None else _check.rank(rank, least, least)
-        self._xp = xp = _check.floating(layers[0])[0]
+        self.xp = xp = _check.floating(layers[0])[0]
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
@@ -93,6 +93,14 @@ class BalancedFrame:
             # W_p Q_{p−1} = Q_p Λ. QR gives orthonormal columns also where dividing by a small λ would not.
             q, r = xp.linalg.qr(w @ self.q[-1])
             self.q.append(xp.where(xp.linalg.diagonal(r)[..., None, :] < 0, -q, q))
+
+    def expand(self) -> BalancedFrame:
+        """Return the frame with one more batch axis, of length 1, so that many vectors broadcast against one point."""
+        frame = object.__new__(BalancedFrame)
+        frame.widths, frame.depth, frame.rank, frame.xp = self.widths, self.depth, self.rank, self.xp
+        frame.weights = stack_like(self.weights, [w[..., None, :, :] for w in layers_of(self.weights)])
+        frame.lam, frame.q = self.lam[..., None, :], [q[..., None, :, :] for q in self.q]
+        return frame
 
     # Parts.
 
@@ -109,7 +117,7 @@ class BalancedFrame:
                 null = v - upper @ (core @ lower.mT + right.mT) - left @ lower.mT
             for column, part in zip(columns, (core, left, right, null), strict=True):
                 column.append(part)
-        return Parts(self._xp.stack(columns[0], axis=-3), *columns[1:])
+        return Parts(self.xp.stack(columns[0], axis=-3), *columns[1:])
 
     def assemble(self, parts: Parts) -> Weights:
         """Vector of given parts, in the form of the weights: the inverse of :meth:`split`."""
@@ -161,11 +169,11 @@ class BalancedFrame:
         out = [sides[-1] / pivots[-1]]
         for pivot, side in zip(pivots[-2::-1], sides[-2::-1], strict=True):
             out.append((side + off * out[-1]) / pivot)
-        return self._xp.stack(out[::-1], axis=-3)
+        return self.xp.stack(out[::-1], axis=-3)
 
-    def _generate(self, t: Any) -> Any:
-        """Cores ``T_p Λ − Λ T_{p−1}``, shape=[..., N, r, r], of ``T_1, …, T_{N−1}``."""
-        xp = self._xp
+    def generate(self, t: Any) -> Any:
+        """Cores ``T_p Λ − Λ T_{p−1}``, shape=[..., N, r, r], of ``T_1, …, T_{N−1}``, shape=[..., N−1, r, r]."""
+        xp = self.xp
         if self.depth == 1:
             return xp.zeros_like(self._row * self._column) + xp.sum(t, axis=-3, keepdims=True)
         end = xp.zeros_like(t[..., :1, :, :])
@@ -179,15 +187,15 @@ class BalancedFrame:
 
     def horizontal(self, vectors: Weights) -> Weights:
         """Horizontal part of a vector, in O(N d² r)."""
-        parts, (unit, _) = self.split(vectors), self._horizontal
-        cores = self._xp.sum(unit * parts.cores, axis=-3, keepdims=True) * unit
+        parts, (unit, _) = self.split(vectors), self.horizontal_units
+        cores = self.xp.sum(unit * parts.cores, axis=-3, keepdims=True) * unit
         lefts, rights = self._outer(parts.lefts, parts.rights)
         return self.assemble(Parts(cores, lefts, rights, _zeros(parts.nulls)))
 
     def vertical(self, vectors: Weights) -> Weights:
         """Vertical part of a vector: its projection onto the tangent space of the orbit."""
         parts = self.split(vectors)
-        cores = self._generate(_skew(self._generators(parts.cores)))
+        cores = self.generate(_skew(self._generators(parts.cores)))
         lefts, rights = self._inner(parts.lefts, parts.rights, 1)
         return self.assemble(Parts(cores, lefts, rights, _zeros(parts.nulls)))
 
@@ -196,7 +204,7 @@ class BalancedFrame:
         return self.assemble(self._normal(self.split(vectors)))
 
     def _normal(self, parts: Parts) -> Parts:
-        cores = self._generate(_symmetric(self._generators(parts.cores)))
+        cores = self.generate(_symmetric(self._generators(parts.cores)))
         lefts, rights = self._inner(parts.lefts, parts.rights, -1)
         return Parts(cores, lefts, rights, parts.nulls)
 
@@ -205,7 +213,7 @@ class BalancedFrame:
         return self.assemble(self._tangent(self.split(vectors)))
 
     def _tangent(self, parts: Parts) -> Parts:
-        cores = parts.cores - self._generate(_symmetric(self._generators(parts.cores)))
+        cores = parts.cores - self.generate(_symmetric(self._generators(parts.cores)))
         inner, outer = self._inner(parts.lefts, parts.rights, 1), self._outer(parts.lefts, parts.rights)
         lefts, rights = ([_add(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(inner, outer, strict=True))
         return Parts(cores, lefts, rights, _zeros(parts.nulls))
@@ -225,9 +233,9 @@ class BalancedFrame:
     # The submersion.
 
     @cached_property
-    def _horizontal(self) -> tuple[Any, Any]:
+    def horizontal_units(self) -> tuple[Any, Any]:
         """Unit vectors ``λ_k^{N−p} λ_l^{p−1}/√φ_kl``, shape=[..., N, r, r], and ``√φ_kl``, shape=[..., r, r]."""
-        xp = self._xp
+        xp = self.xp
         larger = xp.maximum(self._row, self._column)
         p = xp.arange(self.depth, dtype=self.lam.dtype)[:, None, None]
         powers = (self._row / larger) ** (self.depth - 1 - p) * (self._column / larger) ** p
@@ -247,7 +255,7 @@ class BalancedFrame:
         sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
             The horizontal vector that :func:`dlngeo.network.differential` maps to z.
         """
-        u, v, (unit, root) = self.q[-1], self.q[0], self._horizontal
+        u, v, (unit, root) = self.q[-1], self.q[0], self.horizontal_units
         core = u.mT @ z @ v
         cores = unit * (core / root)[..., None, :, :]
         null = (self.lam ** (self.depth - 1))[..., None, :]
@@ -260,7 +268,7 @@ class BalancedFrame:
 
     def _zero(self, q: Any) -> Any:
         """Vanishing part orthogonal to the frame q; None if q is square."""
-        return None if q.shape[-2] == self.rank else self._xp.zeros_like(q)
+        return None if q.shape[-2] == self.rank else self.xp.zeros_like(q)
 
     # Curvature.
 
@@ -284,7 +292,7 @@ class BalancedFrame:
         force = ym[..., 1:, :, :].mT @ zm[..., 1:, :, :] - zm[..., :-1, :, :] @ ym[..., :-1, :, :].mT
         force = force + self._inner_products(y.lefts[1:], z.lefts[1:])
         force = force - self._inner_products(z.rights[:-1], y.rights[:-1])
-        cores = self._generate(self.solve(_symmetric(force)))
+        cores = self.generate(self.solve(_symmetric(force)))
         halves: list[Any] = []
         for p in range(self.depth - 1):
             if y.lefts[p] is None:
@@ -305,9 +313,9 @@ class BalancedFrame:
 
     def _inner_products(self, a: list[Any], b: list[Any]) -> Any:
         """Stack of ``a_pᵀ b_p``, zero where there is no such part."""
-        zero = self._xp.zeros_like(self._row * self._column)[..., 0, :, :]
+        zero = self.xp.zeros_like(self._row * self._column)[..., 0, :, :]
         products = [zero if x is None else x.mT @ y for x, y in zip(a, b, strict=True)]
-        return self._xp.stack(products, axis=-3) if products else zero[..., None, :, :][..., :0, :, :]
+        return self.xp.stack(products, axis=-3) if products else zero[..., None, :, :][..., :0, :, :]
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
         r"""Shape operator ``S_ν(V)``: the tangent vector with ``⟨S_ν(V), Y⟩ = ⟨II(V, Y), ν⟩``.
@@ -323,8 +331,8 @@ class BalancedFrame:
         v, n = self.split(vectors), self.split(normal)
         # ν = S_p W_p − W_p S_{p−1} at fixed S is a normal field, which turns by S_p V_p − V_p S_{p−1} along V.
         s = _symmetric(self._generators(n.cores))
-        end = self._xp.zeros_like(s[..., :1, :, :]) if self.depth > 1 else self._xp.zeros_like(self._row * self._column)
-        upper, lower = (self._xp.concat(pair, axis=-3) for pair in ((s, end), (end, s)))
+        end = self.xp.zeros_like(s[..., :1, :, :]) if self.depth > 1 else self.xp.zeros_like(self._row * self._column)
+        upper, lower = (self.xp.concat(pair, axis=-3) for pair in ((s, end), (end, s)))
         inverse = 1 / self.lam[..., None, :]
         cross = [self._zero(self.q[0]), *_times(inverse, n.lefts[:-1]), self._zero(self.q[-1])]  # (S_p)_⊥
         cores, lefts, rights = [], [], []
@@ -342,7 +350,7 @@ class BalancedFrame:
                 new_right = new_right - n.nulls[p].mT @ (left * inverse)
             lefts.append(None if new_left is None else -new_left)
             rights.append(None if new_right is None else -new_right)
-        stack = self._xp.stack(cores, axis=-3)
+        stack = self.xp.stack(cores, axis=-3)
         return self.assemble(self._tangent(Parts(stack, lefts, rights, _zeros(n.nulls))))
 
     def oneill(self, y: Weights, z: Weights) -> Weights:
@@ -360,7 +368,7 @@ class BalancedFrame:
         twist = ym[..., :-1, :, :] @ zm[..., :-1, :, :].mT - zm[..., 1:, :, :].mT @ ym[..., 1:, :, :]
         twist = twist + self._inner_products(yp.rights[:-1], zp.rights[:-1])
         twist = twist - self._inner_products(zp.lefts[1:], yp.lefts[1:])
-        cores = self._generate(self.solve(_skew(twist)))
+        cores = self.generate(self.solve(_skew(twist)))
         return self.assemble(Parts(cores, _zeros(yp.lefts), _zeros(yp.rights), _zeros(yp.nulls)))
 
 
