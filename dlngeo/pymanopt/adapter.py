@@ -15,6 +15,7 @@ from geomstats.geometry.manifold import Manifold as GeomstatsManifold
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo.geodesics import GeodesicError
+from dlngeo.geomstats.gradients import GradientConverter, to_gs, to_numpy
 
 __all__ = ["from_geomstats"]
 
@@ -87,7 +88,7 @@ class _FromGeomstats(Manifold):
         self.space = space
         self._retraction = retraction
         self._parallel = _has_closed_parallel_transport(space.metric)
-        self._gram_memo: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._gradient = GradientConverter(space)
         name = f"geomstats {type(space).__name__} with {type(space.metric).__name__}"
         super().__init__(name, int(space.dim), point_layout=1)
 
@@ -99,7 +100,7 @@ class _FromGeomstats(Manifold):
     # Points.
 
     def random_point(self) -> np.ndarray:
-        return _to_numpy(self.space.random_point())
+        return to_numpy(self.space.random_point())
 
     def retraction(self, point: Any, tangent_vector: Any) -> np.ndarray:
         if self._retraction is not None:
@@ -112,13 +113,13 @@ class _FromGeomstats(Manifold):
         raise failure
 
     def exp(self, point: Any, tangent_vector: Any) -> np.ndarray:
-        return _to_numpy(self.space.metric.exp(_to_gs(tangent_vector), _to_gs(point)))
+        return to_numpy(self.space.metric.exp(to_gs(tangent_vector), to_gs(point)))
 
     def log(self, point_a: Any, point_b: Any) -> np.ndarray:
-        return _to_numpy(self.space.metric.log(_to_gs(point_b), _to_gs(point_a)))
+        return to_numpy(self.space.metric.log(to_gs(point_b), to_gs(point_a)))
 
     def dist(self, point_a: Any, point_b: Any) -> float:
-        return _to_float(self.space.metric.dist(_to_gs(point_a), _to_gs(point_b)))
+        return _to_float(self.space.metric.dist(to_gs(point_a), to_gs(point_b)))
 
     def pair_mean(self, point_a: Any, point_b: Any) -> np.ndarray:
         """Midpoint of the geodesic from ``point_a`` to ``point_b``."""
@@ -128,7 +129,7 @@ class _FromGeomstats(Manifold):
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
         metric = self.space.metric
-        return _to_float(metric.inner_product(_to_gs(tangent_vector_a), _to_gs(tangent_vector_b), _to_gs(point)))
+        return _to_float(metric.inner_product(to_gs(tangent_vector_a), to_gs(tangent_vector_b), to_gs(point)))
 
     def norm(self, point: Any, tangent_vector: Any) -> float:
         return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
@@ -138,11 +139,11 @@ class _FromGeomstats(Manifold):
 
     def random_tangent_vector(self, point: Any) -> np.ndarray:
         """Tangent part of a Gaussian matrix, of norm 1; ``random_unit_tangent_vec`` of geomstats is not tangent."""
-        vector = self.projection(point, _to_numpy(gs.random.normal(size=self.space.shape)))
+        vector = self.projection(point, to_numpy(gs.random.normal(size=self.space.shape)))
         return vector / self.norm(point, vector)
 
     def projection(self, point: Any, vector: Any) -> np.ndarray:
-        return _to_numpy(self.space.to_tangent(_to_gs(vector), _to_gs(point)))
+        return to_numpy(self.space.to_tangent(to_gs(vector), to_gs(point)))
 
     to_tangent_space = projection
 
@@ -150,19 +151,14 @@ class _FromGeomstats(Manifold):
         # A rejected step leaves the point where it was, and the geodesic without a direction.
         if self._parallel and not np.array_equal(point_a, point_b):
             metric = self.space.metric
-            moved = metric.parallel_transport(_to_gs(tangent_vector_a), _to_gs(point_a), end_point=_to_gs(point_b))
-            return _to_numpy(moved)
+            moved = metric.parallel_transport(to_gs(tangent_vector_a), to_gs(point_a), end_point=to_gs(point_b))
+            return to_numpy(moved)
         return self.projection(point_b, tangent_vector_a)
 
     # Derivatives.
 
     def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> np.ndarray:
-        metric = self.space.metric
-        if hasattr(metric, "gradient"):
-            return _to_numpy(metric.gradient(_to_gs(euclidean_gradient), _to_gs(point)))
-        basis, gram = self._gram(point)
-        components = basis @ np.ravel(euclidean_gradient)
-        return (np.linalg.solve(gram, components) @ basis).reshape(self.space.shape)
+        return self._gradient(euclidean_gradient, point)
 
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
@@ -174,40 +170,12 @@ class _FromGeomstats(Manifold):
                 "base_point); use a first-order solver, such as ConjugateGradient."
             )
         value = metric.hessian(
-            tangent_vec=_to_gs(tangent_vector),
-            euclidean_gradient=_to_gs(euclidean_gradient),
-            euclidean_hessian=_to_gs(euclidean_hessian),
-            base_point=_to_gs(point),
+            tangent_vec=to_gs(tangent_vector),
+            euclidean_gradient=to_gs(euclidean_gradient),
+            euclidean_hessian=to_gs(euclidean_hessian),
+            base_point=to_gs(point),
         )
-        return _to_numpy(value)
-
-    def _gram(self, point: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Frobenius-orthonormal basis of the tangent space, shape=[dim, size], and the metric in it.
-
-        Both are kept for the last point.
-        """
-        point = np.asarray(point)
-        if self._gram_memo is not None and np.array_equal(self._gram_memo[0], point):
-            return self._gram_memo[1:]
-        shape, dim = self.space.shape, self.dim
-        ambient = np.eye(math.prod(shape)).reshape(-1, *shape)
-        images = np.stack([self.projection(point, e) for e in ambient]).reshape(len(ambient), -1)
-        _, values, basis = np.linalg.svd(images)
-        # Also for an oblique to_tangent: a tangent space is its range, and that is all that is used.
-        rank = int(np.sum(values > 1e-8 * values[0]))
-        if rank != dim:
-            raise ValueError(
-                f"to_tangent of {type(self.space).__name__} maps onto {rank} dimensions, but the space has dimension "
-                f"{dim}; no gradient can be formed from it. Give the metric a method "
-                "gradient(euclidean_gradient, base_point)."
-            )
-        basis = basis[:dim]
-        vectors, base_point = basis.reshape(dim, *shape), _to_gs(point)
-        rows = (np.broadcast_to(v, vectors.shape) for v in vectors)
-        many = self.space.metric.inner_product
-        gram = np.stack([_to_numpy(many(_to_gs(row), _to_gs(vectors), base_point)).reshape(dim) for row in rows])
-        self._gram_memo = point.copy(), basis, gram
-        return basis, gram
+        return to_numpy(value)
 
 
 def _has_closed_parallel_transport(metric: Any) -> bool:
@@ -217,14 +185,5 @@ def _has_closed_parallel_transport(metric: Any) -> bool:
     return "n_steps" not in inspect.signature(method).parameters
 
 
-def _to_gs(array: Any) -> Any:
-    # A copy where the array is read-only (JAX's are) or has negative strides, neither of which PyTorch takes.
-    return gs.from_numpy(np.require(np.asarray(array, dtype=np.float64), requirements=["C", "W"]))
-
-
-def _to_numpy(array: Any) -> np.ndarray:
-    return np.asarray(gs.to_numpy(gs.copy(array)))
-
-
 def _to_float(array: Any) -> float:
-    return float(np.squeeze(_to_numpy(array)))
+    return float(np.squeeze(to_numpy(array)))
