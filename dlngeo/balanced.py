@@ -290,8 +290,8 @@ class BalancedFrame:
     def _bend(self, y: Parts, z: Parts) -> Parts:
         ym, zm = y.cores, z.cores
         force = ym[..., 1:, :, :].mT @ zm[..., 1:, :, :] - zm[..., :-1, :, :] @ ym[..., :-1, :, :].mT
-        force = force + self._inner_products(y.lefts[1:], z.lefts[1:])
-        force = force - self._inner_products(z.rights[:-1], y.rights[:-1])
+        force = self._add_products(force, y.lefts[1:], z.lefts[1:], 1)
+        force = self._add_products(force, z.rights[:-1], y.rights[:-1], -1)
         cores = self.generate(self.solve(_symmetric(force)))
         halves: list[Any] = []
         for p in range(self.depth - 1):
@@ -311,11 +311,13 @@ class BalancedFrame:
         lefts, rights = [*halves, self._zero(self.q[-1])], [self._zero(self.q[0]), *_times(-1, halves)]
         return Parts(cores, lefts, rights, nulls)
 
-    def _inner_products(self, a: list[Any], b: list[Any]) -> Any:
-        """Stack of ``a_pᵀ b_p``, zero where there is no such part."""
-        zero = self.xp.zeros_like(self._row * self._column)[..., 0, :, :]
-        products = [zero if x is None else x.mT @ y for x, y in zip(a, b, strict=True)]
-        return self.xp.stack(products, axis=-3) if products else zero[..., None, :, :][..., :0, :, :]
+    def _add_products(self, cores: Any, a: list[Any], b: list[Any], sign: int) -> Any:
+        """Stack of ``cores_p ± a_pᵀ b_p``, where there are such parts."""
+        if all(part is None for part in a):
+            return cores
+        layers = zip(self._layers(cores), a, b, strict=True)
+        terms = [core if x is None else core + sign * x.mT @ y for core, x, y in layers]
+        return self.xp.stack(list(self.xp.broadcast_arrays(*terms)), axis=-3)
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
         r"""Shape operator ``S_ν(V)``: the tangent vector with ``⟨S_ν(V), Y⟩ = ⟨II(V, Y), ν⟩``.
@@ -366,8 +368,8 @@ class BalancedFrame:
         yp, zp = self.split(y), self.split(z)
         ym, zm = yp.cores, zp.cores
         twist = ym[..., :-1, :, :] @ zm[..., :-1, :, :].mT - zm[..., 1:, :, :].mT @ ym[..., 1:, :, :]
-        twist = twist + self._inner_products(yp.rights[:-1], zp.rights[:-1])
-        twist = twist - self._inner_products(zp.lefts[1:], yp.lefts[1:])
+        twist = self._add_products(twist, yp.rights[:-1], zp.rights[:-1], 1)
+        twist = self._add_products(twist, zp.lefts[1:], yp.lefts[1:], -1)
         cores = self.generate(self.solve(_skew(twist)))
         return self.assemble(Parts(cores, _zeros(yp.lefts), _zeros(yp.rights), _zeros(yp.nulls)))
 
