@@ -3,8 +3,8 @@ r"""Explicit orthonormal bases of the horizontal, vertical, tangent and normal s
 For each pair (k, l) of singular values, the vertical vectors ``Ω_p W_p − W_p Ω_{p−1}`` and the normal vectors
 ``S_p W_p − W_p S_{p−1}`` are governed by one Jacobi matrix, whose eigenvectors are sines,
 
-.. math:: T_p^{(j)} = \sin\frac{j p \pi}{N}, \qquad
-    \mu_j = \lambda_k^2 + \lambda_l^2 - 2 \lambda_k \lambda_l \cos(j \pi/N), \quad 1 \le j < N,
+.. math:: T_p^{(j)} = \sin(j p \pi/N), \qquad
+    \mu_j = \lambda_k^2 + \lambda_l^2 - 2 \lambda_k \lambda_l \cos(j \pi/N), \quad j < N,
 
 so that the generators ``Ω_p = T_p (e_k e_lᵀ − e_l e_kᵀ)/√(N μ_j)`` are orthonormal vertical vectors, and the same with a
 plus sign are orthonormal normal ones. The horizontal vectors are ``λ_k^{N−p} λ_l^{p−1} e_k e_lᵀ/√φ_N(σ_k, σ_l)`` [1]_.
