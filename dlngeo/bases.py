@@ -6,9 +6,9 @@ For each pair (k, l) of singular values, the vertical vectors ``Ω_p W_p − W_p
 .. math:: T_p^{(j)} = \sin(j p \pi/N), \qquad
     \mu_j = \lambda_k^2 + \lambda_l^2 - 2 \lambda_k \lambda_l \cos(j \pi/N), \quad j < N,
 
-so that the generators ``Ω_p = T_p (e_k e_lᵀ − e_l e_kᵀ)/√(N μ_j)`` are orthonormal vertical vectors, and the same with a
-plus sign are orthonormal normal ones. The horizontal vectors are ``λ_k^{N−p} λ_l^{p−1} e_k e_lᵀ/√φ_N(σ_k, σ_l)`` [1]_.
-Where a width exceeds the rank, unit vectors of the left, right and null parts complete the bases.
+so that the generators ``Ω_p = T_p (e_k e_lᵀ − e_l e_kᵀ)/√(N μ_j)`` give orthonormal vertical vectors, and with a plus
+sign normal ones. The horizontal vectors are ``λ_k^{N−p} λ_l^{p−1} e_k e_lᵀ/√φ_N(σ_k, σ_l)`` [1]_. Where a width exceeds
+the rank, unit vectors of the left, right and null parts complete the bases.
 
 References
 ----------
