@@ -29,6 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlngeo._autodiff import Operation, is_traced, untraced
+from dlngeo._second_derivative import force_derivative
 from dlngeo.frame import Blocks, Frame
 from dlngeo.kernels import DepthKernel, Kernel
 
@@ -197,7 +198,7 @@ _metric: Operation = Operation(
 _force: Operation = Operation(
     _force_value,
     (
-        _unavailable,
+        lambda frame, c, x, p, q: _force_derivative(frame, x, c, p, q),
         lambda frame, c, x, p, q: _derivative(frame, x, c, q),
         lambda frame, c, x, p, q: _derivative(frame, x, c, p),
     ),
@@ -205,10 +206,13 @@ _force: Operation = Operation(
 _derivative: Operation = Operation(
     _derivative_value,
     (
-        _unavailable,
+        lambda frame, c, x, w, q: _force_derivative(frame, x, w, c, q),
         lambda frame, c, x, w, q: _force(frame, x, c, q),
         lambda frame, c, x, w, q: _derivative(frame, x, w, c),
     ),
+)
+_force_derivative: Operation = Operation(
+    lambda frame, x, w, p, q: force_derivative(frame, w, p, q), (_unavailable,) * 4, "force_derivative"
 )
 _log_volume_gradient: Operation = Operation(_log_volume_gradient_value, (_unavailable,))
 _log_volume: Operation = Operation(

@@ -1,0 +1,147 @@
+r"""The second derivative of the cometric in the point, as a gradient.
+
+The cometric is the double operator integral of ``F(a, b) = φ(√a, √b)`` in ``L = XXᵀ`` and ``R = XᵀX``,
+:math:`A_X(P) = \sum_{kl} F(a_k, b_l) E_k P E_l'`, so that its derivatives are sums over divided differences of F in
+either argument [1]_. Its extension to matrices near those of rank r, through the truncation of the SVD, is that of a
+function which is constant in a near ``a = 0``, constant in b near ``b = 0``, and zero near both: all divided
+differences at null eigenvalues alone vanish, and the other ones follow by their recursion.
+
+References
+----------
+.. [1] R. Bhatia, "Matrix Analysis", Springer 1997, Section V.3, for the Daleckii–Krein formula.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlngeo.frame import Frame
+from dlngeo.kernels import Kernel
+
+__all__ = ["force_derivative"]
+
+
+def force_derivative(frame: Frame, w: Any, p: Any, q: Any) -> Any:
+    r"""Differentiate the force ``∇_X⟨P, A_X Q⟩`` along W, shape=[..., m, n].
+
+    With :math:`\delta L = WX^\top + XW^\top`, :math:`\delta R = X^\top W + W^\top X` in the full singular bases it is
+
+    .. math:: 2 E^L W + (G^L + G^{L\top}) \Sigma + 2 W E^R + \Sigma (G^R + G^{R\top}),
+
+    where, with :math:`\Pi_{kj,l} = P_{kl} Q_{jl} + Q_{kl} P_{jl}` and all divided differences those of F,
+
+    .. math::
+        E^L_{kj} = \tfrac12 \sum_l F[a_k, a_j; b_l]\, \Pi_{kj,l}, \qquad
+        G^L_{ki} = \sum_{jl} F[a_k, a_i, a_j; b_l]\, \Pi_{kj,l}\, \delta L_{ij}
+            + \sum_{jl} F[a_k, a_i; b_j, b_l]\, P_{kl} Q_{ij}\, \delta R_{jl},
+
+    and the same with rows and columns exchanged for the other two. It is symmetric in P and Q, and as a bilinear form
+    in W.
+
+    Parameters
+    ----------
+    frame : Frame
+        Point of positive singular values.
+    w, p, q : array, shape=[..., m, n]
+        Direction and cotangent vectors, normal parts included.
+
+    Raises
+    ------
+    NotImplementedError
+        If the kernel has no third divided differences.
+    """
+    xp, kernel = frame._xp, frame.kernel
+    u, rows = _complete(xp, frame.u, frame.s)
+    v, cols = _complete(xp, frame.vt.mT, frame.s)
+    sigma = xp.zeros_like(u[..., :, :1] * v[..., None, :, 0])
+    sigma[..., : frame.rank, : frame.rank] = frame.s[..., None, :] * xp.eye(frame.rank, dtype=frame.s.dtype)
+    w, p, q = (u.mT @ z @ v for z in (w, p, q))
+    dl, dr = w @ sigma.mT + sigma @ w.mT, sigma.mT @ w + w.mT @ sigma
+
+    mixed = _mixed(
+        xp,
+        kernel,
+        rows[..., :, None, None, None],
+        rows[..., None, :, None, None],
+        cols[..., None, None, :, None],
+        cols[..., None, None, None, :],
+    )
+    coupled = mixed * p[..., :, None, None, :] * q[..., None, :, :, None]  # k, i, j, l
+    left = xp.sum(coupled * dr[..., None, None, :, :], axis=(-2, -1))
+    right = xp.sum(coupled * dl[..., :, :, None, None], axis=(-4, -3))
+    el, gl = _one_side(xp, kernel, rows, cols, dl, p, q)
+    er, gr = _one_side(xp, kernel, cols, rows, dr, p.mT, q.mT)
+    gl, gr = gl + left, gr + right
+    return u @ (2 * (el @ w + w @ er) + (gl + gl.mT) @ sigma + sigma @ (gr + gr.mT)) @ v.mT
+
+
+def _complete(xp: Any, u: Any, s: Any) -> tuple[Any, Any]:
+    """Orthonormal basis whose first columns are ``u``, and the singular values with zeros for the others."""
+    size, rank = u.shape[-2:]
+    if size == rank:
+        return u, s
+    rest = xp.linalg.qr(u, mode="complete")[0][..., rank:]
+    return xp.concat([u, rest], axis=-1), xp.concat([s, xp.zeros_like(rest[..., 0, :])], axis=-1)
+
+
+def _one_side(xp: Any, kernel: Kernel, rows: Any, cols: Any, dl: Any, p: Any, q: Any) -> tuple[Any, Any]:
+    """``E^L`` and the first part of ``G^L``."""
+    pairs = p[..., :, None, :] * q[..., None, :, :]
+    pairs = pairs + xp.moveaxis(pairs, -3, -2)  # k, j, l
+    k, j = rows[..., :, None, None], rows[..., None, :, None]
+    first = xp.sum(_first(xp, kernel, k, j, cols[..., None, None, :]) * pairs, axis=-1) / 2
+    k, i, j = (rows[(..., *(slice(None) if n == m else None for n in range(4)))] for m in range(3))
+    second = _second(xp, kernel, k, i, j, cols[..., None, None, None, :])
+    inner = xp.sum(second * pairs[..., :, None, :, :], axis=-1)  # k, i, j
+    return first, xp.sum(inner * dl[..., None, :, :], axis=-1)
+
+
+# Divided differences of F by singular values, zero standing for a null one.
+
+
+def _of(kernel: Kernel, name: str) -> Any:
+    function = getattr(kernel, name, None)
+    if function is None:
+        raise NotImplementedError(
+            f"{kernel!r} has no {name}, which second derivatives in the point need; define it, or use finite "
+            "differences of the first derivatives."
+        )
+    return function
+
+
+def _first(xp: Any, kernel: Kernel, k: Any, j: Any, col: Any) -> Any:
+    """``F[k, j; col]``."""
+    low, high = xp.minimum(k, j), xp.maximum(k, j)
+    none = high == 0
+    high = xp.where(none, 1.0, high)
+    to_null = (low == 0) & (col == 0)
+    value = kernel.divided_difference(col, low, high)
+    return xp.where(none, 0.0, xp.where(to_null, kernel(high, 0 * high) / high**2, value))
+
+
+def _second(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
+    """``F[k, i, j; col]``."""
+    low, high = xp.minimum(xp.minimum(k, i), j), xp.maximum(xp.maximum(k, i), j)
+    middle = xp.maximum(xp.minimum(xp.maximum(k, i), j), xp.minimum(k, i))
+    none, two = high == 0, middle == 0
+    high, middle = xp.where(none, 1.0, high), xp.where(two, 1.0, middle)
+    zero = xp.zeros_like(high)
+    to_null = (low == 0) & (col == 0)
+    value = _of(kernel, "second_divided_difference")(col, low, middle, high)
+    above = _first(xp, kernel, middle, high, zero) - _first(xp, kernel, zero, high, zero)
+    value = xp.where(to_null, above / middle**2, value)
+    value = xp.where(two, _first(xp, kernel, zero, high, col) / high**2, value)
+    return xp.where(none, 0.0, value)
+
+
+def _mixed(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
+    """``F[k, i; j, col]``."""
+    low, high = xp.minimum(k, i), xp.maximum(k, i)
+    low_col, high_col = xp.minimum(j, col), xp.maximum(j, col)
+    none = (high == 0) | (high_col == 0)
+    high, high_col = xp.where(high == 0, 1.0, high), xp.where(high_col == 0, 1.0, high_col)
+    value = _of(kernel, "mixed_divided_difference")(low, high, low_col, high_col)
+    zero = xp.zeros_like(high)
+    from_null = _first(xp, kernel, zero, high, high_col) - kernel(high, zero) / high**2
+    value = xp.where((low == 0) & (low_col == 0), from_null / high_col**2, value)
+    return xp.where(none, 0.0, value)
