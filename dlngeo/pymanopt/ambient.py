@@ -1,7 +1,8 @@
-"""What a Euclidean gradient may be, and its tangent part at a factored point.
+"""What Euclidean gradients and Hessian products may be, and their blocks at a factored point.
 
-pymanopt passes on unchecked what a cost function returns as its gradient, and autodiff backends return derivatives with
-respect to the three factors. Everything here costs O((m + n) r²) and the products of the gradient with r vectors.
+pymanopt passes on unchecked what a cost function returns as its gradient or Hessian product, and autodiff backends
+return derivatives with respect to the three factors. Everything here costs O((m + n) r²) and the products of the
+gradient with r vectors, or 2r for a Hessian.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
-__all__ = ["tangent_part", "tangent_part_of_autodiff"]
+__all__ = [
+    "hessian_part_of_autodiff",
+    "is_autodiff",
+    "tangent_and_normal_part",
+    "tangent_part",
+    "tangent_part_of_autodiff",
+]
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -41,14 +48,43 @@ def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
     ValueError
         If it has the wrong shape, or a ``LinearOperator`` lacks the adjoint.
     """
-    ev, etu = _products(u, vt, vector)
+    return _split(u, vt, *_products(u, vt.T, vector))
+
+
+def tangent_and_normal_part(
+    u: np.ndarray, vt: np.ndarray, vector: Any, left: np.ndarray, right: np.ndarray
+) -> tuple[Triple, np.ndarray, np.ndarray]:
+    """Tangent part of E, see :func:`tangent_part`, and the products ``E Z_r`` and ``Eᵀ Z_l``, in one pass over E.
+
+    Parameters
+    ----------
+    u : array, shape=[m, r]
+    vt : array, shape=[r, n]
+    vector : array, sparse matrix, LinearOperator or tuple
+        ``E`` in any form that :func:`tangent_part` takes.
+    left : array, shape=[m, r]
+        ``Z_l``.
+    right : array, shape=[n, r]
+        ``Z_r``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`tangent_part`.
+    """
+    r = u.shape[1]
+    along, across = _products(np.hstack((u, left)), np.hstack((vt.T, right)), vector)
+    return _split(u, vt, along[:, :r], across[:, :r]), along[:, r:], across[:, r:]
+
+
+def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Triple:
     core = u.T @ ev
     return ev - u @ core, core, etu - vt.T @ core.T
 
 
-def _products(u: np.ndarray, vt: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:
-    """``E V`` and ``Eᵀ U``."""
-    m, n, v = u.shape[0], vt.shape[1], vt.T
+def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:
+    """``E v`` and ``Eᵀ u``."""
+    m, n = u.shape[0], v.shape[0]
     if isinstance(vector, tuple | list):
         return _factored_products(u, v, [np.asarray(a) for a in vector])
     if isinstance(vector, LinearOperator):
@@ -57,11 +93,11 @@ def _products(u: np.ndarray, vt: np.ndarray, vector: Any) -> tuple[np.ndarray, n
         try:
             return ev, vector.rmatmat(u)
         except (NotImplementedError, TypeError) as error:  # SciPy calls None where rmatvec was left out
-            raise ValueError("the LinearOperator of the gradient has no adjoint; define rmatvec or rmatmat.") from error
+            raise ValueError("the LinearOperator has no adjoint; define rmatvec or rmatmat.") from error
     if not scipy.sparse.issparse(vector):
         if not hasattr(vector, "__array__"):
             raise TypeError(
-                f"a gradient of type {type(vector).__name__} is not understood; pass an ({m}, {n}) array, a SciPy "
+                f"a derivative of type {type(vector).__name__} is not understood; pass an ({m}, {n}) array, a SciPy "
                 "sparse matrix or LinearOperator, a pair of factors, or the autodiff triple (du, ds, dvt)."
             )
         vector = np.asarray(vector)
@@ -89,7 +125,12 @@ def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) 
 
 def _require_shape(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
     if tuple(shape) != expected:
-        raise ValueError(f"the gradient has shape {tuple(shape)}, the matrices are {expected}; pass E′(X) unreshaped.")
+        raise ValueError(f"the derivative has shape {tuple(shape)}, the matrices are {expected}; pass it unreshaped.")
+
+
+def is_autodiff(vector: Any) -> bool:
+    """Whether it is a triple of derivatives in the factors: its middle is a vector, not a matrix."""
+    return isinstance(vector, tuple | list) and len(vector) == 3 and np.ndim(vector[1]) == 1
 
 
 def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0) -> tuple[Triple, float]:
@@ -121,12 +162,7 @@ def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0)
         ``(u * s) @ vt``: then ``diag M ≠ ds``, or the two sides give two different M.
     """
     u, s, vt = point
-    du, ds, dvt = (np.asarray(a) for a in gradient)
-    if (du.shape, ds.shape, dvt.shape) != (u.shape, s.shape, vt.shape):
-        raise ValueError(
-            f"the autodiff gradient has shapes {du.shape}, {ds.shape}, {dvt.shape}, the point {u.shape}, {s.shape}, "
-            f"{vt.shape}; pass the derivatives with respect to u, s and vt, in this order."
-        )
+    du, ds, dvt = _like(point, gradient)
     ev, etu = du / s, (dvt / s[:, None]).T
     core, other = u.T @ ev, etu.T @ vt.T
     scale = max(float(np.linalg.norm(a)) for a in (ev, etu, ds))
@@ -141,3 +177,61 @@ def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0)
             "(u * s) @ vt, or pass euclidean_gradient as a matrix in any form that FixedRank.projection takes."
         )
     return (ev - u @ core, core, etu - vt.T @ core.T), largest
+
+
+def hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tangent: Triple) -> Triple:
+    r"""Blocks of ``D²E[Z]``, and of the normal part of ``E′`` with them, from an autodiff Hessian product.
+
+    The product differentiates ``(du, ds, dvt)`` along the velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors. With
+    ``H = D²E[Z]``, ``u̇ = (Z_l + U offdiag M)/s``, ``ṡ = diag M`` and ``v̇ = Z_r/s`` the chain rule gives
+
+    .. math::
+        \dot{du} &= H V \Sigma + E' Z_r + E' V \dot\Sigma, \\
+        \dot{dvt}^\top &= H^\top U \Sigma + E'^\top Z_l + E'^\top U (\operatorname{offdiag} M + \dot\Sigma) .
+
+    ``H V`` and ``E′ Z_r`` cannot be told apart, and need not be: the Riemannian Hessian holds their parts orthogonal to
+    U as ``φ_0l (H V + E′ Z_r Σ⁻¹)`` only, and ``Uᵀ E′ Z_r`` is known from the gradient. Likewise on the other side.
+
+    Parameters
+    ----------
+    point : tuple of arrays
+        ``(u, s, vt)``.
+    product : sequence of arrays
+        Derivatives of ``(du, ds, dvt)``, of the shapes of the point; only read. That of ``ds`` is not needed.
+    gradient, tangent : tuple of arrays
+        ``(Up, M, Vp)`` of the Euclidean gradient and of Z.
+
+    Returns
+    -------
+    blocks : tuple of arrays
+        ``((I − UUᵀ)(H V + E′ Z_r Σ⁻¹), Uᵀ H V, (I − VVᵀ)(Hᵀ U + E′ᵀ Z_l Σ⁻¹))``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are not those of the point.
+    """
+    u, s, vt = point
+    d_du, _, d_dvt = _like(point, product)
+    g_left, g, g_right = gradient
+    z_left, z, z_right = tangent
+    ev, etu = u @ g + g_left, vt.T @ g.T + g_right
+    hv = d_du - ev * np.diagonal(z)  # H V Σ + E′ Z_r
+    htu = d_dvt.T - etu @ z  # Hᵀ U Σ + E′ᵀ Z_l
+    columns = u.T @ hv - g_right.T @ z_right  # UᵀHV Σ
+    rows = (vt @ htu - g_left.T @ z_left).T  # Σ UᵀHV
+    # Both give UᵀHV; by least squares, each entry is divided by the larger singular value, so to speak.
+    core = (columns * s + s[:, None] * rows) / (s**2 + s[:, None] ** 2)
+    return (hv - u @ (u.T @ hv)) / s, core, (htu - vt.T @ (vt @ htu)) / s
+
+
+def _like(point: Triple, derivatives: Any) -> Triple:
+    """Arrays of derivatives in the factors, of the shapes of the point."""
+    du, ds, dvt = (np.asarray(a) for a in derivatives)
+    u, s, vt = point
+    if (du.shape, ds.shape, dvt.shape) != (u.shape, s.shape, vt.shape):
+        raise ValueError(
+            f"the autodiff derivative has shapes {du.shape}, {ds.shape}, {dvt.shape}, the point {u.shape}, {s.shape}, "
+            f"{vt.shape}; pass the derivatives with respect to u, s and vt, in this order."
+        )
+    return du, ds, dvt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
@@ -12,48 +12,10 @@ from dlngeo import _check
 from dlngeo.frame import Blocks, Frame
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.pymanopt import ambient
+from dlngeo.pymanopt.vectors import Point, TangentVector
 from dlngeo.retraction import retract
 
 __all__ = ["FixedRank"]
-
-
-class Point(NamedTuple):
-    """The matrix ``(u * s) @ vt``; fields as in pymanopt's FixedRankEmbedded."""
-
-    u: np.ndarray
-    s: np.ndarray
-    vt: np.ndarray
-
-
-class _Triple(NamedTuple):
-    Up: np.ndarray
-    M: np.ndarray
-    Vp: np.ndarray
-
-
-class TangentVector(_Triple):
-    """The matrix ``u M vt + Up vt + u Vpᵀ``; fields as in pymanopt's FixedRankEmbedded, with vector arithmetic."""
-
-    __slots__ = ()
-    # Without this a NumPy scalar on the left would try to multiply the tuple as an array.
-    __array_ufunc__ = None
-
-    def __add__(self, other: Any) -> TangentVector:
-        return TangentVector(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def __sub__(self, other: Any) -> TangentVector:
-        return TangentVector(*(a - b for a, b in zip(self, other, strict=True)))
-
-    def __mul__(self, scalar: Any) -> TangentVector:
-        return TangentVector(*(a * scalar for a in self))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, scalar: Any) -> TangentVector:
-        return TangentVector(*(a / scalar for a in self))
-
-    def __neg__(self) -> TangentVector:
-        return TangentVector(*(-a for a in self))
 
 
 class FixedRank(Manifold):
@@ -283,16 +245,70 @@ class FixedRank(Manifold):
             ``(u * s) @ vt``, or if a singular value of the point is not positive and finite.
         """
         frame = self._frame(point)
-        if _is_autodiff(euclidean_gradient):
-            blocks, self._largest_gradient = ambient.tangent_part_of_autodiff(
-                (frame.u, frame.s, frame.vt), euclidean_gradient, self._largest_gradient
-            )
-            cotangent = TangentVector(*blocks)
+        if ambient.is_autodiff(euclidean_gradient):
+            cotangent = self._autodiff_gradient(frame, euclidean_gradient)
         else:
             cotangent = self.projection(point, euclidean_gradient)
         return self._tangent(frame.scale(self._blocks(cotangent), 1))
 
+    def euclidean_to_riemannian_hessian(
+        self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
+    ) -> TangentVector:
+        r"""Apply the Riemannian Hessian, ``∇_Z grad E``, in closed form; see :meth:`Frame.hessian_blocks`.
+
+        .. math:: \operatorname{Hess} E[Z] = A(D^2E[Z]) + (D_Z A)(E') + \Gamma(Z, A E') .
+
+        Besides the blocks of ``E′`` and of ``D²E[Z]`` it takes the products ``E′ Vp`` and ``E′ᵀ Up`` with the blocks of
+        the direction, which hold what the curvature of the manifold of rank r makes of the normal part of ``E′``.
+
+        Parameters
+        ----------
+        point : tuple
+            ``(u, s, vt)``.
+        euclidean_gradient, euclidean_hessian : array, sparse matrix, LinearOperator, or tuple or list of arrays
+            ``E′(X)`` and ``D²E(X)[Z]``, each in any form that :meth:`projection` takes, or as autodiff triples in the
+            factors, of a cost of ``(u * s) @ vt`` and the velocity :meth:`embedding`. They are not written to.
+        tangent_vector : tuple
+            Direction ``Z = (Up, M, Vp)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`euclidean_to_riemannian_gradient`; also if the gradient is an autodiff triple and the Hessian
+            product a matrix, below full rank: the triple holds nothing of the normal part of ``E′``.
+        """
+        frame = self._frame(point)
+        factors, rank = (frame.u, frame.s, frame.vt), self._rank
+        left, _, right = tangent_vector
+        bent = rank < min(self._m, self._n)  # so that E′ has a normal part, which counts
+        along, across = np.zeros_like(left), np.zeros_like(right)
+        if ambient.is_autodiff(euclidean_gradient):
+            g = self._autodiff_gradient(frame, euclidean_gradient)
+            if bent and not ambient.is_autodiff(euclidean_hessian):
+                raise ValueError(
+                    "the gradient is given by its derivatives in u, s and vt, which tell nothing of its normal part, and "
+                    "the Hessian product by a matrix; give both in the same form."
+                )
+        elif bent and not ambient.is_autodiff(euclidean_hessian):
+            blocks, along, across = ambient.tangent_and_normal_part(frame.u, frame.vt, euclidean_gradient, left, right)
+            g = TangentVector(*blocks)
+        else:
+            g = self.projection(point, euclidean_gradient)
+        if ambient.is_autodiff(euclidean_hessian):  # and then the normal part of E′ is in it
+            h = TangentVector(*ambient.hessian_part_of_autodiff(factors, euclidean_hessian, g, tangent_vector))
+        else:
+            h = self.projection(point, euclidean_hessian)
+        z, gb, hb = (self._blocks(v) for v in (tangent_vector, g, h))
+        return self._tangent(frame.hessian_blocks(z, gb, hb, along, across))
+
     # Inside.
+
+    def _autodiff_gradient(self, frame: Frame, gradient: Any) -> TangentVector:
+        """Tangent part of ``E′`` from its autodiff triple."""
+        blocks, self._largest_gradient = ambient.tangent_part_of_autodiff(
+            (frame.u, frame.s, frame.vt), gradient, self._largest_gradient
+        )
+        return TangentVector(*blocks)
 
     def _frame(self, point: Any) -> Frame:
         """Frame at a point; that of the last point is kept, so that one line search evaluates the kernel once."""
@@ -327,8 +343,3 @@ class FixedRank(Manifold):
         left = np.zeros((self._m, self._rank)) if blocks.left is None else blocks.left
         right = np.zeros((self._n, self._rank)) if blocks.right is None else blocks.right
         return TangentVector(left, blocks.core, right)
-
-
-def _is_autodiff(gradient: Any) -> bool:
-    """Whether a gradient is the triple of derivatives in the factors: its middle is a vector, not a matrix."""
-    return isinstance(gradient, tuple | list) and len(gradient) == 3 and np.ndim(gradient[1]) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import oracles
 import pymanopt
 import pytest
-from pymanopt.optimizers import ConjugateGradient
+from pymanopt.optimizers import ConjugateGradient, TrustRegions
 
 from dlngeo.pymanopt import FixedRank
 
@@ -48,9 +48,26 @@ def test_hessian_product_is_that_of_the_matrix(case):
         np.testing.assert_allclose(product, oracles.derivative(part), atol=1e-8)
 
 
+def test_riemannian_hessian_is_that_of_the_matrix(case):
+    manifold, problem, point, target = case
+    x, tangent = oracles.dense(*point), manifold.random_tangent_vector(point)
+    (u, _, vt), (left, core, right) = point, tangent
+    z = u @ core @ vt + left @ vt + u @ right.T
+    got = problem.riemannian_hessian(point, tangent)
+    want = manifold.euclidean_to_riemannian_hessian(point, np.cos(x) * target, -np.sin(x) * target * z, tangent)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
 def test_the_solvers_run(case):
     _, problem, point, _ = case
     result = ConjugateGradient(max_iterations=20, verbosity=0, log_verbosity=1).run(problem, initial_point=point)
     costs = np.array(result.log["iterations"]["cost"], dtype=float)
     assert np.all(np.diff(costs) <= 0)
     assert costs[-1] < costs[0] - 1
+
+
+def test_trust_regions_converge(case):
+    manifold, problem, point, _ = case
+    result = TrustRegions(verbosity=0, max_iterations=100, min_gradient_norm=1e-8).run(problem, initial_point=point)
+    assert manifold.norm(result.point, problem.riemannian_gradient(result.point)) < 1e-8
