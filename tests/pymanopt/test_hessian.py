@@ -1,4 +1,4 @@
-"""The Riemannian Hessian on FixedRank: Taylor slopes, second derivatives, symmetry, and every form of the derivatives."""
+"""The Riemannian Hessian on FixedRank: Taylor slopes, second derivatives, symmetry, every form of derivatives."""
 
 import math
 import tracemalloc
@@ -138,7 +138,7 @@ def test_every_form_of_a_matrix_gives_the_dense_result(shape, metric, form, rng)
 
 
 def triples(point, cost, velocity):
-    """Autodiff's derivatives in the factors and their product with a velocity, by the product rule on the definitions."""
+    """Derivatives in the factors and their product with a velocity, as autodiff gives them, by the product rule."""
     (u, s, vt), (du, ds, dvt) = point, velocity
     x = oracles.dense(u, s, vt)
     z = (du * s) @ vt + (u * ds) @ vt + (u * s) @ dvt
