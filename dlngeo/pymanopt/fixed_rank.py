@@ -286,8 +286,8 @@ class FixedRank(Manifold):
             g = self._autodiff_gradient(frame, euclidean_gradient)
             if bent and not ambient.is_autodiff(euclidean_hessian):
                 raise ValueError(
-                    "the gradient is a triple of derivatives in u, s and vt, which tells nothing of its normal part, and "
-                    "the Hessian product is a matrix; give both in the same form."
+                    "the gradient is a triple of derivatives in u, s and vt, which tells nothing of its normal part; "
+                    "the Hessian product is a matrix. Give both in the same form."
                 )
         elif bent and not ambient.is_autodiff(euclidean_hessian):
             blocks, along, across = ambient.tangent_and_normal_part(frame.u, frame.vt, euclidean_gradient, left, right)
