@@ -9,8 +9,13 @@ from dlngeo.network import balanced_weights, end_to_end, imbalance
 __all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "end_to_end", "imbalance"]
 
 # The hosts, the flows and the problems load solvers and compilers, so they are imported on first use.
-_SUBPACKAGES = ("geomstats", "problems", "pymanopt")
-_LAZY: dict[str, str] = {}  # public name → the module that defines it
+_SUBPACKAGES = ("flows", "geomstats", "problems", "pymanopt")
+_LAZY: dict[str, str] = {  # public name → the module that defines it
+    "balancing_flow": "dlngeo.flows",
+    "gradient_descent": "dlngeo.flows",
+    "gradient_flow": "dlngeo.flows",
+    "training_flow": "dlngeo.flows",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -91,7 +91,7 @@ class GradientConverter:
 
 
 def fills(space: Any) -> bool:
-    """Whether a space with a spectral metric is open in the matrices of its rank, not a part such as ``SPDMatrices``."""
+    """Whether a space with a spectral metric is open in the matrices of its rank; ``SPDMatrices`` is not."""
     rank = space.metric.rank
     return int(space.dim) == rank * (sum(space.shape) - rank)
 

@@ -1,0 +1,18 @@
+"""Training as flows: gradient flows on any space, training and balancing flows of weights."""
+
+from dlngeo.flows.balancing import BalancingFlow, balancing_flow
+from dlngeo.flows.gradient import Flow, gradient_flow
+from dlngeo.flows.integrate import FlowStatus
+from dlngeo.flows.training import Descent, TrainingFlow, gradient_descent, training_flow
+
+__all__ = [
+    "BalancingFlow",
+    "Descent",
+    "Flow",
+    "FlowStatus",
+    "TrainingFlow",
+    "balancing_flow",
+    "gradient_descent",
+    "gradient_flow",
+    "training_flow",
+]

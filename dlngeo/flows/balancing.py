@@ -1,0 +1,203 @@
+r"""Balancing: flows of the weights that keep their product and end on balanced weights.
+
+Velocities ``Ẇ = v(T)``, ``v(T)_p = T_p W_p − W_p T_{p−1}`` with ``T_0 = T_N = 0``, keep ``X = W_N ⋯ W_1``. The adjoint
+of v is ``v*(Y)_p = Y_p W_pᵀ − W_{p+1}ᵀ Y_{p+1}``, so that ``v*(W) = −G``, and along any velocity the imbalance moves by
+``Ġ_p = −(v*(Ẇ)_p + v*(Ẇ)_pᵀ)``. Hence two flows.
+
+Moment map
+    ``Ẇ = v(G)``, the gradient flow of ``¼ Σ_p ‖G_p‖²`` in the flat metric of all weights; its gradient is vertical, so
+    it is the same on the fibre. It lowers ``½ Σ_p ‖W_p‖²`` at the rate ``Σ_p ‖G_p‖²``. Where all inner widths are the
+    rank of X, ``G`` decays at the rate ``4 λ_min² (1 − cos(π/N))`` in the end, from the Jacobi matrices of
+    :mod:`dlngeo.balanced`; what neighbouring wider layers have beyond that rank decays like ``1/t`` only.
+L²
+    The gradient flow of ``½ Σ_p ‖W_p‖²`` on the fibre in the flat metric: ``Ẇ = −v(v*v)⁻¹v*(W)``, the part of ``−W``
+    along the fibre [1]_. ``v*v`` is block tridiagonal, ``T_p ↦ T_p W_p W_pᵀ + W_{p+1}ᵀ W_{p+1} T_p − W_p T_{p−1} W_pᵀ −
+    W_{p+1}ᵀ T_{p+1} W_{p+1}``. Since ``v*(Ẇ) = G``, the imbalance obeys ``Ġ = −2G``: it is exactly ``e^{−2t} G(0)``,
+    at every depth, width and start.
+
+Both end, where X has the rank of the least width, at the factorisations of least norm ``N Σ_k σ_k^{2/N}``, on the
+orbit of :func:`dlngeo.network.rebalance`.
+
+References
+----------
+.. [1] K. Lindsey, G. Menon, "Regularization implies balancedness in the deep linear network", arXiv:2511.01137.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from scipy.sparse.linalg import LinearOperator, lsmr
+
+from dlngeo.flows.gradient import check_times, later_times
+from dlngeo.flows.integrate import FlowStatus, Progress, integrate
+from dlngeo.flows.training import Layout
+from dlngeo.network import Weights, imbalance
+
+__all__ = ["BalancingFlow", "balancing_flow"]
+
+# Up to so many unknowns a dense factorisation beats iterations.
+_DENSE = 400
+
+
+@dataclass
+class BalancingFlow:
+    """A balancing flow: weights along it.
+
+    Call it with one time for the weights there.
+
+    Attributes
+    ----------
+    t : array, shape=[k]
+        Output times.
+    weights : list
+        Weights at each time, in the form in which the start was given.
+    points : array, shape=[k, d_N, d_0]
+        Their products, which the exact flow keeps.
+    imbalance_norms : array, shape=[k, N−1]
+        ``‖G_p‖``.
+    squared_norms : array, shape=[k]
+        ``Σ_p ‖W_p‖²``.
+    status, message, n_evaluations
+        As in :class:`~dlngeo.flows.Flow`.
+    """
+
+    t: np.ndarray
+    weights: list[Any]
+    points: np.ndarray
+    imbalance_norms: np.ndarray
+    squared_norms: np.ndarray
+    status: FlowStatus
+    message: str
+    n_evaluations: int
+    _weights_at: Callable[[float], Any] | None = field(default=None, repr=False)
+    _resume: Callable[[Any], BalancingFlow] | None = field(default=None, repr=False)
+
+    def __call__(self, t: float) -> Any:
+        """Weights at a time; see :meth:`dlngeo.flows.TrainingFlow.__call__`."""
+        check_times(np.asarray(t, dtype=float), self.t, self._weights_at is not None)
+        assert self._weights_at is not None
+        return self._weights_at(float(t))
+
+    def resume(self, t: Any) -> BalancingFlow:
+        """Go on from the last weights to later output times; the continuation alone."""
+        assert self._resume is not None
+        return self._resume(later_times(t, float(self.t[-1])))
+
+
+def balancing_flow(
+    weights: Weights,
+    t: Any,
+    *,
+    kind: str = "moment",
+    method: str = "DOP853",
+    rtol: float = 1e-11,
+    atol: float = 1e-13,
+    dense_output: bool = True,
+    progress: Progress = False,
+) -> BalancingFlow:
+    """Move weights along their fibre to balanced weights; see :mod:`dlngeo.flows.balancing`.
+
+    For the end alone, :func:`dlngeo.network.rebalance` is a closed form.
+
+    Parameters
+    ----------
+    weights : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
+        Start, of at least two layers.
+    t : float or array, shape=[k]
+        The last time, from 0 on, with output at every step; or increasing output times, beginning with that of the
+        start.
+    kind : "moment" or "l2"
+        The gradient flow of ``¼ Σ‖G_p‖²``, or that of ``½ Σ‖W_p‖²`` on the fibre.
+    method, rtol, atol, dense_output, progress
+        As in :func:`dlngeo.gradient_flow`.
+
+    Returns
+    -------
+    BalancingFlow
+        Ctrl-C gives what is done so far, with the status ``"interrupted"``.
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit together or are less than two, or an option is out of range.
+    """
+    if kind not in ("moment", "l2"):
+        raise ValueError(f'kind must be "moment" or "l2", got {kind!r}.')
+    layout = Layout(weights)
+    if len(layout.shapes) < 2:
+        raise ValueError("a single layer has no imbalance; give two layers at least.")
+    generators = imbalance if kind == "moment" else _projection
+
+    def velocity(t: float, y: np.ndarray) -> np.ndarray:
+        layers = layout.layers(y)
+        return np.concatenate([a.ravel() for a in vertical(generators(layers), layers)])
+
+    def run(y: np.ndarray, times: Any) -> BalancingFlow:
+        done = integrate(
+            velocity, y, times, method=method, rtol=rtol, atol=atol, dense_output=dense_output, progress=progress
+        )
+        return BalancingFlow(
+            t=done.t,
+            weights=[layout.weights(s) for s in done.states],
+            points=layout.products(done),
+            imbalance_norms=np.array([[np.linalg.norm(g) for g in imbalance(layout.layers(s))] for s in done.states]),
+            squared_norms=np.sum(done.states**2, axis=1),
+            status=done.status,
+            message=done.message,
+            n_evaluations=done.n_evaluations,
+            _weights_at=None if done.solution is None else lambda t: layout.weights(done.solution(t)),
+            _resume=lambda t: run(done.states[-1], t),
+        )
+
+    return run(layout.pack(weights), t)
+
+
+def vertical(generators: list[np.ndarray], layers: list[np.ndarray]) -> list[np.ndarray]:
+    """``v(T)_p = T_p W_p − W_p T_{p−1}`` with ``T_0 = T_N = 0``, for the N−1 inner generators."""
+    out = [np.zeros_like(w) for w in layers]
+    for p, generator in enumerate(generators):
+        out[p] += generator @ layers[p]
+        out[p + 1] -= layers[p + 1] @ generator
+    return out
+
+
+def _adjoint(vectors: list[np.ndarray], layers: list[np.ndarray]) -> list[np.ndarray]:
+    """``v*(Y)_p = Y_p W_pᵀ − W_{p+1}ᵀ Y_{p+1}``."""
+    return [vectors[p] @ layers[p].T - layers[p + 1].T @ vectors[p + 1] for p in range(len(layers) - 1)]
+
+
+def _projection(layers: list[np.ndarray]) -> list[np.ndarray]:
+    """Return generators T with ``v*v(T) = G``, by least squares, ``min ‖W + v(T)‖``.
+
+    Where inner widths exceed the ranks of their neighbours, T is not unique, but ``v(T)`` is.
+    """
+    inner = [w.shape[0] for w in layers[:-1]]
+    ends = np.cumsum([0, *(d * d for d in inner)])
+    target = -np.concatenate([w.ravel() for w in layers])
+    if ends[-1] <= _DENSE:
+        rows = np.cumsum([0, *(w.size for w in layers)])
+        matrix = np.zeros((rows[-1], ends[-1]))
+        for p, d in enumerate(inner):  # row by row, vec(A T B) = (A ⊗ Bᵀ) vec(T)
+            columns = slice(ends[p], ends[p + 1])
+            matrix[rows[p] : rows[p + 1], columns] = np.kron(np.eye(d), layers[p].T)
+            matrix[rows[p + 1] : rows[p + 2], columns] = -np.kron(layers[p + 1], np.eye(d))
+        solution = scipy.linalg.lstsq(matrix, target, cond=1e-12, lapack_driver="gelsd", check_finite=False)[0]
+    else:
+        layout = Layout(layers)
+
+        def unpack(x: np.ndarray) -> list[np.ndarray]:
+            return [x[a : a + d * d].reshape(d, d) for a, d in zip(ends, inner, strict=False)]
+
+        operator = LinearOperator(
+            (target.size, int(ends[-1])),
+            matvec=lambda x: np.concatenate([a.ravel() for a in vertical(unpack(x), layers)]),
+            rmatvec=lambda y: np.concatenate([a.ravel() for a in _adjoint(layout.layers(y), layers)]),
+            dtype=float,
+        )
+        solution = lsmr(operator, target, atol=1e-14, btol=1e-14, conlim=0, maxiter=10 * target.size)[0]
+    return [solution[a : a + d * d].reshape(d, d) for a, d in zip(ends, inner, strict=False)]

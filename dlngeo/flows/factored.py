@@ -1,0 +1,132 @@
+r"""Gradient flow of the deep linear network in coordinates that resolve every singular value.
+
+A dense matrix in double precision knows a singular value σ to about ``1e-16 σ_max``, hence ``λ = σ^{1/N}`` to
+``1e-16^{1/N}`` only: 0.56 at N = 64. And the SVD itself is no coordinate system where singular values coincide. So the
+state is
+
+.. math:: X = P\,e^{H}\,Q^\top, \qquad P \in \mathrm{St}(m, r),\; H = H^\top \in \mathbb R^{r \times r},\;
+    Q \in \mathrm{St}(n, r),
+
+in the gauge ``Qᵀ Q̇ = 0``. With ``H = O diag(η) Oᵀ``, ``U = P O``, ``V = Q O``, ``σ = e^η`` and ``K = Uᵀ E′(X) V``, the
+flow ``Ẋ = −A_{N,X}(E′(X))`` is, entry by entry in the basis O,
+
+.. math::
+    \dot H_{kl} &= -\frac{\varphi_{kl}}{2 \varphi^\infty_{kl}} (\sigma_k K_{kl} + \sigma_l K_{lk}), \qquad
+    (P^\top \dot P)_{kl} = -\frac{\varphi_{kl}}{\sigma_k + \sigma_l} (K_{kl} - K_{lk}), \\
+    \dot P_\perp &= -(I - PP^\top) E' Q\, e^{(1 - 2/N) H}, \qquad
+    \dot Q = -(I - QQ^\top) E'^\top P\, e^{(1 - 2/N) H},
+
+``φ^∞`` being the kernel of infinite depth. It follows by inserting ``Ẋ = U M Vᵀ``, ``M = −φ ∘ K``, into the
+derivative of ``P e^H Qᵀ`` and separating symmetric and skew parts. All coefficients are smooth at ``σ_k = σ_l``,
+bounded as ``σ → 0`` for N ≥ 2, of the same cost at every real N and at N = ∞, where ``QḢQᵀ = −½(XᵀE′ + E′ᵀX)``. Errors
+of H are relative errors of σ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+
+__all__ = ["FactoredState"]
+
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class FactoredState:
+    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(m, n)``.
+    rank : int
+        Rank r.
+    kernel : DepthKernel or InfiniteDepthKernel
+        Kernel of the metric.
+    euclidean_gradient : callable
+        ``X → E′(X)``, dense.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        rank: int,
+        kernel: DepthKernel | InfiniteDepthKernel,
+        euclidean_gradient: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        self.m, self.n = shape
+        self.rank = rank
+        self.gradient = euclidean_gradient
+        self.eps = 1 / kernel.depth  # 0 at infinite depth
+        self.scale = 1.0 if kernel.normalized else kernel.depth  # φ(s, s)/s^{2−2/N}
+        self.null_scale = self.scale * self.eps  # φ(0, s)/s^{2−2/N}
+        self._split = self.m * rank, (self.m + rank) * rank
+
+    def pack(self, u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> np.ndarray:
+        """Coordinates of ``u diag(s) vt``."""
+        return np.concatenate((u.ravel(), np.diag(np.log(s)).ravel(), vt.T.ravel()))
+
+    def frame(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Singular vectors U and V as columns, η in ascending order between them, and the eigenvectors O of H."""
+        r, (i, j) = self.rank, self._split
+        p, h, q = state[:i].reshape(self.m, r), state[i:j].reshape(r, r), state[j:].reshape(self.n, r)
+        eta, o = np.linalg.eigh(h)
+        return p @ o, eta, q @ o, o
+
+    def factors(self, state: np.ndarray) -> Factors:
+        """Return the SVD ``(u, s, vt)``, descending, with the round-off in the orthogonality of P and Q removed."""
+        u, eta, v, _ = self.frame(state)
+        u, v = (a @ (1.5 * np.eye(self.rank) - 0.5 * (a.T @ a)) for a in (u, v))
+        return u[:, ::-1], np.exp(eta[::-1]), v[:, ::-1].T
+
+    def point(self, state: np.ndarray) -> np.ndarray:
+        """Return the dense matrix."""
+        u, s, vt = self.factors(state)
+        return (u * s) @ vt
+
+    def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
+        """Time derivative of the coordinates."""
+        if not np.isfinite(state).all():
+            return np.full_like(state, np.nan)
+        u, eta, v, o = self.frame(state)
+        e = self.gradient((u * np.exp(eta)) @ v.T)
+        ev = e @ v
+        k = u.T @ ev
+        eps, top, gap = self.eps, np.maximum(eta[:, None], eta), np.abs(eta[:, None] - eta)
+        # φ_kl/(2φ^∞_kl) = common · exp(−2 max(η_k, η_l)/N); exponents are added before exp, so that nothing overflows.
+        common = self.scale / 2 * _deformed(2 * eps * gap)
+        half = common * np.exp(eta[:, None] - 2 * eps * top) * k
+        skew = common * np.exp((1 - 2 * eps) * top) * _mean(gap) * (k.T - k)
+        null = self.null_scale * np.exp((1 - 2 * eps) * eta)
+        p_dot, q_dot = u @ skew, np.zeros_like(v)
+        if self.m > self.rank:
+            p_dot -= (ev - u @ k) * null
+        if self.n > self.rank:
+            q_dot -= (e.T @ u - v @ k.T) * null
+        h_dot = o @ -(half + half.T) @ o.T
+        return np.concatenate(((p_dot @ o.T).ravel(), h_dot.ravel(), (q_dot @ o.T).ravel()))
+
+    def squared_gradient_norm(self, state: np.ndarray) -> float:
+        """``g(grad E, grad E) = ⟨E′, A_X E′⟩``, the rate at which the flow lowers E."""
+        u, eta, v, _ = self.frame(state)
+        e = self.gradient((u * np.exp(eta)) @ v.T)
+        ev, etu = e @ v, e.T @ u
+        k = u.T @ ev
+        top, gap = np.maximum(eta[:, None], eta), np.abs(eta[:, None] - eta)
+        phi = self.scale * _deformed(2 * self.eps * gap) * _mean(2 * gap) * np.exp((2 - 2 * self.eps) * top)
+        null = self.null_scale * np.exp((2 - 2 * self.eps) * eta)
+        off = np.sum((ev - u @ k) ** 2, axis=0) + np.sum((etu - v @ k.T) ** 2, axis=0)
+        return float(np.sum(phi * k**2) + null @ off)
+
+
+def _deformed(x: np.ndarray) -> np.ndarray:
+    """``x/(1 − e^{−x})`` for ``x ≥ 0``, 1 at 0."""
+    return np.where(x > 0, x / np.where(x > 0, -np.expm1(-x), 1.0), 1.0)
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    """``(1 − e^{−x})/x`` for ``x ≥ 0``, 1 at 0."""
+    return np.where(x > 0, -np.expm1(-x) / np.where(x > 0, x, 1.0), 1.0)

@@ -1,0 +1,245 @@
+"""One loop around the ODE solvers of SciPy: outputs, events, progress and interruption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import scipy.integrate
+from scipy.optimize import brentq
+
+__all__ = ["METHODS", "Event", "FlowStatus", "Trajectory", "integrate", "times_of"]
+
+METHODS = {
+    name: getattr(scipy.integrate, name) for name in ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
+}  # explicit: the first three
+
+Progress = bool | Callable[[float], None]
+
+
+class FlowStatus(StrEnum):
+    """How an integration ended."""
+
+    COMPLETE = "complete"  #: the last time was reached
+    EVENT = "event"  #: a terminal event stopped it before
+    INTERRUPTED = "interrupted"  #: Ctrl-C stopped it; what was done is kept
+    FAILED = "failed"  #: the solver could not go on; the message says why
+
+
+@dataclass(frozen=True)
+class Event:
+    """A function of time and state that is watched for a zero.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        ``(t, state) → float``.
+    terminal : bool
+        Stop at the first zero.
+    threshold : bool
+        The event is that the function is not positive, so that it happens at once if it is so at the start.
+    """
+
+    name: str
+    function: Callable[[float, np.ndarray], float]
+    terminal: bool = True
+    threshold: bool = False
+
+
+@dataclass
+class Trajectory:
+    """States at the output times, and how the integration ended.
+
+    Attributes
+    ----------
+    t : array, shape=[k]
+    states : array, shape=[k, size]
+    status : FlowStatus
+    message : str
+    n_evaluations : int
+        Evaluations of the velocity.
+    events : dict
+        Times at which each event happened.
+    solution : scipy.integrate.OdeSolution or None
+        The state as a function of time.
+    """
+
+    t: np.ndarray
+    states: np.ndarray
+    status: FlowStatus
+    message: str
+    n_evaluations: int
+    events: dict[str, list[float]] = field(default_factory=dict)
+    solution: Any = None
+
+
+def times_of(t: Any) -> tuple[float, float, np.ndarray | None]:
+    """Return first and last time, and the output times, None for each step of the solver.
+
+    Parameters
+    ----------
+    t : float or array-like, shape=[k]
+        The last time, from 0 on; or increasing output times, of which the first is that of the start.
+
+    Raises
+    ------
+    ValueError
+        If the times are not finite and increasing.
+    """
+    times = np.asarray(t, dtype=float)
+    if times.ndim > 1 or times.size == 0 or not np.isfinite(times).all():
+        raise ValueError(f"t must be a finite time or a sequence of them, got {t!r}.")
+    if times.ndim == 0:
+        if times <= 0:
+            raise ValueError(f"the time must be positive, got {float(times):g}; a gradient flow runs forward.")
+        return 0.0, float(times), None
+    if times.size < 2 or np.any(np.diff(times) <= 0):
+        raise ValueError("output times must increase, and be two at least: the first is that of the start.")
+    return float(times[0]), float(times[-1]), times
+
+
+def integrate(
+    velocity: Callable[[float, np.ndarray], np.ndarray],
+    start: np.ndarray,
+    t: Any,
+    *,
+    method: str = "DOP853",
+    rtol: float = 1e-11,
+    atol: float = 1e-13,
+    events: Sequence[Event] = (),
+    dense_output: bool = True,
+    progress: Progress = False,
+) -> Trajectory:
+    """Integrate ``ẏ = velocity(t, y)`` from ``start``.
+
+    Trial steps at which the velocity is not finite are shortened, except by LSODA.
+
+    Parameters
+    ----------
+    velocity : callable
+    start : array, shape=[size]
+    t : float or array
+        See :func:`times_of`.
+    method : str
+        One of ``METHODS``: the explicit ``DOP853, RK45, RK23``, or for stiff equations ``Radau, BDF, LSODA``.
+    rtol, atol : float
+        Local error of a step, relative and absolute.
+    events : sequence of Event
+    dense_output : bool
+        Keep the interpolants of all steps.
+    progress : bool or callable
+        True draws a bar on standard error; a function is called with the time reached after each step.
+
+    Raises
+    ------
+    ValueError
+        If ``t``, the method or a tolerance is out of range.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+    if not (0 < rtol < 1 and 0 <= atol < math.inf):
+        raise ValueError(f"tolerances must be positive and rtol below 1, got rtol={rtol:g}, atol={atol:g}.")
+    first, last, outputs = times_of(t)
+    solver = METHODS[method](velocity, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
+    run = _Run(solver, outputs, events, dense_output)
+    status, message = FlowStatus.COMPLETE, f"reached t = {last:g}."
+    try:
+        with _reporter(progress, first, last) as report:
+            stopped = run.start()
+            while stopped is None and solver.status == "running":
+                reason = solver.step()
+                if solver.status == "failed":
+                    status, message = FlowStatus.FAILED, f"stopped at t = {run.t:.6g}: {reason.rstrip('.')}."
+                    break
+                stopped = run.accept()
+                report(run.t)
+            if stopped is not None:
+                status, message = FlowStatus.EVENT, f"event {stopped!r} at t = {run.t:.6g}."
+    except KeyboardInterrupt:
+        status, message = FlowStatus.INTERRUPTED, f"interrupted at t = {run.t:.6g}; resume(t) goes on from there."
+    return run.trajectory(status, message)
+
+
+class _Run:
+    """The accepted part of an integration."""
+
+    def __init__(self, solver: Any, outputs: np.ndarray | None, events: Sequence[Event], dense_output: bool) -> None:
+        self.solver, self.outputs, self.events, self.dense = solver, outputs, events, dense_output
+        self.t, self.state = float(solver.t), solver.y.copy()
+        # Pairs, so that an interruption cannot come between their halves.
+        self.output: list[tuple[float, np.ndarray]] = [(self.t, self.state)]
+        self.pieces: list[tuple[float, Any]] = []
+        self.happened: dict[str, list[float]] = {event.name: [] for event in events}
+        self.values: list[float] = []
+
+    def start(self) -> str | None:
+        """Evaluate the events at the start; return the name of a terminal one that has happened already."""
+        self.values = [float(event.function(self.t, self.state)) for event in self.events]
+        for event, value in zip(self.events, self.values, strict=True):
+            if event.threshold and value <= 0:
+                self.happened[event.name].append(self.t)
+                return event.name
+        return None
+
+    def accept(self) -> str | None:
+        """Take over the step that the solver has made, up to the first terminal event; return its name."""
+        t, state = float(self.solver.t), self.solver.y.copy()
+        due: Any = [] if self.outputs is None else self.outputs[(self.outputs > self.t) & (self.outputs <= t)]
+        values = [float(event.function(t, state)) for event in self.events]
+        crossed = [i for i, (a, b) in enumerate(zip(self.values, values, strict=True)) if a * b < 0 or (b == 0 != a)]
+        interpolant: Any = self.solver.dense_output() if self.dense or crossed or len(due) else None
+        stop, name = t, None
+        for when, event in sorted((self._zero(self.events[i], interpolant, t), i) for i in crossed):
+            self.happened[self.events[event].name].append(when)
+            if self.events[event].terminal:
+                stop, name = when, self.events[event].name
+                break
+        if name is not None:
+            state = interpolant(stop)
+        for when in due:
+            if when <= stop:
+                self.output.append((float(when), state if when == stop else interpolant(when)))
+        if self.outputs is None and stop > self.output[-1][0]:
+            self.output.append((stop, state))
+        if self.dense:
+            self.pieces.append((t, interpolant))
+        self.t, self.state, self.values = stop, state, values
+        return name
+
+    def _zero(self, event: Event, interpolant: Any, t: float) -> float:
+        a, b = (event.function(s, interpolant(s)) for s in (self.t, t))
+        if a * b >= 0:  # the interpolant differs from the states at the ends by round-off
+            return t
+        return float(brentq(lambda s: event.function(s, interpolant(s)), self.t, t, xtol=1e-14 * max(1.0, abs(t))))
+
+    def trajectory(self, status: FlowStatus, message: str) -> Trajectory:
+        if self.t > self.output[-1][0]:  # ended between two output times
+            self.output.append((self.t, self.state))
+        times, states = zip(*self.output, strict=True)
+        solution = None
+        if self.pieces:
+            ends, interpolants = zip(*self.pieces, strict=True)
+            solution = scipy.integrate.OdeSolution([times[0], *ends], interpolants)
+        stacked = np.stack(states)
+        return Trajectory(np.array(times), stacked, status, message, self.solver.nfev, self.happened, solution)
+
+
+@contextmanager
+def _reporter(progress: Progress, first: float, last: float) -> Iterator[Callable[[float], None]]:
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda t: None
+    else:
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("flow", total=last - first)
+            yield lambda t: bar.update(task, completed=t - first)
