@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import dlngeo
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.kernels import _NEAR
+from dlngeo._divided import NEAR
 
 DEPTHS = [1, 1.5, 2, 3, 7, 64, 1000, math.inf]
 TOLERANCE = 1e-12
@@ -33,8 +33,8 @@ RATIOS = [
     1 + 1e-8,
     1 + 1e-5,
     1.001,
-    1 + _NEAR / 2,
-    math.exp(_NEAR / 2),
+    1 + NEAR / 2,
+    math.exp(NEAR / 2),
     1.01,
     1.1,
     2.0,
@@ -134,7 +134,7 @@ def test_psi_loses_little_to_cancellation_on_both_sides_of_the_threshold(depth):
         arguments = [(1.0, y, z) for y in (1.0, 1 - 0.9 * (1 - z), (1 + z) / 2, z)]
         arguments += [(z, 1.0, y) for _, y, _ in arguments]
         errors = [oracles.relative_error(kernel.divided_difference(*a), oracles.psi(*a, depth)) for a in arguments]
-        assert max(errors) < (2e-15 if gap < 0.9 * _NEAR else 2e-13)
+        assert max(errors) < (2e-15 if gap < 0.9 * NEAR else 2e-13)
 
 
 @pytest.mark.parametrize("depth", [1.5, 3, 64])
