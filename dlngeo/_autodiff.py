@@ -23,7 +23,9 @@ def _host(array: Any) -> str | None:
         return None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
-        return "torch" if array.requires_grad and torch.is_grad_enabled() else None
+        # A tensor in forward mode is traced too, so that PyTorch refuses it: there are no such rules here.
+        forward = torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+        return "torch" if forward or (array.requires_grad and torch.is_grad_enabled()) else None
     tracer = sys.modules.get("autograd.tracer")
     return "autograd" if tracer is not None and isinstance(array, tracer.Box) else None
 
@@ -72,10 +74,11 @@ class Operation:
             import torch
 
             return self._in_torch(context, *torch.broadcast_tensors(*map(torch.as_tensor, arrays)))
-        import autograd.numpy
+        import autograd.numpy as anp
 
         shape = np.broadcast_shapes(*map(np.shape, arrays))
-        return self._in_autograd(context, *(autograd.numpy.broadcast_to(a, shape) for a in arrays))
+        padded = (anp.reshape(a, (1,) * (len(shape) - len(a.shape)) + a.shape) for a in arrays)
+        return self._in_autograd(context, *(anp.broadcast_to(a, shape) for a in padded))
 
     @functools.cached_property
     def _in_autograd(self) -> Callable[..., Any]:

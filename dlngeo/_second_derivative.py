@@ -99,16 +99,6 @@ def _one_side(xp: Any, kernel: Kernel, rows: Any, cols: Any, dl: Any, p: Any, q:
 # Divided differences of F by singular values, zero standing for a null one.
 
 
-def _of(kernel: Kernel, name: str) -> Any:
-    function = getattr(kernel, name, None)
-    if function is None:
-        raise NotImplementedError(
-            f"{kernel!r} has no {name}, which second derivatives in the point need; define it, or use finite "
-            "differences of the first derivatives."
-        )
-    return function
-
-
 def _first(xp: Any, kernel: Kernel, k: Any, j: Any, col: Any) -> Any:
     """``F[k, j; col]``."""
     low, high = xp.minimum(k, j), xp.maximum(k, j)
@@ -127,7 +117,7 @@ def _second(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
     high, middle = xp.where(none, 1.0, high), xp.where(two, 1.0, middle)
     zero = xp.zeros_like(high)
     to_null = (low == 0) & (col == 0)
-    value = _of(kernel, "second_divided_difference")(col, low, middle, high)
+    value = kernel.second_divided_difference(col, low, middle, high)
     above = _first(xp, kernel, middle, high, zero) - _first(xp, kernel, zero, high, zero)
     value = xp.where(to_null, above / middle**2, value)
     value = xp.where(two, _first(xp, kernel, zero, high, col) / high**2, value)
@@ -140,7 +130,7 @@ def _mixed(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
     low_col, high_col = xp.minimum(j, col), xp.maximum(j, col)
     none = (high == 0) | (high_col == 0)
     high, high_col = xp.where(high == 0, 1.0, high), xp.where(high_col == 0, 1.0, high_col)
-    value = _of(kernel, "mixed_divided_difference")(low, high, low_col, high_col)
+    value = kernel.mixed_divided_difference(low, high, low_col, high_col)
     zero = xp.zeros_like(high)
     from_null = _first(xp, kernel, zero, high, high_col) - kernel(high, zero) / high**2
     value = xp.where((low == 0) & (low_col == 0), from_null / high_col**2, value)
