@@ -7,25 +7,81 @@ gradient with r vectors, or 2r for a Hessian.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
-__all__ = [
-    "hessian_part_of_autodiff",
-    "is_autodiff",
-    "tangent_and_normal_part",
-    "tangent_part",
-    "tangent_part_of_autodiff",
-]
+__all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Roundoff may break the identities of an autodiff gradient by a part of the largest gradient seen, since what is left
 # of it near a minimum is a difference of large numbers. A wrong cost breaks them by a part of the gradient itself.
 _TOLERANCE = {np.dtype(np.float64): (1e-6, 1e-11), np.dtype(np.float32): (1e-3, 1e-5)}
+
+
+class SecondOrderParts(NamedTuple):
+    """What a Riemannian Hessian takes of ``E′`` and ``D²E[Z]``: tangent triples, ``E′ Z_r`` and ``E′ᵀ Z_l``."""
+
+    gradient: Triple
+    hessian: Triple
+    along: np.ndarray
+    across: np.ndarray
+
+
+def gradient_part(point: Triple, gradient: Any, largest: float) -> tuple[Triple, float]:
+    """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient.
+
+    See :func:`tangent_part` and :func:`tangent_part_of_autodiff`.
+    """
+    if _is_autodiff(gradient):
+        return tangent_part_of_autodiff(point, gradient, largest)
+    u, _, vt = point
+    return tangent_part(u, vt, gradient), largest
+
+
+def second_order_parts(
+    point: Triple, gradient: Any, hessian: Any, tangent: Triple, bent: bool, largest: float
+) -> tuple[SecondOrderParts, float]:
+    """Parts of ``E′`` and ``D²E[Z]``, each in any form, that the Riemannian Hessian is made of.
+
+    Parameters
+    ----------
+    point, tangent : tuple of arrays
+        ``(u, s, vt)``, and ``(Up, M, Vp)`` of Z.
+    gradient, hessian : array, sparse matrix, LinearOperator or sequence of arrays
+        ``E′`` and ``D²E[Z]``.
+    bent : bool
+        Whether the rank is below m and n, so that ``E′`` has a normal part, which counts.
+    largest : float
+        Scale of the largest autodiff gradient so far, which is returned updated.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gradient_part`; also if the gradient is an autodiff triple, the Hessian product a matrix, and E′ has a
+        normal part, of which the triple tells nothing.
+    """
+    u, _, vt = point
+    left, _, right = tangent
+    along, across = np.zeros_like(left), np.zeros_like(right)
+    if _is_autodiff(hessian):  # the normal part of E′ is in it
+        g, largest = gradient_part(point, gradient, largest)
+        return SecondOrderParts(g, _hessian_part_of_autodiff(point, hessian, g, tangent), along, across), largest
+    if not bent:
+        g, largest = gradient_part(point, gradient, largest)
+    elif _is_autodiff(gradient):
+        raise ValueError(
+            "the gradient is a triple of derivatives in u, s and vt, which tells nothing of its normal part; "
+            "the Hessian product is a matrix. Give both in the same form."
+        )
+    else:
+        r = u.shape[1]
+        ev, etu = _products(np.hstack((u, left)), np.hstack((vt.T, right)), gradient)  # in one pass over E′
+        g, along, across = _split(u, vt, ev[:, :r], etu[:, :r]), ev[:, r:], etu[:, r:]
+    return SecondOrderParts(g, tangent_part(u, vt, hessian), along, across), largest
 
 
 def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
@@ -49,32 +105,6 @@ def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
         If it has the wrong shape, or a ``LinearOperator`` lacks the adjoint.
     """
     return _split(u, vt, *_products(u, vt.T, vector))
-
-
-def tangent_and_normal_part(
-    u: np.ndarray, vt: np.ndarray, vector: Any, left: np.ndarray, right: np.ndarray
-) -> tuple[Triple, np.ndarray, np.ndarray]:
-    """Tangent part of E, see :func:`tangent_part`, and the products ``E Z_r`` and ``Eᵀ Z_l``, in one pass over E.
-
-    Parameters
-    ----------
-    u : array, shape=[m, r]
-    vt : array, shape=[r, n]
-    vector : array, sparse matrix, LinearOperator or tuple
-        ``E`` in any form that :func:`tangent_part` takes.
-    left : array, shape=[m, r]
-        ``Z_l``.
-    right : array, shape=[n, r]
-        ``Z_r``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`tangent_part`.
-    """
-    r = u.shape[1]
-    along, across = _products(np.hstack((u, left)), np.hstack((vt.T, right)), vector)
-    return _split(u, vt, along[:, :r], across[:, :r]), along[:, r:], across[:, r:]
 
 
 def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Triple:
@@ -128,7 +158,7 @@ def _require_shape(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
         raise ValueError(f"the derivative has shape {tuple(shape)}, the matrices are {expected}; pass it unreshaped.")
 
 
-def is_autodiff(vector: Any) -> bool:
+def _is_autodiff(vector: Any) -> bool:
     """Whether it is a triple of derivatives in the factors: its middle is a vector, not a matrix."""
     return isinstance(vector, tuple | list) and len(vector) == 3 and np.ndim(vector[1]) == 1
 
@@ -179,7 +209,7 @@ def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0)
     return (ev - u @ core, core, etu - vt.T @ core.T), largest
 
 
-def hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tangent: Triple) -> Triple:
+def _hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tangent: Triple) -> Triple:
     r"""Blocks of ``D²E[Z]``, and of the normal part of ``E′`` with them, from an autodiff Hessian product.
 
     The product differentiates ``(du, ds, dvt)`` along the velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors. With
