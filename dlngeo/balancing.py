@@ -100,8 +100,11 @@ def nearest(weights: Weights, rank: int | None = None, tolerance: float = 1e-14,
 def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
     """Move from balanced weights along a tangent vector, to second order in its length.
 
-    :func:`snap` of ``W + V + ½ II(V, V)``, the geodesic to second order. Its error against the geodesic is of third
-    order, as that of :func:`snap` at a distance of third order from the manifold is.
+    :func:`snap` of ``W + V + c ½ II(V, V)``, the geodesic to second order, with ``c = 1/(1 + ρ²)`` and
+    ``ρ = ‖½ II(V, V)‖/‖V‖``. As ρ is of first order, c changes the bend at fourth order only; but a step that is longer
+    than the radius of curvature, such as a line search may try, is not thrown off by a bend that grows with its square.
+    The error against the geodesic is of third order, as that of :func:`snap` at a distance of third order from the
+    manifold is.
 
     Parameters
     ----------
@@ -115,6 +118,9 @@ def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
     sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Balanced weights.
     """
-    bend = layers_of(frame.second_fundamental_form(vectors, vectors))
-    moved = [w + v + b / 2 for w, v, b in zip(layers_of(frame.weights), layers_of(vectors), bend, strict=True)]
-    return stack_like(frame.weights, snap(moved, frame.rank))
+    bend = frame.second_fundamental_form(vectors, vectors)
+    xp, length = frame.xp, norm(vectors)
+    ratio = norm(bend) / xp.where(length > 0, 2 * length, 1.0)
+    half = (0.5 / (1 + ratio**2))[..., None, None]
+    layers = zip(layers_of(frame.weights), layers_of(vectors), layers_of(bend), strict=True)
+    return stack_like(frame.weights, snap([w + v + half * b for w, v, b in layers], frame.rank))
