@@ -18,11 +18,11 @@ from typing import Any
 from dlngeo.frame import Frame
 from dlngeo.kernels import Kernel
 
-__all__ = ["force_derivative"]
+__all__ = ["ForceDerivative"]
 
 
-def force_derivative(frame: Frame, w: Any, p: Any, q: Any) -> Any:
-    r"""Differentiate the force ``∇_X⟨P, A_X Q⟩`` along W, shape=[..., m, n].
+class ForceDerivative:
+    r"""The derivative along W of the force ``∇_X⟨P, A_X Q⟩`` at a point.
 
     With :math:`\delta L = WX^\top + XW^\top`, :math:`\delta R = X^\top W + W^\top X` in the full singular bases it is
 
@@ -36,43 +36,59 @@ def force_derivative(frame: Frame, w: Any, p: Any, q: Any) -> Any:
             + \sum_{jl} F[a_k, a_i; b_j, b_l]\, P_{kl} Q_{ij}\, \delta R_{jl},
 
     and the same with rows and columns exchanged for the other two. It is symmetric in P and Q, and as a bilinear form
-    in W.
+    in W. The divided differences, O((m + n)⁴) of them, are evaluated once.
 
     Parameters
     ----------
     frame : Frame
         Point of positive singular values.
-    w, p, q : array, shape=[..., m, n]
-        Direction and cotangent vectors, normal parts included.
 
     Raises
     ------
     NotImplementedError
         If the kernel has no third divided differences.
     """
-    xp, kernel = frame._xp, frame.kernel
-    u, rows = _complete(xp, frame.u, frame.s)
-    v, cols = _complete(xp, frame.vt.mT, frame.s)
-    sigma = xp.zeros_like(u[..., :, :1] * v[..., None, :, 0])
-    sigma[..., : frame.rank, : frame.rank] = frame.s[..., None, :] * xp.eye(frame.rank, dtype=frame.s.dtype)
-    w, p, q = (u.mT @ z @ v for z in (w, p, q))
-    dl, dr = w @ sigma.mT + sigma @ w.mT, sigma.mT @ w + w.mT @ sigma
 
-    mixed = _mixed(
-        xp,
-        kernel,
-        rows[..., :, None, None, None],
-        rows[..., None, :, None, None],
-        cols[..., None, None, :, None],
-        cols[..., None, None, None, :],
-    )
-    coupled = mixed * p[..., :, None, None, :] * q[..., None, :, :, None]  # k, i, j, l
-    left = xp.sum(coupled * dr[..., None, None, :, :], axis=(-2, -1))
-    right = xp.sum(coupled * dl[..., :, :, None, None], axis=(-4, -3))
-    el, gl = _one_side(xp, kernel, rows, cols, dl, p, q)
-    er, gr = _one_side(xp, kernel, cols, rows, dr, p.mT, q.mT)
-    gl, gr = gl + left, gr + right
-    return u @ (2 * (el @ w + w @ er) + (gl + gl.mT) @ sigma + sigma @ (gr + gr.mT)) @ v.mT
+    def __init__(self, frame: Frame) -> None:
+        self._xp = xp = frame._xp
+        kernel = frame.kernel
+        self._u, rows = _complete(xp, frame.u, frame.s)
+        self._v, cols = _complete(xp, frame.vt.mT, frame.s)
+        self._sigma = xp.zeros_like(self._u[..., :, :1] * self._v[..., None, :, 0])
+        self._sigma[..., : frame.rank, : frame.rank] = frame.s[..., None, :] * xp.eye(frame.rank, dtype=frame.s.dtype)
+        self._left = _differences(xp, kernel, rows, cols)
+        self._right = self._left if rows is cols else _differences(xp, kernel, cols, rows)
+        self._mixed = _mixed(xp, kernel, _axis(rows, 0), _axis(rows, 1), _axis(cols, 2), _axis(cols, 3))
+
+    def __call__(self, w: Any, p: Any, q: Any) -> Any:
+        """Evaluate it.
+
+        Parameters
+        ----------
+        w, p, q : array, shape=[..., m, n]
+            Direction and cotangent vectors, normal parts included.
+
+        Returns
+        -------
+        array, shape=[..., m, n]
+        """
+        xp, u, v, sigma = self._xp, self._u, self._v, self._sigma
+        w, p, q = (u.mT @ z @ v for z in (w, p, q))
+        dl, dr = w @ sigma.mT + sigma @ w.mT, sigma.mT @ w + w.mT @ sigma
+        coupled = self._mixed * p[..., :, None, None, :] * q[..., None, :, :, None]  # k, i, j, l
+        el, gl = self._one_side(self._left, dl, p, q)
+        er, gr = self._one_side(self._right, dr, p.mT, q.mT)
+        gl = gl + xp.sum(coupled * dr[..., None, None, :, :], axis=(-2, -1))
+        gr = gr + xp.sum(coupled * dl[..., :, :, None, None], axis=(-4, -3))
+        return u @ (2 * (el @ w + w @ er) + (gl + gl.mT) @ sigma + sigma @ (gr + gr.mT)) @ v.mT
+
+    def _one_side(self, differences: tuple[Any, Any], dl: Any, p: Any, q: Any) -> tuple[Any, Any]:
+        """``E^L`` and the first part of ``G^L``."""
+        xp, (first, second) = self._xp, differences
+        pairs = p[..., :, None, :] * q[..., None, :, :]
+        pairs = pairs + xp.moveaxis(pairs, -3, -2)  # k, j, l
+        inner = xp.sum(second * pairs[..., :, None, :, :], axis=-1)  # k, i, j
+        return xp.sum(first * pairs, axis=-1) / 2, xp.sum(inner * dl[..., None, :, :], axis=-1)
 
 
 def _complete(xp: Any, u: Any, s: Any) -> tuple[Any, Any]:
@@ -84,16 +100,15 @@ def _complete(xp: Any, u: Any, s: Any) -> tuple[Any, Any]:
     return xp.concat([u, rest], axis=-1), xp.concat([s, xp.zeros_like(rest[..., 0, :])], axis=-1)
 
 
-def _one_side(xp: Any, kernel: Kernel, rows: Any, cols: Any, dl: Any, p: Any, q: Any) -> tuple[Any, Any]:
-    """``E^L`` and the first part of ``G^L``."""
-    pairs = p[..., :, None, :] * q[..., None, :, :]
-    pairs = pairs + xp.moveaxis(pairs, -3, -2)  # k, j, l
-    k, j = rows[..., :, None, None], rows[..., None, :, None]
-    first = xp.sum(_first(xp, kernel, k, j, cols[..., None, None, :]) * pairs, axis=-1) / 2
-    k, i, j = (rows[(..., *(slice(None) if n == m else None for n in range(4)))] for m in range(3))
-    second = _second(xp, kernel, k, i, j, cols[..., None, None, None, :])
-    inner = xp.sum(second * pairs[..., :, None, :, :], axis=-1)  # k, i, j
-    return first, xp.sum(inner * dl[..., None, :, :], axis=-1)
+def _axis(values: Any, axis: int, ndim: int = 4) -> Any:
+    """Values along one of the last ``ndim`` axes."""
+    return values[(..., *(slice(None) if i == axis else None for i in range(ndim)))]
+
+
+def _differences(xp: Any, kernel: Kernel, rows: Any, cols: Any) -> tuple[Any, Any]:
+    """``F[a_k, a_j; b_l]`` and ``F[a_k, a_i, a_j; b_l]``."""
+    first = _first(xp, kernel, _axis(rows, 0, 3), _axis(rows, 1, 3), _axis(cols, 2, 3))
+    return first, _second(xp, kernel, _axis(rows, 0), _axis(rows, 1), _axis(rows, 2), _axis(cols, 3))
 
 
 # Divided differences of F by singular values, zero standing for a null one.

@@ -26,10 +26,11 @@ tangent there, and agree with ambient finite differences.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from dlngeo._autodiff import Operation, is_traced, untraced
-from dlngeo._second_derivative import force_derivative
+from dlngeo._second_derivative import ForceDerivative
 from dlngeo.frame import Blocks, Frame
 from dlngeo.kernels import DepthKernel, Kernel
 
@@ -66,7 +67,7 @@ class DifferentiableFrame:
 
     def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:
         self.x = x
-        self._frame = Frame.at(untraced(x), kernel, rank)
+        self._point = _Point(Frame.at(untraced(x), kernel, rank))
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(Frame, name):
@@ -78,15 +79,15 @@ class DifferentiableFrame:
 
     def cometric(self, p: Any) -> Any:
         """Apply the cometric ``A_X(P)``, shape=[..., m, n]."""
-        return _cometric(self._frame, self.x, p)
+        return _cometric(self._point, self.x, p)
 
     def metric(self, z: Any) -> Any:
         """Apply the metric: the momentum ``A_X⁻¹(Z)``, shape=[..., m, n]."""
-        return _metric(self._frame, self.x, z)
+        return _metric(self._point, self.x, z)
 
     def project(self, z: Any) -> Any:
         """Project to the tangent space, in the Frobenius metric."""
-        return _project(self._frame, self.x, z)
+        return _project(self._point, self.x, z)
 
     def inner(self, y: Any, z: Any) -> Any:
         """Inner product ``g_X(Y, Z)``, shape=[...]."""
@@ -94,30 +95,57 @@ class DifferentiableFrame:
 
     def christoffel(self, y: Any, z: Any) -> Any:
         """Christoffel map ``Γ(Y, Z) = ½A F(A⁻¹Y, A⁻¹Z) − ½(D_Y A)(A⁻¹Z) − ½(D_Z A)(A⁻¹Y)``."""
-        frame, x = self._frame, self.x
+        point, x = self._point, self.x
         py = self.metric(y)
         pz = py if z is y else self.metric(z)
-        first = _derivative(frame, x, y, pz)
-        second = first if z is y else _derivative(frame, x, z, py)
-        return (self.cometric(_force(frame, x, py, pz)) - first - second) / 2
+        first = _derivative(point, x, y, pz)
+        second = first if z is y else _derivative(point, x, z, py)
+        return (self.cometric(_force(point, x, py, pz)) - first - second) / 2
 
     def hessian(self, z: Any, euclidean_gradient: Any, euclidean_hessian: Any) -> Any:
         """Riemannian Hessian ``A(D²E[Z]) + (D_Z A)(E′) + Γ(Z, A E′)`` from dense Euclidean derivatives."""
         g = euclidean_gradient
-        straight = self.cometric(euclidean_hessian) + _derivative(self._frame, self.x, z, g)
+        straight = self.cometric(euclidean_hessian) + _derivative(self._point, self.x, z, g)
         return straight + self.christoffel(z, self.cometric(g))
 
     def log_volume_density(self) -> Any:
         """Logarithm of the Riemannian volume density, shape=[...]; once differentiable."""
-        return _log_volume(self._frame, self.x)
+        return _log_volume(self._point, self.x)
 
 
-# The operations, on plain arrays. The point x itself enters through its frame only.
+# The operations, on plain arrays. The point x itself enters through its factors only.
 
 
-def _force_value(frame: Frame, x: Any, p: Any, q: Any) -> Any:
+class _Point:
+    """A factored point with what its derivatives share."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    @cached_property
+    def smooth_frame(self) -> Frame:
+        """The frame, if the cometric is differentiable there."""
+        frame = self.frame
+        if not bool((frame.phi > 0).all()):
+            raise ValueError(
+                "the cometric is not differentiable at a singular matrix: the smallest singular value is "
+                f"{float(frame.s.min()):g}. Move to a point of full rank, or declare a lower rank."
+            )
+        return frame
+
+    @cached_property
+    def force_derivative(self) -> ForceDerivative:
+        return ForceDerivative(self.smooth_frame)
+
+    @cached_property
+    def flat(self) -> _Point:
+        """The point with the Frobenius metric, whose cometric is the tangent projection."""
+        return _Point(Frame(self.frame.u, self.frame.s, self.frame.vt, _FROBENIUS))
+
+
+def _force_value(point: _Point, x: Any, p: Any, q: Any) -> Any:
     """``∇_X⟨P, A_X Q⟩``; normal parts of P and Q contribute below full rank, where tangent spaces turn."""
-    _require_smooth(frame)
+    frame = point.smooth_frame
     pb = frame.split(p)
     qb = pb if p is q else frame.split(q)
     core, left, right = frame.hamiltonian_gradient(pb, qb)
@@ -130,9 +158,9 @@ def _force_value(frame: Frame, x: Any, p: Any, q: Any) -> Any:
     return frame.assemble(Blocks(2 * core, left, right))
 
 
-def _derivative_value(frame: Frame, x: Any, w: Any, q: Any) -> Any:
+def _derivative_value(point: _Point, x: Any, w: Any, q: Any) -> Any:
     """``(D_W A_X)(Q)``, dense, with its normal part and with that of Q."""
-    _require_smooth(frame)
+    frame = point.smooth_frame
     wb, qb = frame.split(w), frame.split(q)
     core, left, right = frame.cometric_derivative(wb, qb)
     if left is None or right is None:
@@ -144,8 +172,9 @@ def _derivative_value(frame: Frame, x: Any, w: Any, q: Any) -> Any:
     return frame.assemble(Blocks(core, left, right)) + frame.normal(wb, qb)
 
 
-def _log_volume_gradient_value(frame: Frame, x: Any) -> Any:
+def _log_volume_gradient_value(point: _Point, x: Any) -> Any:
     r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``."""
+    frame = point.frame
     s, psi = frame.s, frame.kernel.divided_difference
     column = s[..., :, None]
     total = 2 * (psi(s[..., None, :], column, column) / frame.phi).sum(axis=-1)
@@ -155,68 +184,60 @@ def _log_volume_gradient_value(frame: Frame, x: Any) -> Any:
     return (frame.u * (-s * total)[..., None, :]) @ frame.vt
 
 
-def _require_smooth(frame: Frame) -> None:
-    if not bool((frame.phi > 0).all()):
-        raise ValueError(
-            "the cometric is not differentiable at a singular matrix: the smallest singular value is "
-            f"{float(frame.s.min()):g}. Move to a point of full rank, or declare a lower rank."
-        )
-
-
 def _unavailable(*_: Any) -> Any:
     raise NotImplementedError(
-        "this derivative in the point needs one order more than is available in closed form; "
-        "use finite differences of the derivative below it."
+        "this derivative needs one order more than is available in closed form; use finite differences of the "
+        "derivative below it."
     )
 
 
-def _metric_in_point(frame: Frame, c: Any, x: Any, z: Any) -> Any:
-    p, q = _metric(frame, x, c), _metric(frame, x, z)
-    gradient = -_force(frame, x, p, q)
-    if frame.rank == min(frame.m, frame.n):
+def _metric_in_point(point: _Point, c: Any, x: Any, z: Any) -> Any:
+    p, q = _metric(point, x, c), _metric(point, x, z)
+    gradient = -_force(point, x, p, q)
+    if point.frame.rank == min(point.frame.m, point.frame.n):
         return gradient
     # The derivative of a pseudo-inverse A⁺ of constant rank has two terms more, in the normal parts.
     for u, v in ((p, z), (q, c)):
-        gradient = gradient + _force(frame, x, _metric(frame, x, u), v - _project(frame, x, v))
+        gradient = gradient + _force(point, x, _metric(point, x, u), v - _project(point, x, v))
     return gradient
 
 
-def _project(frame: Frame, x: Any, z: Any) -> Any:
-    return _cometric(Frame(frame.u, frame.s, frame.vt, _FROBENIUS), x, z)
+def _project(point: _Point, x: Any, z: Any) -> Any:
+    return _cometric(point.flat, x, z)
 
 
 _cometric: Operation = Operation(
-    lambda frame, x, p: frame.cometric(p),
-    (lambda frame, c, x, p: _force(frame, x, p, c), lambda frame, c, x, p: _cometric(frame, x, c)),
+    lambda point, x, p: point.frame.cometric(p),
+    (lambda point, c, x, p: _force(point, x, p, c), lambda point, c, x, p: _cometric(point, x, c)),
     "cometric",
 )
 _metric: Operation = Operation(
-    lambda frame, x, z: frame.metric(z),
-    (_metric_in_point, lambda frame, c, x, z: _metric(frame, x, c)),
+    lambda point, x, z: point.frame.metric(z),
+    (_metric_in_point, lambda point, c, x, z: _metric(point, x, c)),
     "metric",
 )
 _force: Operation = Operation(
     _force_value,
     (
-        lambda frame, c, x, p, q: _force_derivative(frame, x, c, p, q),
-        lambda frame, c, x, p, q: _derivative(frame, x, c, q),
-        lambda frame, c, x, p, q: _derivative(frame, x, c, p),
+        lambda point, c, x, p, q: _force_derivative(point, x, c, p, q),
+        lambda point, c, x, p, q: _derivative(point, x, c, q),
+        lambda point, c, x, p, q: _derivative(point, x, c, p),
     ),
 )
 _derivative: Operation = Operation(
     _derivative_value,
     (
-        lambda frame, c, x, w, q: _force_derivative(frame, x, w, c, q),
-        lambda frame, c, x, w, q: _force(frame, x, c, q),
-        lambda frame, c, x, w, q: _derivative(frame, x, w, c),
+        lambda point, c, x, w, q: _force_derivative(point, x, w, c, q),
+        lambda point, c, x, w, q: _force(point, x, c, q),
+        lambda point, c, x, w, q: _derivative(point, x, w, c),
     ),
 )
 _force_derivative: Operation = Operation(
-    lambda frame, x, w, p, q: force_derivative(frame, w, p, q), (_unavailable,) * 4, "force_derivative"
+    lambda point, x, w, p, q: point.force_derivative(w, p, q), (_unavailable,) * 4, "force_derivative"
 )
 _log_volume_gradient: Operation = Operation(_log_volume_gradient_value, (_unavailable,))
 _log_volume: Operation = Operation(
-    lambda frame, x: frame.log_volume_density(),
-    (lambda frame, c, x: c[..., None, None] * _log_volume_gradient(frame, x),),
+    lambda point, x: point.frame.log_volume_density(),
+    (lambda point, c, x: c[..., None, None] * _log_volume_gradient(point, x),),
     "log_volume_density",
 )
