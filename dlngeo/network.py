@@ -32,6 +32,7 @@ __all__ = [
     "horizontal_lift",
     "imbalance",
     "layer_gradient",
+    "layer_hessian",
     "rebalance",
     "widths",
 ]
@@ -121,6 +122,36 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     for w, product in zip(reversed(layers), reversed(below[: len(layers)]), strict=True):
         out.append(gradient if product is None else gradient @ product.mT)
         gradient = w.mT @ gradient
+    return stack_like(weights, out[::-1])
+
+
+def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: Weights, weights: Weights) -> Any:
+    """Hessian product in the weights of a cost E of their product: the derivative of :func:`layer_gradient` along Ẇ.
+
+    With ``A_p = W_N ⋯ W_p`` and ``B_p = W_p ⋯ W_1`` it is
+    ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
+
+    Parameters
+    ----------
+    euclidean_gradient, euclidean_hessian : array, shape=[..., d_N, d_0]
+        ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
+    weights_dot, weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Velocities and weights, first layer first.
+
+    Returns
+    -------
+    list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+    """
+    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    below, below_dot = [None, layers[0]], [None, velocities[0]]
+    for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
+        below_dot.append(v @ below[-1] + w @ below_dot[-1])
+        below.append(w @ below[-1])
+    gradient, change, out = euclidean_gradient, euclidean_hessian, []
+    columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
+    for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
+        out.append(change if b is None else change @ b.mT + gradient @ b_dot.mT)
+        gradient, change = w.mT @ gradient, v.mT @ gradient + w.mT @ change
     return stack_like(weights, out[::-1])
 
 

@@ -40,6 +40,22 @@ def test_product_gradient_and_differential_are_literal_sums(rng, widths):
     assert network.widths(w) == widths
 
 
+@pytest.mark.parametrize("widths", SHAPES)
+def test_hessian_product_is_the_derivative_of_the_gradient(rng, widths):
+    w, v = random_weights(rng, widths), random_weights(rng, widths)
+    cost = oracles.Cost(rng, widths[-1], widths[0])
+
+    def gradient(t):
+        moved = [a + t * b for a, b in zip(w, v, strict=True)]
+        layers = network.layer_gradient(cost.gradient(network.end_to_end(moved)), moved)
+        return np.concatenate([g.ravel() for g in layers])
+
+    x = network.end_to_end(w)
+    got = network.layer_hessian(cost.gradient(x), cost.hessian(x, network.differential(v, w)), v, w)
+    expected = oracles.derivative(gradient)
+    np.testing.assert_allclose(np.concatenate([g.ravel() for g in got]), expected, atol=1e-8 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("widths", SHAPES[1:])
 def test_imbalance_is_its_definition_and_vanishes_on_balanced_weights_only(rng, widths):
     w = random_weights(rng, widths)
