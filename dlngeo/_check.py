@@ -39,6 +39,16 @@ def positive_integer(value: Any, name: str) -> int:
     return int(value)
 
 
+def positive(value: Any, name: str) -> float:
+    """Return ``value`` as a positive and finite ``float``."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}.")
+    value = float(value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
+    return value
+
+
 def rank(value: Any, m: int, n: int) -> int:
     """Return ``value`` as the rank of an m×n matrix, between 1 and ``min(m, n)``."""
     value = positive_integer(value, "rank")

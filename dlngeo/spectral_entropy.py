@@ -1,0 +1,277 @@
+r"""The entropy of a deep linear network as a function of the singular values, with two stable derivatives.
+
+The balanced weights of rank r with product ``X = U Σ Vᵀ`` are ``W_p = Q_p Λ Q_{p−1}ᵀ`` with ``Q_0 = V``, ``Q_N = U``
+and any inner frames ``Q_p ∈ St(d_p, r)``: one orbit of the orthogonal groups. The logarithm of its volume in the flat
+space of weights is the entropy [1]_,
+
+.. math:: S(X) = \sum_{p=1}^{N-1} \Big[\log\frac{c_{d_p}}{c_{d_p - r}} + (d_p - r) \sum_k \log\lambda_k\Big]
+    + \tfrac12 \sum_{k<l} \log\varphi_N(\sigma_k, \sigma_l), \qquad c_d = \operatorname{vol} O(d) .
+
+For in the metric of the flat space a rotation of ``Q_p`` within its columns is measured by the Jacobi matrices of
+:mod:`dlngeo.balanced`, of determinant ``φ_N``, and one that turns its k-th column out of them by ``√2 λ_k``.
+
+In ``u_k = log σ_k`` the pairs give ``½(1 − 1/N)(u_k + u_l) + ½H(u_k − u_l)`` with ``H(x) = log(sinh x/sinh(x/N))``,
+which is smooth and even. So S is smooth through coinciding singular values, and what looks like 0/0 there in its
+derivatives is a divided difference of ``H′``.
+
+**Depths.** At integer N every constant is that of the orbit. At real N, where there are no weights, the formula is
+continued with all inner widths equal to ``d = min(m, n)``, and only differences of S mean something. As N → ∞
+the entropy diverges with the number of frames, and
+
+.. math:: S_N - (N - 1) \log\frac{c_d}{c_{d-r}} - \frac{r(r-1)}{4} \log N \;\to\; S_\infty
+    = \tfrac12 \sum_{k<l} \log\varphi_\infty(\sigma_k, \sigma_l) + (d - r) \sum_k \log\sigma_k ,
+
+which is what infinite depth means here. The derivatives converge as they are, to those of ``S_∞``.
+
+References
+----------
+.. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.special import zeta
+
+from dlngeo import _check
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.network import _widths_for
+
+__all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
+
+# Below this argument H′ is summed as a power series, of radius π; the 18th term is below 1e-16.
+_SERIES = 1.0
+_COEFFICIENTS = [2 * (-1) ** n * float(zeta(2 * n + 2)) / math.pi ** (2 * n + 2) for n in range(18)]
+
+
+def log_orthogonal_volume(d: int) -> float:
+    r"""Logarithm of the volume of the orthogonal group O(d) in the Frobenius metric.
+
+    .. math:: c_d = 2^{d(d-1)/4} \prod_{k=1}^d \frac{2\pi^{k/2}}{\Gamma(k/2)}, \qquad c_0 = 1,
+
+    since O(d) is fibred over spheres, whose radius is ``√2`` in this metric.
+
+    Parameters
+    ----------
+    d : int
+        Dimension.
+    """
+    spheres = (math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2) for k in range(1, d + 1))
+    return d * (d - 1) / 4 * math.log(2) + math.fsum(spheres)
+
+
+def log_stiefel_volume(d: int, r: int) -> float:
+    """Logarithm of the volume ``c_d/c_{d−r}`` of St(d, r) as a quotient of O(d) with its Frobenius metric.
+
+    Parameters
+    ----------
+    d, r : int
+        Shape of the matrices with orthonormal columns, ``d ≥ r``.
+    """
+    return log_orthogonal_volume(d) - log_orthogonal_volume(d - r)
+
+
+class SpectralEntropy:
+    r"""The entropy as a function of the singular values.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape of the matrices.
+    depth : float
+        Number of layers N, real, at least 1, or ``inf`` for the renormalised limit.
+    rank : int, optional
+        Rank r. Defaults to the least width.
+    widths : sequence of int, optional
+        Widths ``(d_0, …, d_N)``, of which ``d_0 = n`` and ``d_N = m``. The inner ones default to ``min(m, n)``.
+
+    Attributes
+    ----------
+    kernel : Kernel
+        ``φ_N``.
+    constant : float
+        The part of S that does not depend on the singular values.
+    excess : float
+        ``κ = Σ_p (d_p − r)/N``, the factor of ``Σ_k log σ_k``.
+
+    Raises
+    ------
+    TypeError
+        If the depth, the rank or a width is not of its type.
+    ValueError
+        If they do not fit together.
+    """
+
+    def __init__(
+        self, m: int, n: int, depth: float, rank: int | None = None, widths: Sequence[int] | None = None
+    ) -> None:
+        self.depth = _check.depth(depth, allow_infinite=True)
+        self.kernel: Kernel = DepthKernel(self.depth) if math.isfinite(self.depth) else InfiniteDepthKernel()
+        if widths is None:
+            width = min(m, n)
+            self.rank = width if rank is None else _check.rank(rank, m, n)
+            volume, spare = log_stiefel_volume(width, self.rank), width - self.rank
+            finite = math.isfinite(self.depth)
+            self.constant = (self.depth - 1) * volume if finite else 0.0
+            self.excess = (self.depth - 1) / self.depth * spare if finite else float(spare)
+            return
+        sizes = _widths_for(widths, m, n)
+        if len(sizes) - 1 != self.depth:
+            raise ValueError(f"widths {tuple(sizes)} are those of depth {len(sizes) - 1}, not {self.depth:g}.")
+        least = min(sizes)
+        self.rank = least if rank is None else _check.rank(rank, least, least)
+        self.constant = math.fsum(log_stiefel_volume(d, self.rank) for d in sizes[1:-1])
+        self.excess = sum(d - self.rank for d in sizes[1:-1]) / self.depth
+
+    def __call__(self, s: Any) -> Any:
+        """Evaluate S, shape=[...], at singular values, shape=[..., r]; it is ``−inf`` where the volume is zero."""
+        xp, s = _check.singular_values(s)
+        phi = xp.where(_diagonal(xp, s), 1.0, self.kernel(s[..., :, None], s[..., None, :]))
+        total = self.constant + xp.sum(_log(xp, phi), axis=(-2, -1)) / 4
+        return total + self.excess * xp.sum(_log(xp, s), axis=-1) if self.excess else total
+
+    def gradient(self, s: Any) -> Any:
+        r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
+
+        .. math:: f_k = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
+                - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac{\kappa}{\sigma_k}
+            = \sigma_k \sum_{l \ne k} \frac{\psi_l(k, k)}{\varphi_{kl}} + \frac{\kappa}{\sigma_k},
+
+        of which the second form is free of cancellation. All are non-negative: volume grows with any singular value.
+
+        Parameters
+        ----------
+        s : array, shape=[..., r]
+            Singular values.
+
+        Raises
+        ------
+        ValueError
+            If a singular value vanishes and N > 1: there S is not differentiable.
+        """
+        xp, s = _check.singular_values(s)
+        if self.depth == 1:
+            return xp.zeros_like(s)
+        if not bool(xp.all(s > 0)):
+            raise ValueError(
+                f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
+                f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
+            )
+        row, column = s[..., :, None], s[..., None, :]
+        ratio = self.kernel.divided_difference(column, row, row) / self.kernel(row, column)
+        return s * xp.sum(xp.where(_diagonal(xp, s), 0.0, ratio), axis=-1) + self.excess / s
+
+    def hessian(self, s: Any) -> Any:
+        r"""Second partial derivatives, shape=[..., r, r].
+
+        .. math:: \sigma_k \sigma_l \frac{\partial^2 S}{\partial\sigma_k\partial\sigma_l}
+            = -\tfrac12 H''(u_k - u_l), \qquad
+            \sigma_k^2 \frac{\partial^2 S}{\partial\sigma_k^2}
+            = \tfrac12 \sum_{l \ne k} H''(u_k - u_l) - \sigma_k f_k .
+
+        Parameters
+        ----------
+        s : array, shape=[..., r]
+            Singular values.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`gradient`.
+        """
+        xp, s = _check.singular_values(s)
+        row, column = s[..., :, None], s[..., None, :]
+        slope = s * self.gradient(s)
+        if self.depth == 1:
+            return xp.zeros_like(row * column)
+        gap = xp.log(row) - xp.log(column)
+        diagonal = _diagonal(xp, s)
+        bend = xp.where(diagonal, 0.0, _bend(xp, gap, gap, self.depth) / 2)
+        return (xp.where(diagonal, (xp.sum(bend, axis=-1) - slope)[..., None], 0.0) - bend) / row / column
+
+    def quotients(self, s: Any) -> tuple[Any, Any]:
+        r"""``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, shape=[..., r, r] each.
+
+        They multiply the symmetric and the skew part of a direction in the second derivative of the spectral function
+        S of a matrix. With ``p_k = σ_k f_k`` the first is, for close pairs,
+
+        .. math:: \frac{1}{\sigma_k\sigma_l}\Big[\frac{\sigma_k + \sigma_l}{2} \frac{p_k - p_l}{\sigma_k - \sigma_l}
+                - \frac{p_k + p_l}{2}\Big], \qquad
+            p_k - p_l = \frac{u_k - u_l}{2} \sum_j H'[u_k - u_j, u_l - u_j] ;
+
+        on its diagonal stands the limit of this as ``σ_l → σ_k``.
+
+        Parameters
+        ----------
+        s : array, shape=[..., r]
+            Singular values.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`gradient`.
+        """
+        xp, s = _check.singular_values(s)
+        row, column = s[..., :, None], s[..., None, :]
+        f = self.gradient(s)
+        if self.depth == 1:
+            zero = xp.zeros_like(row * column)
+            return zero, zero
+        fk, fl = f[..., :, None], f[..., None, :]
+        near = xp.abs(row - column) < xp.maximum(row, column) / 4  # then |u_k − u_l| < 0.3
+        u = xp.log(s)
+        x = u[..., :, None, None] - u[..., None, None, :]
+        y = xp.where(near[..., None], u[..., None, :, None] - u[..., None, None, :], x)
+        ratio = xp.where(near, column / row, 1.0)
+        logarithm = xp.where(ratio == 1, 1.0, xp.log(ratio) / xp.where(ratio == 1, 1.0, ratio - 1))
+        slope = logarithm / row * xp.sum(_bend(xp, x, y, self.depth), axis=-1) / 2
+        close = ((row + column) * slope - fk * row - fl * column) / 2 / row / column
+        apart = (fk - fl) / xp.where(near, 1.0, row - column)
+        return xp.where(near, close, apart), (fk + fl) / (row + column)
+
+
+def _bend(xp: Any, x: Any, y: Any, depth: float) -> Any:
+    r"""Divided difference ``H′[x, y]`` for ``|x − y| < ½``; ``H″(x)`` at ``x = y``.
+
+    .. math:: H'[x, y] = C_{1/N} - C_1, \quad C_\varepsilon = \frac{\varepsilon}{\sinh \varepsilon x}
+        \frac{\varepsilon}{\sinh \varepsilon y} \frac{\sinh \varepsilon(x - y)}{\varepsilon(x - y)},
+
+    and around zero, by the partial fractions of csch²,
+    ``H′(x) = Σ_n 2(−1)ⁿ ζ(2n+2) π^{−2n−2} (1 − N^{−2n−2}) x^{2n+1}``.
+    """
+    small = xp.maximum(xp.abs(x), xp.abs(y)) < _SERIES
+    a, b = (xp.where(small, value, 0.0) for value in (x, y))
+    power, homogeneous, series = xp.ones_like(a), xp.ones_like(a), xp.zeros_like(a)
+    for n, coefficient in enumerate(_COEFFICIENTS):
+        series = series - coefficient * math.expm1(-(2 * n + 2) * math.log(depth)) * homogeneous
+        for _ in range(2):
+            power = power * a
+            homogeneous = b * homogeneous + power
+    a, b = (xp.where(small, 2.0, value) for value in (x, y))  # both of one sign
+    return xp.where(small, series, _cosecants(xp, a, b, 1 / depth) - _cosecants(xp, a, b, 1.0))
+
+
+def _cosecants(xp: Any, x: Any, y: Any, eps: float) -> Any:
+    """``ε²/(sinh εx sinh εy) · sinh ε(x − y)/(ε(x − y))``, which is ``1/(xy)`` at ε = 0."""
+    if eps == 0:
+        return 1 / (x * y)
+    gap = eps * (x - y)
+    equal = gap == 0
+    value = xp.where(equal, 1.0, xp.sinh(gap) / xp.where(equal, 1.0, gap))
+    for z in (x, y):
+        decay = -eps * xp.abs(z)
+        value = value * (2 * eps * xp.exp(decay) / -xp.expm1(2 * decay))
+    return value
+
+
+def _diagonal(xp: Any, s: Any) -> Any:
+    index = xp.arange(s.shape[-1])
+    return index[:, None] == index
+
+
+def _log(xp: Any, a: Any) -> Any:
+    """Logarithm, ``−inf`` at zero without a warning."""
+    return xp.where(a > 0, xp.log(xp.where(a > 0, a, 1.0)), -math.inf)

@@ -1,0 +1,250 @@
+r"""Entropy and free energy of matrices under the deep linear network.
+
+The entropy ``S(X)`` is the logarithm of the volume of the orbit of all balanced weights with product X [1]_; see
+:mod:`dlngeo.spectral_entropy` for the formula, its constants, and what it means at real and at infinite depth. The
+free energy at the inverse temperature β is ``F = E − S/β``: isotropic noise on the balanced weights projects to
+Riemannian Langevin dynamics of F, of stationary law ``e^{−βF} dvol_g`` [2]_.
+
+Two theorems on one vector field [1]_. Minus the gradient of S in the metric ``g_N`` is the image of the mean curvature
+vector of the orbit (the trace of its second fundamental form): the orbit grows fastest along ``grad S``, and
+shrinks along its mean curvature. And noise tangent to the orbit alone moves X along ``grad S``, without noise.
+
+S is a smooth function of X wherever all singular values are positive, coinciding ones included. Functions here take
+NumPy or PyTorch arrays, batch over leading axes, and are differentiated in closed form, twice, where autograd or
+PyTorch traces their argument.
+
+References
+----------
+.. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+.. [2] T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+.. [3] A. S. Lewis, H. S. Sendov, "Twice differentiable spectral functions", SIAM J. Matrix Anal. Appl. 23 (2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from dlngeo import _check
+from dlngeo._autodiff import Operation, untraced
+from dlngeo.frame import Blocks, Frame
+from dlngeo.spectral_entropy import SpectralEntropy
+
+__all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
+
+
+def entropy(x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+    r"""Entropy of a matrix: the logarithm of the volume of its orbit of balanced weights [1]_.
+
+    .. math:: S(X) = \sum_{p=1}^{N-1} \Big[\log\frac{c_{d_p}}{c_{d_p - r}} + (d_p - r) \sum_k \log\lambda_k\Big]
+        + \tfrac12 \sum_{k<l} \log\varphi_N(\sigma_k, \sigma_l), \qquad c_d = \operatorname{vol} O(d) ;
+
+    at full rank and equal widths ``(N − 1) log c_d + ½ Σ_{k<l} log φ_N(σ_k, σ_l)``.
+
+    Parameters
+    ----------
+    x : array, shape=[..., m, n]
+        Matrix.
+    depth : float
+        Number of layers N, at least 1. At real N the formula is continued; ``inf`` gives its renormalised limit
+        ``½ Σ_{k<l} log φ_∞(σ_k, σ_l) + (min(m, n) − r) Σ_k log σ_k``.
+    rank : int, optional
+        Rank r; the trailing singular values are dropped. Defaults to the least width.
+    widths : sequence of int, optional
+        Widths ``(d_0, …, d_N)``, of which ``d_0 = n`` and ``d_N = m``. The inner ones default to ``min(m, n)``.
+
+    Returns
+    -------
+    array, shape=[...]
+        ``−inf`` where the volume is zero, as with two vanishing singular values.
+
+    Raises
+    ------
+    TypeError
+        If the depth, the rank or a width is not of its type.
+    ValueError
+        If they do not fit together and to the shape, or ``x`` has NaN or infinite entries.
+    """
+    return _entropy(_at(x, depth, rank, widths), x)
+
+
+def entropy_gradient(x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+    r"""Euclidean gradient of the entropy, ``U diag(∂S/∂σ_k) Vᵀ``, shape=[..., m, n].
+
+    .. math:: \frac{\partial S}{\partial\sigma_k} = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
+        - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac1{N\sigma_k} \sum_p (d_p - r),
+
+    stable at coinciding singular values. :meth:`dlngeo.frame.Frame.cometric` makes it the gradient in ``g_N``.
+
+    Parameters
+    ----------
+    x, depth, rank, widths
+        As in :func:`entropy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`entropy`, and if a singular value vanishes and N > 1: there S is not differentiable.
+    """
+    return _gradient(_at(x, depth, rank, widths), x)
+
+
+def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+    r"""Euclidean Hessian product ``D²S(X)[Z]``, the derivative of :func:`entropy_gradient` along Z, shape=[..., m, n].
+
+    As of any spectral function [3]_: with ``UᵀZV = M`` and ``f_k = ∂S/∂σ_k``, the entries of its core are
+
+    .. math:: \delta_{kl} \sum_j \frac{\partial f_k}{\partial\sigma_j} M_{jj}
+        + (1 - \delta_{kl}) \Big[\frac{f_k - f_l}{\sigma_k - \sigma_l} \frac{M_{kl} + M_{lk}}2
+        + \frac{f_k + f_l}{\sigma_k + \sigma_l} \frac{M_{kl} - M_{lk}}2\Big],
+
+    and the blocks orthogonal to U or V are multiplied by ``f_k/σ_k``. Below full rank S is extended to nearby matrices
+    through the truncation of the SVD.
+
+    Parameters
+    ----------
+    z : array, shape=[..., m, n]
+        Direction.
+    x, depth, rank, widths
+        As in :func:`entropy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`entropy_gradient`.
+    """
+    return _hessian(_at(x, depth, rank, widths), x, z)
+
+
+def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+    """Volume ``e^S`` of the orbit of the balanced weights with product X, in the flat space of weights, shape=[...].
+
+    The orbit has dimension ``Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``; where that is zero, it is a number of points.
+
+    Parameters
+    ----------
+    x, depth, rank, widths
+        As in :func:`entropy`; the depth is an integer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`entropy`.
+    """
+    xp, x = _check.floating(untraced(x))
+    return xp.exp(entropy(x, _check.positive_integer(depth, "depth"), rank, widths))
+
+
+def free_energy(
+    cost: Callable[[Any], Any] | Any,
+    x: Any,
+    depth: float,
+    beta: float,
+    rank: int | None = None,
+    widths: Sequence[int] | None = None,
+) -> Any:
+    """Free energy ``F(X) = E(X) − S(X)/β`` [2]_, shape=[...].
+
+    Parameters
+    ----------
+    cost : callable or array, shape=[...]
+        Energy E, a function of matrices, or its value at X.
+    x : array, shape=[..., m, n]
+        Matrix.
+    depth : float
+        Number of layers, as in :func:`entropy`.
+    beta : float
+        Inverse temperature, positive.
+    rank, widths
+        As in :func:`entropy`.
+
+    Returns
+    -------
+    array, shape=[...]
+        ``+inf`` where the orbit has no volume.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`entropy`, and if ``beta`` is not a positive number.
+    """
+    energy = cost(x) if callable(cost) else cost
+    return energy - entropy(x, depth, rank, widths) / _check.positive(beta, "beta")
+
+
+def free_energy_gradient(
+    euclidean_gradient: Any,
+    x: Any,
+    depth: float,
+    beta: float,
+    rank: int | None = None,
+    widths: Sequence[int] | None = None,
+) -> Any:
+    """Euclidean gradient ``F′(X) = E′(X) − S′(X)/β`` of the free energy, shape=[..., m, n].
+
+    Gradient flows and samplers on any space take it for the gradient of a cost; they make it Riemannian.
+
+    Parameters
+    ----------
+    euclidean_gradient : callable or array, shape=[..., m, n]
+        ``E′``, or its value at X.
+    x : array, shape=[..., m, n]
+        Matrix.
+    depth, beta, rank, widths
+        As in :func:`free_energy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`free_energy`, and where S is not differentiable.
+    """
+    straight = euclidean_gradient(x) if callable(euclidean_gradient) else euclidean_gradient
+    return straight - entropy_gradient(x, depth, rank, widths) / _check.positive(beta, "beta")
+
+
+class _Point(NamedTuple):
+    frame: Frame
+    spectral: SpectralEntropy
+
+
+def _at(x: Any, depth: float, rank: int | None, widths: Sequence[int] | None) -> _Point:
+    values = _check.floating(untraced(x))[1]
+    m, n = values.shape[-2:]
+    spectral = SpectralEntropy(m, n, depth, rank, widths)
+    return _Point(Frame.at(values, spectral.kernel, spectral.rank), spectral)
+
+
+# The operations, on plain arrays, with their vector-Jacobian products. The point x enters through its frame only.
+
+
+def _gradient_value(at: _Point, x: Any) -> Any:
+    frame = at.frame
+    return (frame.u * at.spectral.gradient(frame.s)[..., None, :]) @ frame.vt
+
+
+def _hessian_value(at: _Point, x: Any, z: Any) -> Any:
+    frame, spectral = at.frame, at.spectral
+    xp, s = frame._xp, frame.s
+    core, left, right = frame.split(z)
+    minus, plus = spectral.quotients(s)
+    index = xp.arange(frame.rank)
+    along = (spectral.hessian(s) @ xp.linalg.diagonal(core)[..., None])[..., 0]
+    across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
+    core = xp.where(index[:, None] == index, along[..., None], across)
+    turn = (spectral.gradient(s) / s)[..., None, :] if spectral.depth > 1 else 0.0
+    return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
+
+
+def _unavailable(*_: Any) -> Any:
+    raise NotImplementedError(
+        "the third derivative of the entropy is not available in closed form; use finite differences of the second."
+    )
+
+
+_entropy: Operation = Operation(
+    lambda at, x: at.spectral(at.frame.s), (lambda at, c, x: c[..., None, None] * _gradient(at, x),), "entropy"
+)
+_gradient: Operation = Operation(_gradient_value, (lambda at, c, x: _hessian(at, x, c),), "entropy_gradient")
+_hessian: Operation = Operation(
+    _hessian_value, (_unavailable, lambda at, c, x, z: _hessian(at, x, c)), "entropy_hessian"
+)
