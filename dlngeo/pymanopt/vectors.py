@@ -1,4 +1,4 @@
-"""Points and tangent vectors of the fixed-rank matrices, as pymanopt wants them: tuples, with arithmetic."""
+"""Points and tangent vectors as pymanopt wants them: sequences of arrays, tangent vectors with arithmetic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Point", "TangentVector"]
+__all__ = ["LayerVector", "Point", "TangentVector"]
 
 
 class Point(NamedTuple):
@@ -17,32 +17,48 @@ class Point(NamedTuple):
     vt: np.ndarray
 
 
+class _Vector:
+    """Arithmetic, array by array, of a tuple of arrays that ``_make`` makes of an iterable."""
+
+    __slots__ = ()
+    # Without this a NumPy scalar on the left would try to multiply the tuple as an array.
+    __array_ufunc__ = None
+
+    def __add__(self: Any, other: Any) -> Any:
+        return self._make(a + b for a, b in zip(self, other, strict=True))
+
+    def __sub__(self: Any, other: Any) -> Any:
+        return self._make(a - b for a, b in zip(self, other, strict=True))
+
+    def __mul__(self: Any, scalar: Any) -> Any:
+        return self._make(a * scalar for a in self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self: Any, scalar: Any) -> Any:
+        return self._make(a / scalar for a in self)
+
+    def __neg__(self: Any) -> Any:
+        return self._make(-a for a in self)
+
+
 class _Triple(NamedTuple):
     Up: np.ndarray
     M: np.ndarray
     Vp: np.ndarray
 
 
-class TangentVector(_Triple):
+class TangentVector(_Vector, _Triple):
     """The matrix ``u M vt + Up vt + u Vpᵀ``; fields as in pymanopt's FixedRankEmbedded, with vector arithmetic."""
 
     __slots__ = ()
-    # Without this a NumPy scalar on the left would try to multiply the tuple as an array.
-    __array_ufunc__ = None
 
-    def __add__(self, other: Any) -> TangentVector:
-        return TangentVector(*(a + b for a, b in zip(self, other, strict=True)))
 
-    def __sub__(self, other: Any) -> TangentVector:
-        return TangentVector(*(a - b for a, b in zip(self, other, strict=True)))
+class LayerVector(_Vector, tuple[np.ndarray, ...]):
+    """A vector of weights: one matrix per layer, first layer first, with vector arithmetic."""
 
-    def __mul__(self, scalar: Any) -> TangentVector:
-        return TangentVector(*(a * scalar for a in self))
+    __slots__ = ()
 
-    __rmul__ = __mul__
-
-    def __truediv__(self, scalar: Any) -> TangentVector:
-        return TangentVector(*(a / scalar for a in self))
-
-    def __neg__(self) -> TangentVector:
-        return TangentVector(*(-a for a in self))
+    @classmethod
+    def _make(cls, layers: Any) -> LayerVector:
+        return cls(layers)

@@ -1,0 +1,88 @@
+"""Costs of a matrix as costs of the weights that multiply to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pymanopt
+
+from dlngeo.network import differential, end_to_end, layer_gradient, layer_hessian
+from dlngeo.pymanopt.balanced import Balanced
+
+__all__ = ["pull_back"]
+
+Matrix = Any
+
+
+def pull_back(
+    manifold: Balanced,
+    cost: Callable[[Matrix], float],
+    euclidean_gradient: Callable[[Matrix], Matrix],
+    euclidean_hessian: Callable[[Matrix, Matrix], Matrix] | None = None,
+) -> pymanopt.Problem:
+    r"""Pose the problem of minimising ``L(W) = E(W_N ⋯ W_1)`` on the balanced weights, from E and its derivatives.
+
+    .. math:: \frac{\partial L}{\partial W_p} = (W_N \cdots W_{p+1})^\top E'(X)\, (W_{p-1} \cdots W_1)^\top ,
+
+    and its derivative gives the Hessian product, see :func:`dlngeo.network.layer_hessian`. No autodiff is involved.
+
+    Parameters
+    ----------
+    manifold : Balanced
+        Where to minimise.
+    cost : callable
+        ``X → E(X)``, of the product, an array of shape (d_N, d_0).
+    euclidean_gradient : callable
+        ``X → E′(X)``, an array of the shape of X.
+    euclidean_hessian : callable, optional
+        ``(X, Z) → D²E(X)[Z]``, the same. Trust regions need it.
+
+    Returns
+    -------
+    pymanopt.Problem
+        The cost is ``inf`` where ``E`` is NaN, so that a line search backs off.
+
+    Raises
+    ------
+    TypeError
+        If ``manifold`` is not :class:`Balanced`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> target = np.diag([2.0, 1.0])
+    >>> manifold = Balanced((2, 2, 2), rng=0)
+    >>> problem = pull_back(manifold, lambda x: 0.5 * np.sum((x - target) ** 2), lambda x: x - target, lambda x, z: z)
+    >>> result = pymanopt.optimizers.TrustRegions(verbosity=0).run(problem)
+    >>> np.round(result.point[1] @ result.point[0], 6) + 0.0
+    array([[2., 0.],
+           [0., 1.]])
+    """
+    if not isinstance(manifold, Balanced):
+        raise TypeError(f"costs are pulled back to dlngeo.pymanopt.Balanced, got {type(manifold).__name__}.")
+    numpy_backend = pymanopt.function.numpy(manifold)
+
+    @numpy_backend
+    def loss(*weights: Any) -> float:
+        value = float(cost(end_to_end(weights)))
+        return math.inf if math.isnan(value) else value
+
+    @numpy_backend
+    def gradient(*weights: Any) -> Any:
+        return layer_gradient(np.asarray(euclidean_gradient(end_to_end(weights))), weights)
+
+    def hessian(*arrays: Any) -> Any:
+        weights, weights_dot = arrays[: manifold.depth], arrays[manifold.depth :]
+        x, velocity = end_to_end(weights), differential(weights_dot, weights)
+        change = np.asarray(euclidean_hessian(x, velocity))  # type: ignore[misc]
+        return layer_hessian(np.asarray(euclidean_gradient(x)), change, weights_dot, weights)
+
+    return pymanopt.Problem(
+        manifold,
+        loss,
+        euclidean_gradient=gradient,
+        euclidean_hessian=None if euclidean_hessian is None else numpy_backend(hessian),
+    )
