@@ -133,9 +133,18 @@ def third(xp: Any, nodes: list[Any], eps: float, rest: float, second: float) -> 
     scale = 2 * second * log_xy + 2 * eps * (log_yz + log_zw)
     lower = xp.where(some, xp.exp(scale) * lower, 0.0)
     near = gap_xw < _NEAR_THIRD
+    value = (upper - lower) / xp.where(near, 1.0, gap_xw)
     gaps = [_gap(xp, log_xy, eps), _gap(xp, log_xy + log_yz, eps), gap_xw]
-    series = _series(xp, [xp.where(near, g, 0.0) for g in gaps], eps, rest * second / 6, 0, _TERMS_THIRD)
-    return xp.where(near, series, (upper - lower) / xp.where(near, 1.0, gap_xw))
+    return _where_near(xp, near, value, gaps, eps, rest * second / 6, 0, _TERMS_THIRD)
+
+
+def scaled_third(xp: Any, q: Any, r: Any, s: Any, t: Any, eps: float, rest: float, second: float) -> Any:
+    """``h[a_q, a_r, a_s, a_t]/N³``; at most two of the values may be zero."""
+    q, r, s, t = xp.broadcast_arrays(q, r, s, t)
+    if second == 0:
+        return xp.zeros_like(q)
+    top = xp.maximum(xp.maximum(q, r), xp.maximum(s, t))
+    return third(xp, [q, r, s, t], eps, rest, second) * top ** (2 * (second - eps))
 
 
 def _second_of_power(xp: Any, log_xy: Any, log_yz: Any, eps: float, rest: float, second: float) -> Any:
@@ -153,9 +162,17 @@ def _second_of_power(xp: Any, log_xy: Any, log_yz: Any, eps: float, rest: float,
     else:
         lower = xp.exp(scale) * lower
     near = gap_xz < _NEAR_INNER
-    gaps = [xp.where(near, gap, 0.0) for gap in (gap_xy, gap_xz)]
-    series = _series(xp, gaps, eps, rest * second / 2, 1, _TERMS_INNER)
-    return xp.where(near, series, (upper - lower) / xp.where(near, 1.0, gap_xz))
+    value = (upper - lower) / xp.where(near, 1.0, gap_xz)
+    return _where_near(xp, near, value, [gap_xy, gap_xz], eps, rest * second / 2, 1, _TERMS_INNER)
+
+
+def _where_near(xp: Any, near: Any, value: Any, gaps: list[Any], *series: Any) -> Any:
+    """``value``, and where nodes are near the series instead, which is summed there alone: it is long."""
+    if not bool(xp.any(near)):
+        return value
+    value = xp.asarray(value, copy=True)
+    value[near] = _series(xp, [xp.asarray(gap)[near] for gap in gaps], *series)
+    return value
 
 
 def _sorted(xp: Any, values: list[Any]) -> tuple[Any, Any, Any, Any]:

@@ -212,6 +212,13 @@ class DepthKernel(Kernel):
             return xp.zeros_like(q + r + s + t)
         return self._scale * _divided.mixed_of_kernel(xp, q, r, s, t, *self._epsilons)
 
+    def _third(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+        """``h[a_q, a_r, a_s, a_t]`` for many curvatures at once; at most two of the values may be zero."""
+        xp, q, r, s, t = _check.singular_values(q, r, s, t)
+        if self.depth == 1:
+            return xp.zeros_like(q + r + s + t)
+        return self._scale**3 * _divided.scaled_third(xp, q, r, s, t, *self._epsilons)
+
     @property
     def _epsilons(self) -> tuple[float, float, float]:
         """``1/N``, ``1 − 1/N`` and ``1 − 2/N``."""
@@ -259,6 +266,10 @@ class InfiniteDepthKernel(Kernel):
     def mixed_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
         return _divided.mixed_of_kernel(xp, q, r, s, t, 0.0, 1.0, 1.0)
+
+    def _third(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+        xp, q, r, s, t = _check.singular_values(q, r, s, t)
+        return _divided.scaled_third(xp, q, r, s, t, 0.0, 1.0, 1.0)
 
     def __repr__(self) -> str:
         return "InfiniteDepthKernel()"

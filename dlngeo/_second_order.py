@@ -1,0 +1,312 @@
+r"""Second derivatives of the cometric, in the SVD frame of a point.
+
+At fixed P the cometric is the two-sided function ``A(P) = f(XXᵀ, XᵀX)[P]`` with ``f(s², t²) = φ(s, t)``, so it depends
+on X to second order through the divided differences of f: ``ψ``, that of one argument, ``f2``, the second one of one
+argument, and ``f11``, the mixed one of both (the second-order Daleckii–Krein formula [1]_).
+
+Below full rank null singular values join the r positive ones. Moving along the matrices of rank r leaves them zero, so
+divided differences between null values are those of a function which is constant there, and ``f(0, 0) = 0`` is the
+projection onto the manifold.
+
+References
+----------
+.. [1] R. Bhatia, "Matrix Analysis", Springer 1997, Section V.3.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+
+from dlngeo.frame import Blocks, Frame
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+
+__all__ = ["Differences", "Extension", "SecondOrder"]
+
+
+class Differences:
+    """Divided differences of f at the singular values of a point, by their indices; index ``null`` means zero.
+
+    The methods take broadcastable integer arrays and return arrays of the shape ``[..., *broadcast]``.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        self._xp, self._kernel, self._frame = frame._xp, frame.kernel, frame
+        self.null = frame.rank
+        self.size = frame.rank
+        self.values = frame.s
+        if not frame.m == frame.n == frame.rank:
+            self.size += 1
+            self.values = self._xp.concat([frame.s, self._xp.zeros_like(frame.s[..., :1])], axis=-1)
+
+    def _at(self, *indices: Any) -> list[Any]:
+        return [self.values[..., index] for index in indices]
+
+    def _choose(self, mask: Any, value: Any, otherwise: Any) -> Any:
+        return self._xp.where(self._xp.asarray(mask), value, otherwise)
+
+    @cached_property
+    def _corner(self) -> Any:
+        """``φ(0, 0)``, which a kernel may give a positive value, to be taken out."""
+        zero = self._xp.zeros_like(self.values[..., :1])
+        return self._kernel(zero, zero)
+
+    def phi(self, k: Any, l: Any) -> Any:
+        """``f(k, l)``."""
+        return self._table_phi[..., k, l]
+
+    def psi(self, l: Any, k: Any, j: Any) -> Any:
+        """``f[k, j; l]``, the divided difference in one argument."""
+        return self._table_psi[..., l, k, j]
+
+    @cached_property
+    def _table_phi(self) -> Any:
+        xp, frame = self._xp, self._frame
+        if self.size == frame.rank:
+            return frame.phi
+        null = frame.phi_null[..., None]
+        phi = xp.concat([frame.phi, null], axis=-1)
+        return xp.concat([phi, xp.concat([null.mT, xp.zeros_like(null[..., :1, :])], axis=-1)], axis=-2)
+
+    @cached_property
+    def _table_psi(self) -> Any:
+        if self.size == self._frame.rank:
+            return self._frame.psi
+        index = np.arange(self.size)
+        l, k, j = np.broadcast_arrays(index[:, None, None], index[:, None], index)
+        low, high = np.minimum(k, j), np.maximum(k, j)
+        both = low == self.null
+        low, high = np.where(both, 0, low), np.where(both, 0, high)
+        v_l, v_low, v_high = self._at(l, low, high)
+        value = self._kernel.divided_difference(v_l, v_low, v_high)
+        corner = (l == self.null) & (high == self.null)
+        value = self._choose(corner, self._kernel(v_l, v_low) / v_low**2, value)
+        return self._choose(both, 0.0, value)
+
+    def second(self, l: Any, k: Any, i: Any, j: Any, place: Any = None) -> Any:
+        """``f2 = f[k, i, j; l]``, the second divided difference in one argument."""
+        low, middle, high = _ordered(k, i, j)
+        all_null, two = low == self.null, middle == self.null
+        low = np.where(all_null, 0, low)
+        middle, high = np.where(two, low, middle), np.where(two, low, high)
+        if self._third is None:
+            value = self._kernel.second_divided_difference(*self._at(l, low, middle, high))
+        else:
+            value = self._third[..., _place(l, k, i, j) if place is None else place] / self.phi(low, middle)
+            value = (value - self.psi(l, middle, high) * self.psi(high, low, middle)) / self.phi(low, high)
+        corner = (l == self.null) & (high == self.null)
+        if corner.any():
+            v_low, v_middle = self._at(low, middle)
+            value = value - self._choose(corner, self._corner / (v_low * v_middle) ** 2, 0.0)
+        if two.any():
+            value = self._choose(two, self.psi(l, low, self.null) / self.values[..., low] ** 2, value)
+        return self._choose(all_null, 0.0, value) if all_null.any() else value
+
+    def mixed(self, k: Any, i: Any, j: Any, l: Any, place: Any = None) -> Any:
+        """``f11 = f[k, i; j, l]``, the divided difference in both arguments."""
+        (k, i), (j, l) = _ordered(k, i), _ordered(j, l)
+        none = (k == self.null) | (j == self.null)
+        k, j = np.where(k == self.null, 0, k), np.where(j == self.null, 0, j)
+        if self._third is None:
+            value = self._kernel.mixed_divided_difference(*self._at(k, i, j, l))
+        else:
+            value = self._third[..., _place(k, i, j, l) if place is None else place] / (self.phi(k, i) * self.phi(j, l))
+        corner = (i == self.null) & (l == self.null)
+        if corner.any():
+            v_k, v_j = self._at(k, j)
+            value = value - self._choose(corner, self._corner / (v_k * v_j) ** 2, 0.0)
+        return self._choose(none, 0.0, value) if none.any() else value
+
+    # Tables over all indices, evaluated once for every set of indices that symmetry makes equal.
+
+    @cached_property
+    def _third(self) -> Any:
+        """``h[k, i, j, l]`` at every set of indices, for the kernels that are divided differences of one function h."""
+        if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)):
+            return None
+        sets = _sets(self.size, 4)
+        return self._kernel._third(*self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets)))
+
+    def all_psi(self, rows: Any, cols: Any) -> Any:
+        """``f[k, j; l]`` at lists of indices, shape=[..., rows k, rows j, cols l]."""
+        return self._table_psi[..., cols, rows[:, None, None], rows[None, :, None]]
+
+    def all_second(self, rows: Any, cols: Any) -> Any:
+        """``f[k, i, j; l]``, shape=[..., rows k, rows j, rows i, cols l]."""
+        place = _place(rows[:, None, None], rows[:, None], rows)
+        return self._table_second[..., cols][..., place, :]
+
+    @cached_property
+    def _table_second(self) -> Any:
+        return self.second(np.arange(self.size), *_sets(self.size, 3)[..., None], _places(self.size, 1, 3))
+
+    def all_mixed(self, rows: Any, cols: Any) -> Any:
+        """``f[k, i; j, l]``, shape=[..., rows k, cols j, rows i, cols l]."""
+        xp = self._xp
+        first, last = _place(rows[:, None], rows), _place(cols[:, None], cols)
+        table = self._table_mixed[..., xp.reshape(xp.asarray(last), (-1,))][..., first, :]
+        return xp.moveaxis(xp.reshape(table, (*table.shape[:-1], len(cols), len(cols))), -2, -3)
+
+    @cached_property
+    def _table_mixed(self) -> Any:
+        """``f11`` at every pair and pair."""
+        pairs = _sets(self.size, 2)
+        return self.mixed(*pairs[..., None], *pairs, _places(self.size, 2, 2))
+
+
+@lru_cache(maxsize=8)
+def _sets(size: int, count: int) -> Any:
+    """Sets of ``count`` indices below ``size``, with repetition, in the order of :func:`_place`, shape=[count, sets]."""
+    sets = np.array(list(combinations_with_replacement(range(size), count)), dtype=int).T
+    return sets[:, np.argsort(_place(*sets))]
+
+
+@lru_cache(maxsize=8)
+def _places(size: int, count: int, more: int) -> Any:
+    """Places of the unions of every set of ``more`` and every one of ``count`` indices, shape=[sets, sets]."""
+    return _place(*_sets(size, more)[..., None], *_sets(size, count))
+
+
+def _ordered(*indices: Any) -> list[Any]:
+    """Sort index arrays entry by entry, the smallest first; much faster than sorting along an axis of length 4."""
+    out = list(indices)
+    for end in range(len(out) - 1, 0, -1):
+        for n in range(end):
+            out[n], out[n + 1] = np.minimum(out[n], out[n + 1]), np.maximum(out[n], out[n + 1])
+    return out
+
+
+def _place(*indices: Any) -> Any:
+    """Place of a set of indices, in any order, among all sets: its number in the combinatorial number system."""
+    size = 1 + max(int(np.max(index)) for index in indices)
+    binomials = np.arange(size)  # C(i + n, n + 1), n = 0
+    total = 0
+    for index in _ordered(*indices):
+        total = total + binomials[index]
+        binomials = np.cumsum(binomials)
+    return total
+
+
+class Extension:
+    """Blocks as matrices whose further rows and columns hold the left and right blocks.
+
+    The blocks enter through their coordinates in a basis of the space that they span, which is enough: the metric is
+    invariant under rotations of the null spaces, so the curvature of vectors lies in the span of their blocks.
+    """
+
+    def __init__(self, frame: Frame, vectors: list[Blocks]) -> None:
+        self._xp = frame._xp
+        self.rank = frame.rank
+        self.left = self._basis(frame.u, [b.left for b in vectors])
+        self.right = self._basis(frame.vt.mT, [b.right for b in vectors])
+        index = np.arange(self.rank)
+        self.rows, self.cols = (
+            np.concatenate([index, np.full(0 if q is None else q.shape[-1], self.rank)])
+            for q in (self.left, self.right)
+        )
+
+    def _basis(self, frame: Any, blocks: list[Any]) -> Any:
+        """Orthonormal columns that span the blocks: a complement of the frame, or a smaller basis."""
+        if blocks[0] is None:
+            return None
+        size, rank = frame.shape[-2:]
+        if size - rank <= len(blocks) * rank:
+            return self._xp.linalg.qr(frame, mode="complete")[0][..., rank:]
+        return self._xp.linalg.qr(self._xp.concat(self._xp.broadcast_arrays(*blocks), axis=-1))[0]
+
+    def matrix(self, blocks: Blocks) -> Any:
+        """Matrix of blocks, shape=[..., len(rows), len(cols)]."""
+        xp, (core, left, right) = self._xp, blocks
+        parts = [core, None if left is None else self.left.mT @ left, None if right is None else right.mT @ self.right]
+        batch = np.broadcast_shapes(*(part.shape[:-2] for part in parts if part is not None))
+        core, below, beside = (
+            None if part is None else xp.broadcast_to(part, (*batch, *part.shape[-2:])) for part in parts
+        )
+        if beside is not None:
+            core = xp.concat([core, beside], axis=-1)
+        if below is not None:
+            pad = xp.zeros_like(below[..., :1]) * xp.ones_like(core[..., :1, self.rank :])
+            core = xp.concat([core, xp.concat([below, pad], axis=-1)], axis=-2)
+        return core
+
+    def blocks(self, matrix: Any) -> Blocks:
+        """Blocks of a matrix: the inverse of :meth:`matrix`, without the normal part."""
+        r = self.rank
+        left = None if self.left is None else self.left @ matrix[..., r:, :r]
+        right = None if self.right is None else self.right @ matrix[..., :r, r:].mT
+        return Blocks(matrix[..., :r, :r], left, right)
+
+
+class SecondOrder:
+    """Second derivatives of the cometric and of the kinetic energy, on matrices of an :class:`Extension`.
+
+    Both cost O(d⁴) operations and memory, d the size of the extended matrices.
+    """
+
+    def __init__(self, differences: Differences, rows: Any, cols: Any) -> None:
+        self._xp = differences._xp
+        rank = differences.null
+        values = differences.values[..., :rank, None]
+        eye = np.zeros((rank, len(rows), len(cols)))
+        eye[np.arange(rank), np.arange(rank), np.arange(rank)] = 1
+        eye = self._xp.asarray(eye, dtype=values.dtype)
+        self.sigma = self._xp.sum(values[..., None] * eye, axis=-3)
+        self.psi = differences.all_psi(rows, cols), differences.all_psi(cols, rows)
+        second = differences.all_second(rows, cols)
+        self.second = second, second if len(rows) == len(cols) else differences.all_second(cols, rows)
+        self.mixed = differences.all_mixed(rows, cols)
+
+    def _motions(self, y: Any) -> tuple[Any, Any]:
+        """First-order changes ``R^U`` of ``XXᵀ`` and ``R^V`` of ``XᵀX``."""
+        u, v = y @ self.sigma.mT, self.sigma.mT @ y
+        return u + u.mT, v + v.mT
+
+    def cometric(self, y: Any, z: Any, q: Any) -> Any:
+        r"""Second derivative ``(D²_{YZ} A)(Q)`` along the manifold, at zero tangential acceleration.
+
+        .. math::
+            \sum_j \Big[(YZ^\top + ZY^\top)_{kj} \psi_l(k, j) + \sum_i (R^U_{ki} \tilde R^U_{ij}
+                + \tilde R^U_{ki} R^U_{ij}) f2_l(k, i, j)\Big] Q_{jl} + (\text{the same on the right})
+            + \sum_{ij} (R^U_{ki} \tilde R^V_{jl} + \tilde R^U_{ki} R^V_{jl}) f11(k, i; j, l)\, Q_{ij},
+
+        R the first-order changes by Y, and those with a tilde by Z.
+        """
+        xp = self._xp
+        (u_y, v_y), (u_z, v_z) = self._motions(y), self._motions(z)
+        out = self._one_side(0, y @ z.mT, u_y, u_z, q) + self._one_side(1, y.mT @ z, v_y, v_z, q.mT).mT
+        across = xp.stack(xp.broadcast_arrays(u_y, u_z), axis=-2)[..., :, None, :, :]  # k, order, i
+        along = xp.stack(xp.broadcast_arrays(v_z, v_y), axis=-2)  # j, order, l
+        both = (across * q.mT[..., None, :, None, :]) @ self.mixed  # k, j, order, l
+        return out + xp.sum(both * along[..., None, :, :, :], axis=(-3, -2))
+
+    def _one_side(self, side: int, pairs: Any, first: Any, last: Any, q: Any) -> Any:
+        pairs = (pairs + pairs.mT)[..., None] * self.psi[side]  # k, j, l
+        chain = first[..., :, None, :] * last[..., None, :, :]
+        chain = chain + last[..., :, None, :] * first[..., None, :, :]  # k, j, i
+        pairs = pairs + (chain[..., None, :] @ self.second[side])[..., 0, :]
+        return self._xp.sum(pairs * q[..., None, :, :], axis=-2)
+
+    def force(self, y: Any, p: Any, q: Any) -> Any:
+        r"""Second derivative of the kinetic energy: the derivative along Y of ``∇_X ½⟨P, A_X Q⟩``.
+
+        It is the adjoint of :meth:`cometric`: paired with Z it gives ``½⟨P, (D²_{YZ} A)(Q)⟩``.
+        """
+        xp = self._xp
+        u, v = self._motions(y)
+        first, pull_u = self._pulled(0, p, q, u)
+        last, pull_v = self._pulled(1, p.mT, q.mT, v)
+        along = (self.mixed @ (p[..., :, None, :] * v[..., None, :, :])[..., None])[..., 0]  # k, j, i
+        across = ((u[..., :, None, :] * q.mT[..., None, :, :])[..., None, :] @ self.mixed)[..., 0, :]  # k, j, l
+        pull_u = pull_u + xp.sum(q.mT[..., None, :, :] * along, axis=-2) / 2
+        pull_v = pull_v + xp.sum(p[..., :, None, :] * across, axis=-3) / 2
+        return first @ y + y @ last + (pull_u + pull_u.mT) @ self.sigma + self.sigma @ (pull_v + pull_v.mT)
+
+    def _pulled(self, side: int, p: Any, q: Any, motion: Any) -> tuple[Any, Any]:
+        xp = self._xp
+        pairs = p[..., :, None, :] * q[..., None, :, :]
+        pairs = (pairs + q[..., :, None, :] * p[..., None, :, :]) / 2  # k, j, l
+        inner = (self.second[side] @ pairs[..., None])[..., 0]  # k, j, i
+        return xp.sum(pairs * self.psi[side], axis=-1), xp.sum(motion[..., :, None, :] * inner, axis=-3)

@@ -1,0 +1,242 @@
+r"""Curvature of an invariant metric, in the SVD frame of a point.
+
+For constant momenta P, Q the vector fields ``A(P)``, ``A(Q)`` are gradients, of ``⟨P, X⟩`` and ``⟨Q, X⟩``, and curvature
+is an expression in derivatives of the cometric [1]_: with ``Y = A(P)``, ``Z = A(Q)``,
+
+.. math::
+    g(R(Y, Z)Z, Y) = \tfrac12 \langle Q, A''_{YY} Q\rangle + \tfrac12 \langle P, A''_{ZZ} P\rangle
+        - \langle P, A''_{YZ} Q\rangle - \tfrac34 |A'_Y Q - A'_Z P|_g^2 + |H_{PQ}|_A^2 - \langle H_{PP}, H_{QQ}\rangle_A
+
+        - \langle A'_Y Q + A'_Z P, H_{PQ}\rangle + \langle A'_Y P, H_{QQ}\rangle + \langle A'_Z Q, H_{PP}\rangle ,
+
+``H_PQ = ∇_X ½⟨P, A_X Q⟩``. All of it is known in closed form from ``φ``, its divided difference ``ψ`` and the divided
+differences of ``ψ``, see :class:`dlngeo.frame.Frame` and :mod:`dlngeo._second_order`. The expression is intrinsic: below full rank it
+holds with the tangential parts of all its terms and A″ along curves in the manifold, so no second fundamental form
+is needed.
+
+Of the components of the curvature tensor in the basis ``U e_k e_lᵀ Vᵀ`` only those in which every index appears an even
+number of times do not vanish, as the metric is invariant under changes of sign of singular pairs. That leaves O(r³) for
+the Ricci curvature, see :mod:`dlngeo._ricci`.
+
+What is known of the signs: the diagonal matrices ``U diag(·) Vᵀ`` are flat and totally geodesic at every kernel. At
+depth 1 on full rank all is zero. The metric of depth 2 is that of a quotient of a flat space, so its sectional curvature
+is not negative [2]_; at depth 3 and more the balanced weights themselves are curved, and both signs occur.
+
+References
+----------
+.. [1] M. Micheli, P. W. Michor, D. Mumford, "Sobolev metrics on diffeomorphism groups and the derived geometry of
+   spaces of submanifolds", Izvestiya: Mathematics 77 (2013), Section 2, arXiv:1202.3677 ("Mario's formula").
+.. [2] B. O'Neill, "The fundamental equations of a submersion", Michigan Math. J. 13 (1966).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from dlngeo._ricci import Ricci
+from dlngeo._second_order import Differences, Extension, SecondOrder
+from dlngeo.frame import Blocks, Frame, _combine
+
+__all__ = ["Curvature"]
+
+# Vectors whose sine is below this many units of rounding are taken for dependent.
+_DEPENDENT = 1e4
+
+
+class Curvature:
+    """Curvature at the point of a frame.
+
+    Tangent vectors are dense, shape=[..., m, n], or :class:`~dlngeo.frame.Blocks`; normal parts of dense ones are
+    projected out. The first evaluation tabulates the divided differences of the kernel at all singular values, which
+    later ones share. One sectional curvature costs O(r⁴), Ricci and scalar curvature O(r³), and O((m + n) r²) for
+    vectors with left or right blocks.
+
+    Parameters
+    ----------
+    frame : Frame
+        Point, of positive singular values, and kernel. The kernel needs
+        :meth:`~dlngeo.Kernel.second_divided_difference` and :meth:`~dlngeo.Kernel.mixed_divided_difference`.
+
+    Raises
+    ------
+    ValueError
+        If the metric is infinite at the point, or in its left and right directions.
+    NotImplementedError
+        On evaluation, if the kernel lacks one of the two methods.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        square = frame.m == frame.n == frame.rank
+        frame._require_positive(frame.phi, None if square else frame.phi_null)
+        self._xp = frame._xp
+        self._differences = Differences(frame)
+        self._tables: dict[tuple[int, int], SecondOrder] = {}
+
+    # The Riemann tensor.
+
+    def apply(self, x: Any, y: Any, z: Any) -> Any:
+        r"""Apply the curvature operator, ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_{[X, Y]} Z``.
+
+        Parameters
+        ----------
+        x, y, z : array, shape=[..., m, n], or Blocks
+            Tangent vectors.
+
+        Returns
+        -------
+        array, shape=[..., m, n], or Blocks
+            Tangent vector, in blocks if ``x`` is.
+        """
+        result = self.apply_blocks(*map(self._blocks, (x, y, z)))
+        return result if isinstance(x, Blocks) else self.frame.assemble(result)
+
+    def riemann(self, x: Any, y: Any, z: Any, w: Any) -> Any:
+        """Evaluate the covariant tensor, ``g(R(X, Y)Z, W)``, shape=[...]; positive at ``Z = Y``, ``W = X`` on a sphere.
+
+        Parameters
+        ----------
+        x, y, z, w : array, shape=[..., m, n], or Blocks
+            Tangent vectors.
+        """
+        frame = self.frame
+        value = self.apply_blocks(*map(self._blocks, (x, y, z)))
+        return frame.pair(value, frame.scale(self._blocks(w), -1))
+
+    def apply_blocks(self, x: Blocks, y: Blocks, z: Blocks) -> Blocks:
+        r"""Apply the curvature operator to blocks.
+
+        It is the antisymmetric part in X and Y of ``D_X Γ(Y, Z) + Γ(X, Γ(Y, Z))``, less
+        ``½ A''_{XY} A⁻¹Z``, which is symmetric. Only tangential parts enter: the polarised formula of the module holds
+        with these, and the two agree term by term, for ``A'_X`` is symmetric and ``P, Q ↦ 2H_PQ`` its adjoint.
+        """
+        p, q, r = (self.frame.scale(vector, -1) for vector in (x, y, z))
+        extension = Extension(self.frame, [x, y, z])
+        forward = self._half(extension, x, p, y, q, z, r)
+        return _combine((1, forward), (-1, self._half(extension, y, q, x, p, z, r)))
+
+    def _half(
+        self, extension: Extension, x: Blocks, p: Blocks, y: Blocks, q: Blocks, z: Blocks, r: Blocks
+    ) -> Blocks:
+        """``D_X Γ(Y, Z) + Γ(X, Γ(Y, Z))`` without the part symmetric in X and Y; momenta p, q, r."""
+        frame, order = self.frame, self._order(extension)
+        xe, ze, qe, re = map(extension.matrix, (x, z, q, r))
+        second = extension.blocks(order.cometric(xe, ze, qe))
+        force = extension.blocks(order.force(xe, qe, re))
+        # Along X at fixed Y and Z, their momenta change by −A⁻¹A′_X of them.
+        moved_q, moved_r = (frame.scale(frame.cometric_derivative(x, v), -1) for v in (q, r))
+        step = frame.christoffel_blocks(y, q, z, r)
+        return _combine(
+            (-0.5, second),
+            (1, frame.scale(force, 1)),
+            (1, frame.cometric_derivative(x, frame.hamiltonian_gradient(q, r))),
+            (0.5, frame.cometric_derivative(y, moved_r)),
+            (0.5, frame.cometric_derivative(z, moved_q)),
+            (-1, frame.scale(frame.hamiltonian_gradient(moved_q, r), 1)),
+            (-1, frame.scale(frame.hamiltonian_gradient(q, moved_r), 1)),
+            (1, frame.christoffel_blocks(x, p, step, frame.scale(step, -1))),
+        )
+
+    # Sectional curvature.
+
+    def sectional(self, y: Any, z: Any) -> Any:
+        """Sectional curvature of the plane of Y and Z, ``g(R(Y, Z)Z, Y) / (|Y|² |Z|² − g(Y, Z)²)``, shape=[...].
+
+        Parameters
+        ----------
+        y, z : array, shape=[..., m, n], or Blocks
+            Tangent vectors.
+
+        Raises
+        ------
+        ValueError
+            If Y and Z are linearly dependent, up to rounding.
+        """
+        xp, frame = self._xp, self.frame
+        y, z = self._blocks(y), self._blocks(z)
+        yy = frame.pair(y, frame.scale(y, -1))
+        before = frame.pair(z, frame.scale(z, -1))
+        # The plane has an orthogonal basis, in which the quotient does not cancel.
+        part = frame.pair(y, frame.scale(z, -1)) / xp.where(yy > 0, yy, 1.0)
+        z = _combine((1, z), (-part[..., None, None], y))
+        zz = frame.pair(z, frame.scale(z, -1))
+        independent = (yy > 0) & (zz > (_DEPENDENT * float(xp.finfo(zz.dtype).eps)) ** 2 * before)
+        if not bool(xp.all(independent)):
+            raise ValueError(
+                "sectional curvature needs a plane, but the two vectors are linearly dependent"
+                + (f" at {int(xp.sum(~independent))} of {independent.size} places" if independent.ndim else "")
+                + "; pass independent ones."
+            )
+        return self._numerator(y, z) / (yy * zz)
+
+    def _numerator(self, y: Blocks, z: Blocks) -> Any:
+        """``g(R(Y, Z)Z, Y)`` by the formula of the module."""
+        frame = self.frame
+        p, q = frame.scale(y, -1), frame.scale(z, -1)
+        extension = Extension(frame, [y, z])
+        order = self._order(extension)
+        ye, ze, pe, qe = map(extension.matrix, (y, z, p, q))
+        xp = self._xp
+        second = (
+            xp.sum(qe * order.cometric(ye, ye, qe), axis=(-2, -1)) / 2
+            + xp.sum(pe * order.cometric(ze, ze, pe), axis=(-2, -1)) / 2
+            - xp.sum(pe * order.cometric(ye, ze, qe), axis=(-2, -1))
+        )
+        slope, pair, gradient = frame.cometric_derivative, frame.pair, frame.hamiltonian_gradient
+        yq, zp, hp, hq, hpq = slope(y, q), slope(z, p), gradient(p), gradient(q), gradient(p, q)
+        bracket, sum_ = _combine((1, yq), (-1, zp)), _combine((1, yq), (1, zp))
+        return (
+            second
+            - 0.75 * pair(bracket, frame.scale(bracket, -1))
+            + pair(hpq, frame.scale(hpq, 1))
+            - pair(hp, frame.scale(hq, 1))
+            - pair(sum_, hpq)
+            + pair(slope(y, p), hq)
+            + pair(slope(z, q), hp)
+        )
+
+    # Contractions.
+
+    def ricci(self, y: Any, z: Any) -> Any:
+        """Ricci curvature ``Ric(Y, Z)``, the trace of ``X ↦ R(X, Y)Z``, shape=[...].
+
+        Parameters
+        ----------
+        y, z : array, shape=[..., m, n], or Blocks
+            Tangent vectors.
+        """
+        return self.frame.pair(self._blocks(y), self._ricci.lower(self._blocks(z)))
+
+    def ricci_lower(self, z: Any) -> Any:
+        """Ricci tensor with one argument open: the cotangent vector ``Ric(·, Z)``.
+
+        Parameters
+        ----------
+        z : array, shape=[..., m, n], or Blocks
+            Tangent vector.
+
+        Returns
+        -------
+        array, shape=[..., m, n], or Blocks
+            Cotangent vector, in blocks if ``z`` is.
+        """
+        value = self._ricci.lower(self._blocks(z))
+        return value if isinstance(z, Blocks) else self.frame.assemble(value)
+
+    def scalar(self) -> Any:
+        """Scalar curvature, the trace of the Ricci curvature, shape=[...]."""
+        return self._ricci.trace()
+
+    @cached_property
+    def _ricci(self) -> Ricci:
+        return Ricci(self.frame, self._differences)
+
+    def _blocks(self, vector: Any) -> Blocks:
+        return vector if isinstance(vector, Blocks) else self.frame.split(vector)
+
+    def _order(self, extension: Extension) -> SecondOrder:
+        key = (len(extension.rows), len(extension.cols))
+        if key not in self._tables:
+            self._tables[key] = SecondOrder(self._differences, extension.rows, extension.cols)
+        return self._tables[key]
