@@ -106,16 +106,13 @@ def _slerp(a: Array, b: Array, flip: bool) -> tuple[Path, Array]:
 def _polar_path(c0: Array, c1: Array, depth: float, side: str) -> Path:
     """Path between square matrices of one orientation, interpolating their polar factors."""
     (o0, p0), (o1, p1) = polar(c0, side=side), polar(c1, side=side)
-    skew = _rotation_log(o0.T @ o1)
-    # exp(t L) of a real skew matrix from the spectrum of the Hermitian matrix i L.
-    frequencies, modes = np.linalg.eigh(1j * skew)
+    turn = rotation_between(o0, o1)
     root0, root1 = (_on_spectrum(p, lambda w: np.log(w) if np.isinf(depth) else w ** (1 / depth)) for p in (p0, p1))
 
     def path(t: Array) -> Array:
+        o = o0 @ turn(t)
         t = np.asarray(t)[..., None, None]
-        turn = (modes * np.exp(-1j * t * frequencies)) @ modes.conj().T
         positive = _on_spectrum((1 - t) * root0 + t * root1, np.exp if np.isinf(depth) else lambda w: w**depth)
-        o = o0 @ turn.real
         return o @ positive if side == "right" else positive @ o
 
     return path
@@ -125,6 +122,18 @@ def _on_spectrum(a: Array, function: Callable[[Array], Array]) -> Array:
     """Apply a function to the eigenvalues of symmetric matrices."""
     w, q = np.linalg.eigh(a)
     return (q * function(w)[..., None, :]) @ q.swapaxes(-1, -2)
+
+
+def rotation_between(o0: Array, o1: Array) -> Path:
+    """One-parameter group of rotations ``t ↦ exp(tL)`` with ``o0 exp(L) = o1``, for orthogonal o0, o1 of one sign."""
+    # exp(t L) of a real skew matrix from the spectrum of the Hermitian matrix i L.
+    frequencies, modes = np.linalg.eigh(1j * _rotation_log(o0.T @ o1))
+
+    def turn(t: Array) -> Array:
+        phases = np.exp(-1j * np.asarray(t)[..., None, None] * frequencies)
+        return ((modes * phases) @ modes.conj().T).real
+
+    return turn
 
 
 def _rotation_log(q: Array) -> Array:

@@ -94,7 +94,7 @@ def shoot(
         wanted = np.flatnonzero(times > 0 if ahead else times < 0)
         if wanted.size:
             wanted = wanted[np.argsort(np.abs(times[wanted]))]
-            out[wanted] = _integrate(rate, start, times[wanted], tolerance, crossed())
+            out[wanted] = integrate_geodesics(rate, start, times[wanted], tolerance, crossed())
     out[times == 0] = start
     return out[:, 0], out[:, 1]
 
@@ -127,14 +127,14 @@ def _crossing(x: Array, v: Array, kernel: Kernel, rank: int, tolerance: float) -
     return watcher
 
 
-def _integrate(
+def integrate_geodesics(
     rate: Callable[[float, Array], Array],
     start: Array,
     times: Array,
     tolerance: float,
     crossed: Callable[[Array], bool],
 ) -> Array:
-    """States at ``times``, which have one sign and grow in size."""
+    """States at ``times``, which have one sign and grow in size; ``start`` is a point and a velocity, shape=[2, ...]."""
     size = np.maximum(np.abs(start).max(axis=(-2, -1), keepdims=True), np.finfo(float).tiny)
     atol = np.broadcast_to(tolerance * size, start.shape).ravel()
     out = np.empty((len(times), *start.shape))
