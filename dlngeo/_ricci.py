@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo._second_order import Differences
+from dlngeo._second_order import Differences, aligned
 from dlngeo.frame import Blocks, Frame
 
 __all__ = ["Ricci"]
@@ -129,8 +129,7 @@ class _Triples:
 
     def __init__(self, differences: Differences, a: Any, b: Any, c: Any) -> None:
         d = differences
-        shape = np.broadcast_shapes(*(np.shape(i) for i in (a, b, c)))
-        a, b, c = (np.broadcast_to(i, shape) for i in (a, b, c))
+        a, b, c = aligned(a, b, c)
         self.a, self.b, self.c = d.values[..., a], d.values[..., b], d.values[..., c]
         self.phi_ab, self.phi_bc, self.phi_ac, self.phi_bb = d.phi(a, b), d.phi(b, c), d.phi(a, c), d.phi(b, b)
         # Between two null indices there is no tangent vector, and no inverse to take.
@@ -175,7 +174,7 @@ class _Pairs:
 
     def __init__(self, differences: Differences, a: Any, b: Any) -> None:
         self._d = d = differences
-        a, b = np.broadcast_arrays(a, b)
+        a, b = aligned(a, b)
         self.i, self.j = a, b
         self.a, self.b = d.values[..., a], d.values[..., b]
         self.ab, self.aa, self.bb = d.phi(a, b), d.phi(a, a), d.phi(b, b)

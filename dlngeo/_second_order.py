@@ -76,7 +76,7 @@ class Differences:
         if self.size == self._frame.rank:
             return self._frame.psi
         index = np.arange(self.size)
-        l, k, j = np.broadcast_arrays(index[:, None, None], index[:, None], index)
+        l, k, j = aligned(index[:, None, None], index[:, None], index)
         low, high = np.minimum(k, j), np.maximum(k, j)
         both = low == self.null
         low, high = np.where(both, 0, low), np.where(both, 0, high)
@@ -88,6 +88,7 @@ class Differences:
 
     def second(self, l: Any, k: Any, i: Any, j: Any, place: Any = None) -> Any:
         """``f2 = f[k, i, j; l]``, the second divided difference in one argument."""
+        l, k, i, j = aligned(l, k, i, j)
         low, middle, high = _ordered(k, i, j)
         all_null, two = low == self.null, middle == self.null
         low = np.where(all_null, 0, low)
@@ -107,6 +108,7 @@ class Differences:
 
     def mixed(self, k: Any, i: Any, j: Any, l: Any, place: Any = None) -> Any:
         """``f11 = f[k, i; j, l]``, the divided difference in both arguments."""
+        k, i, j, l = aligned(k, i, j, l)
         (k, i), (j, l) = _ordered(k, i), _ordered(j, l)
         none = (k == self.null) | (j == self.null)
         k, j = np.where(k == self.null, 0, k), np.where(j == self.null, 0, j)
@@ -168,6 +170,13 @@ def _sets(size: int, count: int) -> Any:
 def _places(size: int, count: int, more: int) -> Any:
     """Places of the unions of every set of ``more`` and every one of ``count`` indices, shape=[sets, sets]."""
     return _place(*_sets(size, more)[..., None], *_sets(size, count))
+
+
+def aligned(*indices: Any) -> list[Any]:
+    """Index arrays with as many axes each, so that what they select broadcasts behind the axes of a batch."""
+    arrays = [np.asarray(index) for index in indices]
+    axes = max(array.ndim for array in arrays)
+    return [array.reshape((1,) * (axes - array.ndim) + array.shape) for array in arrays]
 
 
 def _ordered(*indices: Any) -> list[Any]:

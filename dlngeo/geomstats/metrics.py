@@ -10,6 +10,7 @@ import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
+from dlngeo.curvature import Curvature
 from dlngeo.differentiable import frame_at
 from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
@@ -201,6 +202,100 @@ class SpectralMetric(RiemannianMetric):
         """
         frame = self.frame(base_point, tangent_vec, euclidean_gradient, euclidean_hessian)
         return frame.hessian(tangent_vec, euclidean_gradient, euclidean_hessian)
+
+    def riemann_tensor(self, base_point: Any) -> Any:
+        r"""Curvature tensor ``R_{ijk}^l`` in the entries of the matrix, row by row.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., mn, mn, mn, mn]
+            ``R[..., i, j, k, l]`` is component l of ``R(X_j, X_k)X_i``, the index order of geomstats. Below full rank,
+            that of tangential parts.
+        """
+        basis = self._basis(base_point)
+        size = len(basis)
+        curvature = self._curvature(base_point[..., None, None, :, :])
+        values = gs.stack([curvature.apply(basis[:, None], basis[None, :], vector) for vector in basis], axis=-5)
+        return gs.reshape(values, (*base_point.shape[:-2], size, size, size, size))
+
+    def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
+        r"""Curvature operator ``R(A, B)C = ∇_A∇_B C − ∇_B∇_A C − ∇_{[A, B]} C``; see :mod:`dlngeo.curvature`.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b, tangent_vec_c : array-like, shape=[..., m, n]
+            Tangent vectors.
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., m, n]
+            Tangent vector.
+        """
+        return self._curvature(base_point).apply(tangent_vec_a, tangent_vec_b, tangent_vec_c)
+
+    def sectional_curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        """Sectional curvature of the plane of two tangent vectors.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., m, n]
+            Tangent vectors.
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[...]
+            Sectional curvature.
+
+        Raises
+        ------
+        ValueError
+            If the vectors are linearly dependent, up to rounding.
+        """
+        return self._curvature(base_point).sectional(tangent_vec_a, tangent_vec_b)
+
+    def ricci_tensor(self, base_point: Any) -> Any:
+        """Ricci tensor in the entries of the matrix, row by row.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., mn, mn]
+            Symmetric; below full rank zero on normal vectors.
+        """
+        basis = self._basis(base_point)
+        values = self._curvature(base_point[..., None, :, :]).ricci_lower(basis)
+        return gs.reshape(values, (*base_point.shape[:-2], len(basis), len(basis)))
+
+    def scalar_curvature(self, base_point: Any) -> Any:
+        """Scalar curvature, the trace of the Ricci tensor.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[...]
+            Scalar curvature.
+        """
+        return self._curvature(base_point).scalar()
+
+    def _curvature(self, base_point: Any) -> Curvature:
+        return Curvature(self.frame(base_point))
 
     def log_volume_density(self, base_point: Any) -> Any:
         """Logarithm of the Riemannian volume density against Lebesgue (below full rank, Hausdorff) measure.
