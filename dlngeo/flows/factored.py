@@ -32,6 +32,8 @@ from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 
 __all__ = ["FactoredState"]
 
+_LARGEST = np.log(np.finfo(float).max)
+
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -90,8 +92,10 @@ class FactoredState:
     def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
         """Time derivative of the coordinates."""
         if not np.isfinite(state).all():
-            return np.full_like(state, np.nan)
+            return np.full_like(state, np.nan)  # a trial step that is far too long
         u, eta, v, o = self.frame(state)
+        if eta[-1] > _LARGEST:
+            return np.full_like(state, np.nan)
         e = self.gradient((u * np.exp(eta)) @ v.T)
         ev = e @ v
         k = u.T @ ev

@@ -180,7 +180,8 @@ def gradient_flow(
     Notes
     -----
     The cost of an evaluation does not depend on depth. In dense coordinates, singular values below about
-    ``1e-16 σ_max`` are lost, and ``λ = σ^{1/N}`` is known to ``1e-16^{1/N}``. Depths below 2 reach singular matrices in
+    ``1e-16 σ_max`` are lost, ``λ = σ^{1/N}`` is known to ``1e-16^{1/N}``, and where deep networks have such values the
+    velocity is noise, for which no step is short enough. Depths below 2 reach singular matrices in
     finite time, where the factored state ends with the status ``"failed"``.
 
     References
