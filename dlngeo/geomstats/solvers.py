@@ -14,6 +14,7 @@ import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
 from dlngeo import _check
+from dlngeo._autodiff import is_traced
 from dlngeo.geodesics import GeodesicError, connect, shoot
 from dlngeo.kernels import Kernel
 
@@ -124,4 +125,9 @@ class CollocationLog(LogSolver):
 
 
 def _to_numpy(array: Any) -> Any:
+    if is_traced(array):
+        raise NotImplementedError(
+            "the geodesic solvers of dlngeo are not differentiated through; detach the arrays, or set "
+            'metric.exp_solver = ExpODESolver(space, GSIVPIntegrator(20, "rk4")) of geomstats, which is.'
+        )
     return np.asarray(gs.to_numpy(array), dtype=float)
