@@ -48,11 +48,10 @@ class Differences:
     def _choose(self, mask: Any, value: Any, otherwise: Any) -> Any:
         return self._xp.where(self._xp.asarray(mask), value, otherwise)
 
-    @cached_property
-    def _corner(self) -> Any:
-        """``φ(0, 0)``, which a kernel may give a positive value, to be taken out."""
-        zero = self._xp.zeros_like(self.values[..., :1])
-        return self._kernel(zero, zero)
+    def _corner(self, mask: Any, values: Any) -> Any:
+        """``φ(0, 0)/values²``, which a kernel may leave positive, to be taken out where the mask says."""
+        zero = self._xp.zeros_like(values)
+        return self._choose(mask, self._kernel(zero, zero) / values**2, 0.0)
 
     def phi(self, k: Any, l: Any) -> Any:
         """``f(k, l)``."""
@@ -101,7 +100,7 @@ class Differences:
         corner = (l == self.null) & (high == self.null)
         if corner.any():
             v_low, v_middle = self._at(low, middle)
-            value = value - self._choose(corner, self._corner / (v_low * v_middle) ** 2, 0.0)
+            value = value - self._corner(corner, v_low * v_middle)
         if two.any():
             value = self._choose(two, self.psi(l, low, self.null) / self.values[..., low] ** 2, value)
         return self._choose(all_null, 0.0, value) if all_null.any() else value
@@ -119,7 +118,7 @@ class Differences:
         corner = (i == self.null) & (l == self.null)
         if corner.any():
             v_k, v_j = self._at(k, j)
-            value = value - self._choose(corner, self._corner / (v_k * v_j) ** 2, 0.0)
+            value = value - self._corner(corner, v_k * v_j)
         return self._choose(none, 0.0, value) if none.any() else value
 
     # Tables over all indices, evaluated once for every set of indices that symmetry makes equal.
