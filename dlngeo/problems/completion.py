@@ -244,7 +244,8 @@ class MatrixCompletion:
         Parameters
         ----------
         manifold : pymanopt manifold
-            One whose points are triples ``(u, s, vt)`` or dense (m, n) arrays.
+            One whose points are triples ``(u, s, vt)`` or dense (m, n) arrays, or
+            :class:`~dlngeo.pymanopt.Balanced` weights with a product of shape (m, n), which is multiplied out.
 
         Returns
         -------
@@ -254,8 +255,12 @@ class MatrixCompletion:
         Raises
         ------
         TypeError
-            If the points of the manifold are neither triples nor single arrays.
+            If the points of the manifold are neither triples nor single arrays nor balanced weights.
         """
+        from dlngeo.pymanopt import Balanced, pull_back  # here, since it loads geomstats
+
+        if isinstance(manifold, Balanced):
+            return pull_back(manifold, self.cost, self.euclidean_gradient, self.euclidean_hessian)
         if manifold.point_layout not in (1, 3):
             raise TypeError(
                 f"{manifold} has points of layout {manifold.point_layout}; matrix completion needs triples (u, s, vt) "

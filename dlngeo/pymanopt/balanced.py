@@ -73,6 +73,10 @@ class Balanced(Manifold):
     its Hessian is singular, of corank at least the dimension of the orbit; trust regions are not disturbed by that, as
     the gradients are orthogonal to the orbits.
 
+    Square products of full rank have two components, by the sign of the determinant, and no path on the manifold leads
+    from one to the other. A solver that starts in the wrong one ends near weights of lower rank, at a saddle of the
+    cost; give the product one more row, or start from both.
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
