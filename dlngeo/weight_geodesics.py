@@ -28,7 +28,7 @@ from dlngeo.bases import tangent_basis
 from dlngeo.geodesics import GeodesicError, integrate_geodesics
 from dlngeo.leaves import LeafFrame, nearby
 
-__all__ = ["BALANCED", "Surface", "balanced_weights_path", "connect", "leaf", "shoot"]
+__all__ = ["BALANCED", "Surface", "balanced_weights_path", "connect", "leaf", "relaxed", "shoot"]
 
 Array = NDArray[np.float64]
 
@@ -187,7 +187,7 @@ def connect(w0: Array, w1: Array, surface: Surface, tolerance: float = 1e-10) ->
     """
     path = surface.path(w0, w1)
     bound, failure = _length(path), None
-    for guess in (lambda: surface.frame(w0).tangent(w1 - w0), lambda: _relax(path, surface)):
+    for guess in (lambda: surface.frame(w0).tangent(w1 - w0), lambda: relaxed(w0, w1, surface)):
         try:
             found = _arrive(w0, w1, guess(), surface, tolerance)
         except GeodesicError as error:
@@ -232,13 +232,13 @@ def _jacobian(w0: Array, velocity: Array, basis: Array, surface: Surface) -> Arr
     return ((ends[1:] - ends[0]) / step).reshape(len(basis), -1).T
 
 
-def _relax(path: Callable[[Array], Array], surface: Surface) -> Array:
-    """Shorten a path to a rough geodesic, by moving every point to the middle of its neighbours; its initial velocity.
+def relaxed(w0: Array, w1: Array, surface: Surface) -> Array:
+    """Initial velocity of a rough geodesic: a path whose points move to the middle of their neighbours.
 
     Even and odd points move in turn, by more than the whole way, which takes sweeps in proportion to the number of
     points (successive over-relaxation). Steps are tangent, so that a cheap way back to the manifold does.
     """
-    points = path(np.linspace(0, 1, _NODES + 1))
+    points = surface.path(w0, w1)(np.linspace(0, 1, _NODES + 1))
     size = float(norm(points).max())
     for _ in range(_SWEEPS):
         largest = 0.0
