@@ -1,9 +1,9 @@
 r"""Ricci and scalar curvature in O(r³): the components of the curvature tensor on a basis, in closed form.
 
-In the SVD frame the basis vectors are the diagonal ``D_a = e_aa``, the symmetric ``e_ab + e_ba`` and the skew ``e_ab − e_ba``, and
-below full rank those with a null row or column, ``e_ia`` and ``e_ai``. Changes of sign of singular pairs, and on the core
-transposition, are isometries that fix the point. So the Ricci tensor is diagonal in this basis but for the block of the
-D_a, and ``R(Y, Z, Z, Y)`` vanishes unless Y and Z share an index. What is left are vectors
+In the SVD frame the basis vectors are the diagonal ``D_a = e_aa``, the symmetric ``e_ab + e_ba`` and the skew
+``e_ab − e_ba``, and below full rank those with a null row or column, ``e_ia`` and ``e_ai``. Changes of sign of singular
+pairs, and on the core transposition, are isometries that fix the point. So the Ricci tensor is diagonal in this basis
+but for the block of the D_a, and ``g(R(Y, Z)Z, Y)`` vanishes unless Y and Z share an index. What is left are vectors
 
 .. math:: Y = \alpha e_{ab} + \alpha' e_{ba}, \quad Z = \beta e_{bc} + \beta' e_{cb} \quad\text{or}\quad Z = D_a,
 
@@ -43,13 +43,16 @@ class Ricci:
         a, b, c = index[:, None, None], index[:, None], index
         self._off = xp.asarray(1.0 - np.eye(rank), dtype=frame.s.dtype)
         distinct = xp.asarray(1.0 * ((a != b) & (b != c) & (c != a)), dtype=frame.s.dtype)
-        phi, phi_null = frame.phi, None
+        phi: Any = frame.phi
+        phi_null: Any = None
         triples = _Triples(differences, a, b, c)
         pairs = _Pairs(differences, index[:, None], index)
+        phi_aa = phi[..., index, index]
         signs = (1.0, -1.0)
 
         extra_left, extra_right = frame.m - rank, frame.n - rank
-        self.left = self.right = None
+        self.left: Any = None
+        self.right: Any = None
         if extra_left or extra_right:
             phi_null = frame.phi_null
             ends = _Triples(differences, index[:, None], index, null)  # Z leads from b to a null index
@@ -58,7 +61,7 @@ class Ricci:
         # Symmetric and skew vectors.
         self.pairs = []
         for sign in signs:
-            total = pairs.diagonal((1.0, sign)) * frame_diagonal(frame) * self._off
+            total = pairs.diagonal((1.0, sign)) * phi_aa[..., :, None] * self._off
             for other in signs:
                 terms = triples((1.0, sign), (1.0, other)) * distinct
                 total = total + xp.sum(terms * phi[..., None, :, :], axis=-1) / 2
@@ -85,7 +88,7 @@ class Ricci:
 
             def of_null(alpha: Pair, same: int, other: int) -> Any:
                 back = alpha[::-1]
-                value = alone.diagonal(back) * frame.kernel(frame.s, frame.s)
+                value = alone.diagonal(back) * phi_aa
                 for sign in signs:
                     value = value + xp.sum(starts(alpha, (1.0, sign)) * phi * self._off, axis=-1) / 2
                 value = value + xp.sum(through(back, alpha) * phi_null[..., None, :] * self._off, axis=-1)
@@ -119,11 +122,6 @@ class Ricci:
         return total
 
 
-def frame_diagonal(frame: Frame) -> Any:
-    """``φ(σ_a, σ_a)`` as a column."""
-    return frame.kernel(frame.s, frame.s)[..., :, None]
-
-
 class _Triples:
     """``g(R(Y, Z)Z, Y)`` for ``Y = αe_ab + α′e_ba`` and ``Z = βe_bc + β′e_cb`` at distinct indices."""
 
@@ -132,9 +130,8 @@ class _Triples:
         a, b, c = aligned(a, b, c)
         self.a, self.b, self.c = d.values[..., a], d.values[..., b], d.values[..., c]
         self.phi_ab, self.phi_bc, self.phi_ac, self.phi_bb = d.phi(a, b), d.phi(b, c), d.phi(a, c), d.phi(b, b)
-        # Between two null indices there is no tangent vector, and no inverse to take.
-        self.metric_ac = d._choose((a == d.null) & (c == d.null), 0.0, 1 / d._choose(
-            (a == d.null) & (c == d.null), 1.0, self.phi_ac))
+        none = (a == d.null) & (c == d.null)  # between two null indices there is no tangent vector, and no inverse
+        self.metric_ac = d.choose(none, 0.0, 1 / d.choose(none, 1.0, self.phi_ac))
         self.c_ab, self.a_bc, self.b_ac = d.psi(c, a, b), d.psi(a, b, c), d.psi(b, a, c)
         self.c_bb, self.a_bb, self.b_ab, self.b_bc = d.psi(c, b, b), d.psi(a, b, b), d.psi(b, a, b), d.psi(b, b, c)
         self.c_abb, self.a_bbc, self.b_abc = d.second(c, a, b, b), d.second(a, b, b, c), d.second(b, a, b, c)
@@ -145,12 +142,12 @@ class _Triples:
         a, b, c, ab, bc = self.a, self.b, self.c, self.phi_ab, self.phi_bc
         # R^U and R^V of Y at (a, b), and of Z at (b, c).
         u, v, u_z, v_z = p * b + q * a, p * a + q * b, r * c + s * b, r * b + s * c
+        second = (r**2 * (q**2 * self.c_bb + u**2 * self.c_abb) + s**2 * (p**2 * self.c_bb + v**2 * self.c_abb)) / bc**2
         second = (
-            r**2 * (q**2 * self.c_bb + u**2 * self.c_abb) + s**2 * (p**2 * self.c_bb + v**2 * self.c_abb)
-        ) / bc**2
-        second = second + (
-            q**2 * (r**2 * self.a_bb + u_z**2 * self.a_bbc) + p**2 * (s**2 * self.a_bb + v_z**2 * self.a_bbc)
-        ) / ab**2
+            second
+            + (q**2 * (r**2 * self.a_bb + u_z**2 * self.a_bbc) + p**2 * (s**2 * self.a_bb + v_z**2 * self.a_bbc))
+            / ab**2
+        )
         second = second - (
             ((p * s) ** 2 + (q * r) ** 2) * self.b_ac
             + (p * s * u * u_z + q * r * v * v_z) * self.b_abc
@@ -213,7 +210,8 @@ class _Pairs:
         for x, y, weight in ((v, u, p), (u, v, q)):
             t_a, t_b = x * self.a_ab / aa, y * self.b_ab / bb
             w_a, w_b = 2 * a * weight * self.b_aa / ab, 2 * b * weight * self.a_bb / ab
-            total = total + (-3 * (t_a - w_a) * (t_b - w_b) + t_a * t_b - (t_a + w_a) * t_b - (t_b + w_b) * t_a) / (4 * ab)
+            terms = -3 * (t_a - w_a) * (t_b - w_b) + t_a * t_b - (t_a + w_a) * t_b - (t_b + w_b) * t_a
+            total = total + terms / (4 * ab)
         return total
 
     def symmetric_skew(self) -> Any:

@@ -45,21 +45,21 @@ class Differences:
     def _at(self, *indices: Any) -> list[Any]:
         return [self.values[..., index] for index in indices]
 
-    def _choose(self, mask: Any, value: Any, otherwise: Any) -> Any:
+    def choose(self, mask: Any, value: Any, otherwise: Any) -> Any:
         return self._xp.where(self._xp.asarray(mask), value, otherwise)
 
     def _corner(self, mask: Any, values: Any) -> Any:
         """``φ(0, 0)/values²``, which a kernel may leave positive, to be taken out where the mask says."""
         zero = self._xp.zeros_like(values)
-        return self._choose(mask, self._kernel(zero, zero) / values**2, 0.0)
+        return self.choose(mask, self._kernel(zero, zero) / values**2, 0.0)
 
-    def phi(self, k: Any, l: Any) -> Any:
-        """``f(k, l)``."""
-        return self._table_phi[..., k, l]
+    def phi(self, k: Any, col: Any) -> Any:
+        """``f(k, col)``."""
+        return self._table_phi[..., k, col]
 
-    def psi(self, l: Any, k: Any, j: Any) -> Any:
-        """``f[k, j; l]``, the divided difference in one argument."""
-        return self._table_psi[..., l, k, j]
+    def psi(self, col: Any, k: Any, j: Any) -> Any:
+        """``f[k, j; col]``, the divided difference in one argument."""
+        return self._table_psi[..., col, k, j]
 
     @cached_property
     def _table_phi(self) -> Any:
@@ -75,68 +75,70 @@ class Differences:
         if self.size == self._frame.rank:
             return self._frame.psi
         index = np.arange(self.size)
-        l, k, j = aligned(index[:, None, None], index[:, None], index)
+        col, k, j = aligned(index[:, None, None], index[:, None], index)
         low, high = np.minimum(k, j), np.maximum(k, j)
         both = low == self.null
         low, high = np.where(both, 0, low), np.where(both, 0, high)
-        v_l, v_low, v_high = self._at(l, low, high)
-        value = self._kernel.divided_difference(v_l, v_low, v_high)
-        corner = (l == self.null) & (high == self.null)
-        value = self._choose(corner, self._kernel(v_l, v_low) / v_low**2, value)
-        return self._choose(both, 0.0, value)
+        v_col, v_low, v_high = self._at(col, low, high)
+        value = self._kernel.divided_difference(v_col, v_low, v_high)
+        corner = (col == self.null) & (high == self.null)
+        value = self.choose(corner, self._kernel(v_col, v_low) / v_low**2, value)
+        return self.choose(both, 0.0, value)
 
-    def second(self, l: Any, k: Any, i: Any, j: Any, place: Any = None) -> Any:
-        """``f2 = f[k, i, j; l]``, the second divided difference in one argument."""
-        l, k, i, j = aligned(l, k, i, j)
+    def second(self, col: Any, k: Any, i: Any, j: Any, place: Any = None) -> Any:
+        """``f2 = f[k, i, j; col]``, the second divided difference in one argument."""
+        col, k, i, j = aligned(col, k, i, j)
         low, middle, high = _ordered(k, i, j)
         all_null, two = low == self.null, middle == self.null
         low = np.where(all_null, 0, low)
         middle, high = np.where(two, low, middle), np.where(two, low, high)
         if self._third is None:
-            value = self._kernel.second_divided_difference(*self._at(l, low, middle, high))
+            value = self._kernel.second_divided_difference(*self._at(col, low, middle, high))
         else:
-            value = self._third[..., _place(l, k, i, j) if place is None else place] / self.phi(low, middle)
-            value = (value - self.psi(l, middle, high) * self.psi(high, low, middle)) / self.phi(low, high)
-        corner = (l == self.null) & (high == self.null)
+            value = self._third[..., _place(col, k, i, j) if place is None else place] / self.phi(low, middle)
+            value = (value - self.psi(col, middle, high) * self.psi(high, low, middle)) / self.phi(low, high)
+        corner = (col == self.null) & (high == self.null)
         if corner.any():
             v_low, v_middle = self._at(low, middle)
             value = value - self._corner(corner, v_low * v_middle)
         if two.any():
-            value = self._choose(two, self.psi(l, low, self.null) / self.values[..., low] ** 2, value)
-        return self._choose(all_null, 0.0, value) if all_null.any() else value
+            value = self.choose(two, self.psi(col, low, self.null) / self.values[..., low] ** 2, value)
+        return self.choose(all_null, 0.0, value) if all_null.any() else value
 
-    def mixed(self, k: Any, i: Any, j: Any, l: Any, place: Any = None) -> Any:
-        """``f11 = f[k, i; j, l]``, the divided difference in both arguments."""
-        k, i, j, l = aligned(k, i, j, l)
-        (k, i), (j, l) = _ordered(k, i), _ordered(j, l)
+    def mixed(self, k: Any, i: Any, j: Any, col: Any, place: Any = None) -> Any:
+        """``f11 = f[k, i; j, col]``, the divided difference in both arguments."""
+        k, i, j, col = aligned(k, i, j, col)
+        (k, i), (j, col) = _ordered(k, i), _ordered(j, col)
         none = (k == self.null) | (j == self.null)
         k, j = np.where(k == self.null, 0, k), np.where(j == self.null, 0, j)
         if self._third is None:
-            value = self._kernel.mixed_divided_difference(*self._at(k, i, j, l))
+            value = self._kernel.mixed_divided_difference(*self._at(k, i, j, col))
         else:
-            value = self._third[..., _place(k, i, j, l) if place is None else place] / (self.phi(k, i) * self.phi(j, l))
-        corner = (i == self.null) & (l == self.null)
+            value = self._third[..., _place(k, i, j, col) if place is None else place] / (
+                self.phi(k, i) * self.phi(j, col)
+            )
+        corner = (i == self.null) & (col == self.null)
         if corner.any():
             v_k, v_j = self._at(k, j)
             value = value - self._corner(corner, v_k * v_j)
-        return self._choose(none, 0.0, value) if none.any() else value
+        return self.choose(none, 0.0, value) if none.any() else value
 
     # Tables over all indices, evaluated once for every set of indices that symmetry makes equal.
 
     @cached_property
     def _third(self) -> Any:
-        """``h[k, i, j, l]`` at every set of indices, for the kernels that are divided differences of one function h."""
+        """``h[k, i, j, col]`` at every set of indices, for the kernels that are divided differences of one function h."""
         if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)):
             return None
         sets = _sets(self.size, 4)
         return self._kernel._third(*self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets)))
 
     def all_psi(self, rows: Any, cols: Any) -> Any:
-        """``f[k, j; l]`` at lists of indices, shape=[..., rows k, rows j, cols l]."""
+        """``f[k, j; col]`` at lists of indices, shape=[..., rows k, rows j, cols col]."""
         return self._table_psi[..., cols, rows[:, None, None], rows[None, :, None]]
 
     def all_second(self, rows: Any, cols: Any) -> Any:
-        """``f[k, i, j; l]``, shape=[..., rows k, rows j, rows i, cols l]."""
+        """``f[k, i, j; col]``, shape=[..., rows k, rows j, rows i, cols col]."""
         place = _place(rows[:, None, None], rows[:, None], rows)
         return self._table_second[..., cols][..., place, :]
 
@@ -145,7 +147,7 @@ class Differences:
         return self.second(np.arange(self.size), *_sets(self.size, 3)[..., None], _places(self.size, 1, 3))
 
     def all_mixed(self, rows: Any, cols: Any) -> Any:
-        """``f[k, i; j, l]``, shape=[..., rows k, cols j, rows i, cols l]."""
+        """``f[k, i; j, col]``, shape=[..., rows k, cols j, rows i, cols col]."""
         xp = self._xp
         first, last = _place(rows[:, None], rows), _place(cols[:, None], cols)
         table = self._table_mixed[..., xp.reshape(xp.asarray(last), (-1,))][..., first, :]
@@ -160,7 +162,7 @@ class Differences:
 
 @lru_cache(maxsize=8)
 def _sets(size: int, count: int) -> Any:
-    """Sets of ``count`` indices below ``size``, with repetition, in the order of :func:`_place`, shape=[count, sets]."""
+    """List the sets of ``count`` indices below ``size``, with repetition, by :func:`_place`, shape=[count, sets]."""
     sets = np.array(list(combinations_with_replacement(range(size), count)), dtype=int).T
     return sets[:, np.argsort(_place(*sets))]
 

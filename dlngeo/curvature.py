@@ -1,32 +1,44 @@
 r"""Curvature of an invariant metric, in the SVD frame of a point.
 
-For constant momenta P, Q the vector fields ``A(P)``, ``A(Q)`` are gradients, of ``⟨P, X⟩`` and ``⟨Q, X⟩``, and curvature
-is an expression in derivatives of the cometric [1]_: with ``Y = A(P)``, ``Z = A(Q)``,
+For constant momenta P, Q the vector fields ``A(P)``, ``A(Q)`` are gradients, of ``⟨P, X⟩`` and ``⟨Q, X⟩``, and the
+curvature is an expression in derivatives of the cometric [1]_: with ``Y = A(P)``, ``Z = A(Q)``,
 
 .. math::
     g(R(Y, Z)Z, Y) = \tfrac12 \langle Q, A''_{YY} Q\rangle + \tfrac12 \langle P, A''_{ZZ} P\rangle
-        - \langle P, A''_{YZ} Q\rangle - \tfrac34 |A'_Y Q - A'_Z P|_g^2 + |H_{PQ}|_A^2 - \langle H_{PP}, H_{QQ}\rangle_A
-
+        - \langle P, A''_{YZ} Q\rangle - \tfrac34 |A'_Y Q - A'_Z P|_g^2 \\
+    + |H_{PQ}|_A^2 - \langle H_{PP}, H_{QQ}\rangle_A
         - \langle A'_Y Q + A'_Z P, H_{PQ}\rangle + \langle A'_Y P, H_{QQ}\rangle + \langle A'_Z Q, H_{PP}\rangle ,
 
 ``H_PQ = ∇_X ½⟨P, A_X Q⟩``. All of it is known in closed form from ``φ``, its divided difference ``ψ`` and the divided
-differences of ``ψ``, see :class:`dlngeo.frame.Frame` and :mod:`dlngeo._second_order`. The expression is intrinsic: below full rank it
-holds with the tangential parts of all its terms and A″ along curves in the manifold, so no second fundamental form
-is needed.
+differences of ``ψ``, see :class:`dlngeo.frame.Frame` and :mod:`dlngeo._second_order`. The expression is intrinsic: below
+full rank it holds with the tangential parts of all its terms and A″ along curves in the manifold, so no second
+fundamental form is needed. At integer depth it is the curvature by Gauss and O'Neill [2]_ of the balanced weights modulo
+rotations.
 
-Of the components of the curvature tensor in the basis ``U e_k e_lᵀ Vᵀ`` only those in which every index appears an even
-number of times do not vanish, as the metric is invariant under changes of sign of singular pairs. That leaves O(r³) for
-the Ricci curvature, see :mod:`dlngeo._ricci`.
+Notes
+-----
+What is known of the signs, each statement tested:
 
-What is known of the signs: the diagonal matrices ``U diag(·) Vᵀ`` are flat and totally geodesic at every kernel. At
-depth 1 on full rank all is zero. The metric of depth 2 is that of a quotient of a flat space, so its sectional curvature
-is not negative [2]_; at depth 3 and more the balanced weights themselves are curved, and both signs occur.
+* At depth 1 all is zero on matrices of full rank. At every depth and kernel the diagonal matrices ``U diag(·) Vᵀ`` are
+  flat, and at every depth ``R(X, ·) = 0``: the metric is a cone, at infinite depth a product with the line log ‖X‖.
+* Both signs occur at every N > 1 and d > 1. At ``X = sO``, O orthogonal, the normalised metric has, with
+  ``κ = (1 − 1/N²)/4``,
+
+  .. math:: g(R(Y, Z)Z, Y) = c\, s^{2/N - 4}\, \|[O^\top Y, O^\top Z]\|^2,
+
+  where ``c = κ`` if ``OᵀY`` and ``OᵀZ`` are both symmetric or both skew, and ``c = −κ/3`` if one is symmetric and one
+  skew; its scalar curvature there is ``⅔ κ d (d − 1)² s^{−2/N}``.
+* On symmetric positive definite matrices depth 2 is twice the Bures–Wasserstein metric, whose sectional curvature is not
+  negative [3]_.
+* The m×n matrices of rank 1 are the cone ``N dλ² + λ² (g_{S^{m−1}} + g_{S^{n−1}})``: curvature ``(1 − 1/N)/λ²`` on planes
+  tangent to one sphere, ``−1/(Nλ²)`` on those of one direction in each.
 
 References
 ----------
 .. [1] M. Micheli, P. W. Michor, D. Mumford, "Sobolev metrics on diffeomorphism groups and the derived geometry of
    spaces of submanifolds", Izvestiya: Mathematics 77 (2013), Section 2, arXiv:1202.3677 ("Mario's formula").
 .. [2] B. O'Neill, "The fundamental equations of a submersion", Michigan Math. J. 13 (1966).
+.. [3] A. Takatsu, "Wasserstein geometry of Gaussian measures", Osaka J. Math. 48 (2011), Theorem 1.1.
 """
 
 from __future__ import annotations
@@ -49,8 +61,8 @@ class Curvature:
 
     Tangent vectors are dense, shape=[..., m, n], or :class:`~dlngeo.frame.Blocks`; normal parts of dense ones are
     projected out. The first evaluation tabulates the divided differences of the kernel at all singular values, which
-    later ones share. One sectional curvature costs O(r⁴), Ricci and scalar curvature O(r³), and O((m + n) r²) for
-    vectors with left or right blocks.
+    later ones share. One sectional curvature costs O(r⁴) and O((m + n) r²), the tables O(r⁴), and Ricci and scalar
+    curvature O(r³) beside them.
 
     Parameters
     ----------
@@ -116,9 +128,7 @@ class Curvature:
         forward = self._half(extension, x, p, y, q, z, r)
         return _combine((1, forward), (-1, self._half(extension, y, q, x, p, z, r)))
 
-    def _half(
-        self, extension: Extension, x: Blocks, p: Blocks, y: Blocks, q: Blocks, z: Blocks, r: Blocks
-    ) -> Blocks:
+    def _half(self, extension: Extension, x: Blocks, p: Blocks, y: Blocks, q: Blocks, z: Blocks, r: Blocks) -> Blocks:
         """``D_X Γ(Y, Z) + Γ(X, Γ(Y, Z))`` without the part symmetric in X and Y; momenta p, q, r."""
         frame, order = self.frame, self._order(extension)
         xe, ze, qe, re = map(extension.matrix, (x, z, q, r))

@@ -30,9 +30,9 @@ class Kernel(ABC):
     r"""A symmetric positive kernel ``φ(s, t)`` on pairs of singular values.
 
     Subclass it to define a metric: implement :meth:`__call__` and :meth:`divided_difference`, and for curvature
-    :meth:`second_divided_difference` and :meth:`mixed_divided_difference`. They take broadcastable arrays of non-negative
-    singular values (NumPy, PyTorch or any array-API namespace), return arrays of the broadcast shape, and must be exact
-    at coinciding values; none may divide by a difference of singular values there.
+    :meth:`second_divided_difference` and :meth:`mixed_divided_difference`. They take broadcastable arrays of
+    non-negative singular values (NumPy, PyTorch or any array-API namespace), return arrays of the broadcast shape, and
+    must be exact at coinciding values; none may divide by a difference of singular values there.
 
     The metric that follows is
 
