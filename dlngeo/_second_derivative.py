@@ -55,7 +55,8 @@ class ForceDerivative:
         self._u, rows = _complete(xp, frame.u, frame.s)
         self._v, cols = _complete(xp, frame.vt.mT, frame.s)
         self._sigma = xp.zeros_like(self._u[..., :, :1] * self._v[..., None, :, 0])
-        self._sigma[..., : frame.rank, : frame.rank] = frame.s[..., None, :] * xp.eye(frame.rank, dtype=frame.s.dtype)
+        diagonal = list(range(frame.rank))
+        self._sigma[..., diagonal, diagonal] = frame.s
         self._left = _differences(xp, kernel, rows, cols)
         self._right = self._left if rows is cols else _differences(xp, kernel, cols, rows)
         self._mixed = _mixed(xp, kernel, _axis(rows, 0), _axis(rows, 1), _axis(cols, 2), _axis(cols, 3))

@@ -109,7 +109,7 @@ class DifferentiableFrame:
         return straight + self.christoffel(z, self.cometric(g))
 
     def log_volume_density(self) -> Any:
-        """Logarithm of the Riemannian volume density, shape=[...]; once differentiable."""
+        """Logarithm of the Riemannian volume density, shape=[...]."""
         return _log_volume(self._point, self.x)
 
 
@@ -172,13 +172,20 @@ def _derivative_value(point: _Point, x: Any, w: Any, q: Any) -> Any:
     return frame.assemble(Blocks(core, left, right)) + frame.normal(wb, qb)
 
 
-def _log_volume_gradient_value(point: _Point, x: Any) -> Any:
-    r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``."""
+def _log_volume_gradient(point: _Point, x: Any) -> Any:
+    r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``.
+
+    To be differentiated, it is the same ``−½ Tr(A⁻¹ ∇_X A)`` as a sum over the mn matrix units.
+    """
     frame = point.frame
-    s, psi = frame.s, frame.kernel.divided_difference
-    column = s[..., :, None]
+    s, m, n = frame.s, frame.m, frame.n
+    if is_traced(x):
+        units = frame._xp.eye(m * n, dtype=s.dtype, device=s.device)
+        units = units.reshape((m * n, *(1 for _ in s.shape[:-1]), m, n))
+        return -_force(point, x, _metric(point, x, units), units).sum(axis=0) / 2
+    psi, column = frame.kernel.divided_difference, s[..., :, None]
     total = 2 * (psi(s[..., None, :], column, column) / frame.phi).sum(axis=-1)
-    codimension = frame.m + frame.n - 2 * frame.rank
+    codimension = m + n - 2 * frame.rank
     if codimension:
         total = total + codimension * psi(0 * s, s, s) / frame.phi_null
     return (frame.u * (-s * total)[..., None, :]) @ frame.vt
@@ -235,7 +242,6 @@ _derivative: Operation = Operation(
 _force_derivative: Operation = Operation(
     lambda point, x, w, p, q: point.force_derivative(w, p, q), (_unavailable,) * 4, "force_derivative"
 )
-_log_volume_gradient: Operation = Operation(_log_volume_gradient_value, (_unavailable,))
 _log_volume: Operation = Operation(
     lambda point, x: point.frame.log_volume_density(),
     (lambda point, c, x: c[..., None, None] * _log_volume_gradient(point, x),),
