@@ -1,0 +1,252 @@
+"""The Riemannian submersion of the balanced weights onto their products, as a fiber bundle of geomstats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import geomstats.backend as gs
+from geomstats.geometry.fiber_bundle import FiberBundle
+from geomstats.geometry.group_action import GroupAction
+from geomstats.geometry.manifold import register_quotient
+
+from dlngeo import _check
+from dlngeo.alignment import act, align
+from dlngeo.balanced import BalancedFrame, Parts
+from dlngeo.geomstats.balanced import BalancedMatrices
+from dlngeo.geomstats.weight_space import FrobeniusMetric, draw, each_pair, haar_from, to_numpy
+from dlngeo.network import balanced_weights, differential, end_to_end
+
+__all__ = ["EndToEndBundle", "GaugeAction"]
+
+
+class GaugeAction(GroupAction):
+    r"""Action of the gauge group ``O(d)^{N−1}`` on the weights of N layers, which keeps their product.
+
+    ``(Q_1, …, Q_{N−1})·W = (Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_N Q_{N−1}ᵀ)``. It is free on balanced weights of full rank,
+    isometric, and its orbits are the fibres of ``W ↦ W_N ⋯ W_1``. Group elements are stacks of orthogonal matrices,
+    shape=[..., N−1, d, d].
+
+    Parameters
+    ----------
+    d : int
+        Width of the layers.
+    depth : int
+        Number N of layers.
+    """
+
+    def __init__(self, d: int, depth: int) -> None:
+        self.d, self.depth = _check.positive_integer(d, "d"), _check.positive_integer(depth, "depth")
+
+    @property
+    def group_elem_shape(self) -> tuple[int, int, int]:
+        """Shape of a group element."""
+        return (self.depth - 1, self.d, self.d)
+
+    def __call__(self, group_elem: Any, point: Any) -> Any:
+        """Turn weights by a group element.
+
+        Parameters
+        ----------
+        group_elem : array-like, shape=[..., N−1, d, d]
+            Orthogonal matrices.
+        point : array-like, shape=[..., N, d, d]
+            Weights.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Weights of the same product.
+
+        Raises
+        ------
+        ValueError
+            If a shape is wrong.
+        """
+        for array, shape, name in (
+            (group_elem, self.group_elem_shape, "group element"),
+            (point, (self.depth, self.d, self.d), "point"),
+        ):
+            if tuple(array.shape[-3:]) != shape:
+                raise ValueError(f"the {name} has shape {tuple(array.shape)}; expected (..., {str(shape)[1:]}.")
+        return act(group_elem, point)
+
+    def random_element(self, n_samples: int = 1, rng: Any = None) -> Any:
+        """Sample the Haar measure of the group, shape=[..., N−1, d, d]."""
+        shape = (() if n_samples == 1 else (n_samples,)) + self.group_elem_shape
+        return gs.from_numpy(haar_from(to_numpy(draw(shape, rng))))
+
+
+class EndToEndBundle(FiberBundle):
+    r"""The bundle of balanced weights over their products, ``W ↦ X = W_N ⋯ W_1``, a Riemannian submersion [1]_.
+
+    The base is the invertible matrices with ``DLNMetric`` of the same depth: ``QuotientMetric`` of geomstats on
+    ``GeneralLinear`` computes that through this bundle. The fibres are the orbits of :class:`GaugeAction`.
+    At ``W_p = Q_p Λ Q_{p−1}ᵀ``, vertical vectors are ``Ω_p W_p − W_p Ω_{p−1}`` with skew Ω, and horizontal ones
+    ``(W_N ⋯ W_{p+1})ᵀ P (W_{p−1} ⋯ W_1)ᵀ``; all projections cost O(N d³).
+
+    Parameters
+    ----------
+    total_space : BalancedMatrices
+        Balanced weights.
+
+    References
+    ----------
+    .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+    .. [2] B. O'Neill, "The fundamental equations of a submersion", Michigan Math. J. 13 (1966).
+
+    Examples
+    --------
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> from geomstats.geometry.quotient_metric import QuotientMetric
+    >>> total = BalancedMatrices(2, depth=3)
+    >>> _ = total.equip_with_group_action(GaugeAction(2, 3)).equip_with_quotient()
+    >>> space = GeneralLinear(2, equip=False)
+    >>> space = space.equip_with_metric(QuotientMetric, total_space=total)
+    >>> float(space.metric.squared_norm(gs.eye(2), gs.eye(2)))
+    0.6666666666666667
+    """
+
+    def __init__(self, total_space: BalancedMatrices) -> None:
+        super().__init__(total_space=total_space)
+
+    @staticmethod
+    def riemannian_submersion(point: Any) -> Any:
+        """Product ``X = W_N ⋯ W_1``.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, d, d]
+            Weights.
+
+        Returns
+        -------
+        array-like, shape=[..., d, d]
+        """
+        return end_to_end(point)
+
+    def lift(self, point: Any) -> Any:
+        """Balanced weights of a matrix: ``Λ Vᵀ, Λ, …, Λ, U Λ`` with ``X = U Λ^N Vᵀ``.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., d, d]
+            Invertible matrix.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+        """
+        return gs.stack(balanced_weights(point, self._total_space.depth), axis=-3)
+
+    def tangent_riemannian_submersion(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Velocity ``Σ_p W_N ⋯ W_{p+1} V_p W_{p−1} ⋯ W_1`` of the product.
+
+        Parameters
+        ----------
+        tangent_vec, base_point : array-like, shape=[..., N, d, d]
+            Velocity of the weights, and weights.
+
+        Returns
+        -------
+        array-like, shape=[..., d, d]
+        """
+        return differential(tangent_vec, base_point)
+
+    def horizontal_lift(self, tangent_vec: Any, base_point: Any = None, fiber_point: Any = None) -> Any:
+        """Horizontal vector over a tangent vector of the product, of the same length.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., d, d]
+            Tangent vector at X.
+        base_point : array-like, shape=[..., d, d], optional
+            X, of which ``lift`` gives weights if none are given.
+        fiber_point : array-like, shape=[..., N, d, d], optional
+            Balanced weights of X.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+        """
+        if fiber_point is None:
+            if base_point is None:
+                raise ValueError("give base_point, a matrix, or fiber_point, balanced weights of it.")
+            fiber_point = self.lift(base_point)
+        return BalancedFrame(fiber_point).lift(tangent_vec)
+
+    def horizontal_projection(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Horizontal part of a vector, shape=[..., N, d, d]; its normal part, if any, is dropped too."""
+        return BalancedFrame(base_point).horizontal(tangent_vec)
+
+    def vertical_projection(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Vertical part of a vector, shape=[..., N, d, d]; its normal part, if any, is dropped too."""
+        return BalancedFrame(base_point).vertical(tangent_vec)
+
+    def is_horizontal(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Check that a vector is its horizontal part, shape=[...], to an absolute tolerance of its entries."""
+        rest = tangent_vec - self.horizontal_projection(tangent_vec, base_point)
+        return gs.all(gs.abs(rest) <= atol, axis=(-3, -2, -1))
+
+    def is_vertical(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Check that a vector is its vertical part, shape=[...], to an absolute tolerance of its entries."""
+        rest = tangent_vec - self.vertical_projection(tangent_vec, base_point)
+        return gs.all(gs.abs(rest) <= atol, axis=(-3, -2, -1))
+
+    def align(self, point: Any, base_point: Any) -> Any:
+        """Turn weights along their fibre to the end of a shortest, hence horizontal, geodesic from ``base_point``.
+
+        The nearest point of the fibre in the flat space is close to that, but only to third order in the distance, and
+        the logarithm to it is not horizontal; see :mod:`dlngeo.alignment`.
+
+        Parameters
+        ----------
+        point, base_point : array-like, shape=[..., N, d, d]
+            Balanced weights to turn, and to turn them to.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Weights of the same product as ``point``.
+
+        Raises
+        ------
+        GeodesicError
+            If no geodesic is found; the message says for which pair.
+        """
+        return each_pair(lambda base, weights: align(weights, base).weights, base_point, point)
+
+    def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_.
+
+        The first part is ``½ ver [X, Y]``. For the second, ``Ω_p W_p − W_p Ω_{p−1}`` at fixed Ω is a vertical field, whose
+        derivative along X is ``Ω_p X_p − X_p Ω_{p−1}``.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b, base_point : array-like, shape=[..., N, d, d]
+            Tangent vectors X and Y, and the point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector.
+        """
+        frame = BalancedFrame(base_point)
+        x, y = frame.horizontal(tangent_vec_a), frame.horizontal(tangent_vec_b)
+        return frame.oneill(x, y) + frame.horizontal(_turned(frame, x, tangent_vec_b))
+
+
+def _turned(frame: BalancedFrame, x: Any, y: Any) -> Any:
+    """Vector ``Ω_p X_p − X_p Ω_{p−1}``, where Ω generates the vertical part ``Ω_p W_p − W_p Ω_{p−1}`` of Y."""
+    xp, row, column = frame.xp, frame.lam[..., None, :, None], frame.lam[..., None, None, :]
+    xm, ym = frame.split(x).cores, frame.split(y).cores
+    t = frame.solve(ym[..., :-1, :, :] * column - row * ym[..., 1:, :, :])
+    skew = (t - t.mT) / 2
+    end = xp.zeros_like(xm[..., :1, :, :]) + xp.zeros_like(ym[..., :1, :, :])
+    skew = skew + xp.zeros_like(end)
+    cores = xp.concat([skew, end], axis=-3) @ xm - xm @ xp.concat([end, skew], axis=-3)
+    none = [None] * frame.depth
+    return frame.assemble(Parts(cores, none, none, none))
+
+
+register_quotient(Space=BalancedMatrices, Metric=FrobeniusMetric, GroupAction=GaugeAction, FiberBundle=EndToEndBundle)

@@ -1,0 +1,454 @@
+"""What the manifolds of stacked weights share in geomstats: the flat space around them, and the metric it induces.
+
+The space of weights is written here because those that geomstats 2.8 has for stacks of matrices fail on batches of
+them: ``NFoldManifold`` in ``belongs``, ``MatricesMetric`` in the inner product.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import geomstats.backend as gs
+import numpy as np
+from geomstats.geometry.base import LevelSet, VectorSpace
+from geomstats.geometry.riemannian_metric import RiemannianMetric
+from geomstats.numerics.geodesic import ExpSolver, LogSolver
+
+from dlngeo import _check
+from dlngeo.geodesics import GeodesicError
+from dlngeo.weight_geodesics import Surface, connect, shoot
+
+__all__ = ["FrobeniusMetric", "WeightManifold", "WeightSpace"]
+
+
+class WeightSpace(VectorSpace):
+    """Vector space of the weights of N square layers of width d, shape=[..., N, d, d], without a metric.
+
+    Parameters
+    ----------
+    d : int
+        Width.
+    depth : int
+        Number N of layers.
+    """
+
+    def __init__(self, d: int, depth: int) -> None:
+        super().__init__(shape=(depth, d, d), equip=False)
+
+    def projection(self, point: Any) -> Any:
+        """Return the point: all are in the space."""
+        return gs.copy(point)
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Sample independent entries, uniform in ``[−bound, bound]``, shape=[..., N, d, d]."""
+        flat = super().random_point(n_samples, bound)
+        return gs.reshape(flat, (*flat.shape[:-1], *self.shape))
+
+    def _create_basis(self) -> Any:
+        return gs.reshape(gs.eye(self.dim), (self.dim, *self.shape))
+
+
+class WeightManifold(LevelSet):
+    """Manifold of stacked weights, a level set of their imbalance, in the flat space of all weights.
+
+    Concrete classes give the surface, the level, which points of it are regular, projection and random points.
+
+    Parameters
+    ----------
+    d : int
+        Width.
+    depth : int
+        Number N of layers.
+    equip : bool
+        Equip with :class:`FrobeniusMetric`.
+    """
+
+    surface: Surface
+
+    def __init__(self, d: int, depth: int, equip: bool) -> None:
+        self.d, self.depth = _check.positive_integer(d, "d"), _check.positive_integer(depth, "depth")
+        dim = self.depth * self.d**2 - (self.depth - 1) * self.d * (self.d + 1) // 2
+        super().__init__(dim=dim, equip=equip)
+
+    def _define_embedding_space(self) -> WeightSpace:
+        return WeightSpace(self.d, self.depth)
+
+    def default_metric(self) -> type:
+        """Metric to equip the space with if equip is True."""
+        return FrobeniusMetric
+
+    def frame(self, base_point: Any) -> Any:
+        """Factor a point once, for many evaluations there: projections and the second fundamental form."""
+        return self.surface.frame(base_point)
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Check shape, imbalance and regularity.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, d, d]
+            Weights.
+        atol : float
+            Absolute tolerance of the entries of the imbalance, and for singular values that count as zero.
+
+        Returns
+        -------
+        array-like, shape=[...]
+            Boolean.
+        """
+        if tuple(point.shape[-3:]) != self.shape:
+            return gs.zeros(point.shape[:-3], dtype=bool)
+        xp, w = _check.floating(point)
+        finite = xp.all(xp.isfinite(w), axis=(-3, -2, -1))
+        w = xp.where(finite[..., None, None, None], w, 0.0)
+        return finite & xp.all(xp.abs(self.submersion(w)) <= atol, axis=(-3, -2, -1)) & self._regular(w, atol)
+
+    @abstractmethod
+    def _regular(self, point: Any, atol: float) -> Any:
+        """Whether points of the level set are regular, shape=[...]."""
+
+    def tangent_submersion(self, vector: Any, point: Any) -> Any:
+        """Derivative of the imbalances along a vector.
+
+        Parameters
+        ----------
+        vector, point : array-like, shape=[..., N, d, d]
+            Vector and weights.
+
+        Returns
+        -------
+        array-like, shape=[..., N−1, d, d]
+            ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` and its transpose, added.
+        """
+        half = _t(point[..., 1:, :, :]) @ vector[..., 1:, :, :] - vector[..., :-1, :, :] @ _t(point[..., :-1, :, :])
+        return half + _t(half)
+
+    def to_tangent(self, vector: Any, base_point: Any) -> Any:
+        """Project a vector orthogonally onto the tangent space.
+
+        Parameters
+        ----------
+        vector, base_point : array-like, shape=[..., N, d, d]
+            Vector and point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector.
+        """
+        return self.frame(base_point).tangent(vector)
+
+    def random_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
+        """Sample the standard normal law of the tangent space: the tangent part of independent normal entries.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+        n_samples : int
+            Number of vectors; with a batch of points, 1 or their number, for one at each.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed. Defaults to the generator of ``gs.random``.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vectors.
+        """
+        points = tuple(base_point.shape[:-3])
+        if points and n_samples not in (1, points[0]):
+            raise ValueError(f"{n_samples} samples at {points[0]} points; ask for 1 or {points[0]}, one at each.")
+        return self.to_tangent(draw((*(points or batch(n_samples)), *self.shape), rng), base_point)
+
+    def tangent_basis(self, base_point: Any) -> Any:
+        """Orthonormal basis of the tangent space.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., dim, N, d, d]
+        """
+        return self.surface.basis(base_point)
+
+
+class FrobeniusMetric(RiemannianMetric):
+    r"""Metric that the flat space of weights induces on a manifold in it, ``⟨V, Y⟩ = Σ_p Tr(V_pᵀ Y_p)``.
+
+    Geodesics solve ``Ẅ = II(Ẇ, Ẇ)`` with the second fundamental form II. They are integrated to 1e-11 per step, and
+    their ends projected to the manifold; between points they are found to 1e-10 or refused with a
+    :class:`dlngeo.geodesics.GeodesicError`.
+
+    Parameters
+    ----------
+    space : WeightManifold
+        :class:`BalancedMatrices` or :class:`UnbalancedMatrices`.
+    """
+
+    def __init__(self, space: WeightManifold) -> None:
+        super().__init__(space=space)
+        self.exp_solver = WeightExp(space.surface)
+        self.log_solver = WeightLog(space.surface)
+
+    def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
+        """Inner product of tangent vectors, shape=[...].
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, d, d]
+            Tangent vectors.
+        base_point : array-like, shape=[..., N, d, d], optional
+            Unused but for its shape: the metric is that of the flat space.
+        """
+        product = gs.sum(tangent_vec_a * tangent_vec_b, axis=(-3, -2, -1))
+        if base_point is not None and base_point.ndim - 3 > product.ndim:
+            return gs.broadcast_to(product, base_point.shape[:-3])
+        return product
+
+    def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
+        """Riemannian gradient: the tangent part of the Euclidean one, shape=[..., N, d, d]."""
+        return self._space.to_tangent(euclidean_gradient, base_point)
+
+    def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
+        """Riemannian Hessian ``P(D²E[V]) + S_ν(V)``, with ν the normal part of the Euclidean gradient.
+
+        Parameters
+        ----------
+        tangent_vec, euclidean_gradient, euclidean_hessian, base_point : array-like, shape=[..., N, d, d]
+            Direction V, Euclidean gradient, its derivative along V, and point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector.
+        """
+        frame = self._space.frame(base_point)
+        bend = frame.weingarten(tangent_vec, frame.normal(euclidean_gradient))
+        return frame.tangent(euclidean_hessian) + bend
+
+    def second_fundamental_form(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        """Second fundamental form ``II(V, Y)``, a normal vector, shape=[..., N, d, d]."""
+        return self._space.frame(base_point).second_fundamental_form(tangent_vec_a, tangent_vec_b)
+
+    def geodesic_equation(self, state: Any) -> Any:
+        """Right-hand side of the geodesic equation, ``(Ẇ, II(Ẇ, Ẇ))``.
+
+        Parameters
+        ----------
+        state : array-like, shape=[..., 2, N, d, d]
+            Position and velocity.
+
+        Returns
+        -------
+        array-like, shape=[..., 2, N, d, d]
+            Velocity and acceleration.
+        """
+        position, velocity = state[..., 0, :, :, :], state[..., 1, :, :, :]
+        return gs.stack([velocity, self.second_fundamental_form(velocity, velocity, position)], axis=-4)
+
+    def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
+        """Curvature ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_[X,Y] Z``, by the Gauss equation.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b, tangent_vec_c, base_point : array-like, shape=[..., N, d, d]
+            Tangent vectors X, Y, Z and the point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector. ``sectional_curvature`` follows.
+        """
+        frame = self._space.frame(base_point)
+        first = frame.weingarten(tangent_vec_a, frame.second_fundamental_form(tangent_vec_b, tangent_vec_c))
+        second = frame.weingarten(tangent_vec_b, frame.second_fundamental_form(tangent_vec_a, tangent_vec_c))
+        return first - second
+
+    def scalar_curvature(self, base_point: Any) -> Any:
+        """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...]."""
+        basis = self._space.tangent_basis(base_point)
+        frame = self._space.frame(base_point[..., None, :, :, :])
+        mean, total = 0.0, 0.0
+        for i in range(basis.shape[-4]):
+            bend = frame.second_fundamental_form(basis, basis[..., i : i + 1, :, :, :])
+            mean = mean + bend[..., i, :, :, :]
+            total = total + gs.sum(bend**2, axis=(-4, -3, -2, -1))
+        return gs.sum(mean**2, axis=(-3, -2, -1)) - total
+
+    def brownian_drift(self, base_point: Any) -> Any:
+        """Itô drift b of Brownian motion, ``dW = P dB + ½ b dt``, with generator ``½Δ``: the mean curvature vector.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            The trace of the second fundamental form, a normal vector.
+        """
+        basis = self._space.tangent_basis(base_point)
+        bend = self._space.frame(base_point[..., None, :, :, :]).second_fundamental_form(basis, basis)
+        return gs.sum(bend, axis=-4)
+
+    def random_gaussian_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
+        """Sample white noise of the metric, ``N(0, g⁻¹)``, at every point.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+        n_samples : int
+            Number of vectors at every point.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed. Defaults to the generator of ``gs.random``.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d] or [n_samples, ..., N, d, d]
+            Tangent vectors, independent.
+        """
+        return self._space.to_tangent(draw((*batch(n_samples), *base_point.shape), rng), base_point)
+
+
+class WeightExp(ExpSolver):
+    """Exponential map by the eighth-order Runge–Kutta method of SciPy, a batch at a time; see :func:`shoot`.
+
+    It computes in NumPy on every backend, and is not differentiated through.
+
+    Parameters
+    ----------
+    surface : Surface
+        The manifold.
+    tolerance : float
+        Local error of a step, relative to the initial state.
+    """
+
+    def __init__(self, surface: Surface, tolerance: float = 1e-11) -> None:
+        super().__init__(solves_ivp=True)
+        self.surface, self.tolerance = surface, tolerance
+
+    def exp(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Follow geodesics for unit time.
+
+        Parameters
+        ----------
+        tangent_vec, base_point : array-like, shape=[..., N, d, d]
+            Velocities and points, broadcast against each other.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            End points.
+
+        Raises
+        ------
+        GeodesicError
+            If a geodesic leaves the manifold.
+        """
+        return self._solve(tangent_vec, base_point, np.ones(1))[0]
+
+    def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
+        """Geodesics as functions of time. A function of times of shape [t] returns [..., t, N, d, d]."""
+
+        def path(t: Any) -> Any:
+            times = np.atleast_1d(to_numpy(t) if gs.is_array(t) else np.asarray(t, float))
+            return gs.moveaxis(self._solve(tangent_vec, base_point, times), 0, -4)
+
+        return path
+
+    def _solve(self, tangent_vec: Any, base_point: Any, times: Any) -> Any:
+        w, v = np.broadcast_arrays(to_numpy(base_point), to_numpy(tangent_vec))
+        for array, name in ((w, "base_point"), (v, "tangent_vec")):
+            _check.finite(np, array, name)
+        return gs.from_numpy(shoot(w, v, self.surface, times, self.tolerance)[0])
+
+
+class WeightLog(LogSolver):
+    """Logarithm by Newton's method, verified; see :func:`dlngeo.weight_geodesics.connect`.
+
+    Parameters
+    ----------
+    surface : Surface
+        The manifold.
+    tolerance : float
+        Largest distance from the end point accepted, relative to its norm.
+    """
+
+    def __init__(self, surface: Surface, tolerance: float = 1e-10) -> None:
+        super().__init__(solves_bvp=False)
+        self.surface, self.tolerance = surface, tolerance
+
+    def log(self, point: Any, base_point: Any) -> Any:
+        """Find initial velocities of geodesics from ``base_point`` to ``point``.
+
+        Parameters
+        ----------
+        point, base_point : array-like, shape=[..., N, d, d]
+            End points and initial points, broadcast against each other.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vectors at ``base_point``.
+
+        Raises
+        ------
+        GeodesicError
+            If a pair has no geodesic between it, or none is found; the message says which pair.
+        """
+        return each_pair(lambda start, end: connect(start, end, self.surface, self.tolerance), base_point, point)
+
+
+def each_pair(function: Callable[[Any, Any], Any], first: Any, second: Any) -> Any:
+    """Apply a NumPy function to pairs of weights, one by one; a failure says which pair it is."""
+    a, b = np.broadcast_arrays(to_numpy(first), to_numpy(second))
+    for array, name in ((a, "base_point"), (b, "point")):
+        _check.finite(np, array, name)
+    out = np.empty(a.shape)
+    for index in np.ndindex(a.shape[:-3]):
+        try:
+            out[index] = function(a[index], b[index])
+        except GeodesicError as error:
+            if not index:
+                raise
+            message = f"pair {index if len(index) > 1 else index[0]}: {error}"
+            raise GeodesicError(message, error.status, error.residual) from None
+    return gs.from_numpy(out)
+
+
+def to_numpy(array: Any) -> Any:
+    """Return an array of the backend as a NumPy array of doubles."""
+    return np.asarray(gs.to_numpy(array), dtype=float)
+
+
+def batch(n_samples: int) -> tuple[int, ...]:
+    """Batch shape of samples, empty for one, as geomstats has it."""
+    n_samples = _check.positive_integer(n_samples, "n_samples")
+    return () if n_samples == 1 else (n_samples,)
+
+
+def draw(shape: tuple[int, ...], rng: Any = None) -> Any:
+    """Sample independent standard normal entries, by a generator or seed or by ``gs.random``."""
+    if math.prod(shape) == 0:
+        return gs.zeros(shape)
+    if rng is None:
+        return gs.random.normal(size=shape)
+    return gs.from_numpy(np.random.default_rng(rng).standard_normal(shape))
+
+
+def haar_from(gauss: Any) -> Any:
+    """Orthogonal matrices from Haar measure, by QR of independent standard normal entries, shape=[..., d, d]."""
+    q, r = np.linalg.qr(gauss)
+    return q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+
+def _t(a: Any) -> Any:
+    return gs.moveaxis(a, -1, -2)
