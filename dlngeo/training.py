@@ -1,0 +1,401 @@
+r"""Four questions about the training of deep linear networks [1]_, answered with numbers.
+
+Does it converge, and to what?
+    :func:`classify_limit`: a minimiser, a saddle or no limit, with the gradient and the least eigenvalue of the
+    Riemannian Hessian as evidence. For regression (:class:`QuadraticCost`) all critical points are known [2]_.
+How fast?
+    In the end at the rate of the least eigenvalue of ``A^{1/2} E″ A^{1/2}`` (:func:`hessian_eigenvalues`), and at any
+    time by :func:`loss_bound`, from the least value of the kernel on the path. :func:`observed_rate` measures it.
+Does depth help or hurt?
+    :func:`end_to_end_step` is the step that gradient descent on N layers makes with a vector [3]_.
+How do width, depth and data enter?
+    Inner widths not at all from balanced starts, depth through :func:`escape_time`, data through the conditioning of
+    ``QuadraticCost.from_data``.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+.. [2] B. Bah, H. Rauhut, U. Terstiege, M. Westdickenberg, "Learning deep linear neural networks: Riemannian gradient
+   flows and convergence to global minimizers", Information and Inference 11 (2022), arXiv:1910.05505.
+.. [3] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks: implicit acceleration by
+   overparameterization", ICML 2018, arXiv:1802.06509.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from scipy.integrate import quad
+
+from dlngeo import _check
+from dlngeo.frame import Frame
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+
+__all__ = [
+    "Limit",
+    "LimitKind",
+    "QuadraticCost",
+    "classify_limit",
+    "end_to_end_step",
+    "escape_time",
+    "hessian_eigenvalues",
+    "loss_bound",
+    "observed_rate",
+]
+
+
+class QuadraticCost:
+    r"""Cost ``E(X) = ½ Tr((X − T) C (X − T)ᵀ)``: low-rank approximation for ``C = I``, linear regression in general.
+
+    On the matrices of rank k its critical points are ``T_I C^{−1/2}``, where ``T_I`` is the sum of k singular triples
+    I of ``T C^{1/2}``; those of the k largest singular values are the minima, and all others strict saddles [2]_.
+
+    Parameters
+    ----------
+    target : array, shape=[m, n]
+        T.
+    covariance : array, shape=[n, n], optional
+        C, symmetric positive definite. Defaults to the identity.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, an entry is not finite, or C is not symmetric positive definite.
+    """
+
+    def __init__(self, target: Any, covariance: Any = None) -> None:
+        self.target = np.array(target, dtype=float)
+        _check.finite(np, self.target, "the target")
+        if self.target.ndim != 2:
+            raise ValueError(f"the target has shape {self.target.shape}; a matrix is expected.")
+        n = self.target.shape[1]
+        self.covariance = np.eye(n) if covariance is None else np.array(covariance, dtype=float)
+        _check.finite(np, self.covariance, "the covariance")
+        c = self.covariance
+        if c.shape != (n, n) or not np.allclose(c, c.T, rtol=1e-12, atol=0):
+            raise ValueError(f"the covariance must be a symmetric {n}×{n} matrix; got shape {c.shape}.")
+        values, vectors = np.linalg.eigh(c)
+        if not values[0] > 1e-14 * values[-1]:
+            raise ValueError(
+                f"the covariance is singular (eigenvalues from {values[0]:.1e} to {values[-1]:.1e}): take as many "
+                "samples as inputs at least, and no inputs that depend on each other."
+            )
+        #: ``(least, largest)`` eigenvalue of C: strong convexity and smoothness of E.
+        self.convexity, self.smoothness = float(values[0]), float(values[-1])
+        self._inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+        self._svd = np.linalg.svd(self.target @ (vectors * np.sqrt(values)) @ vectors.T, full_matrices=False)
+
+    @classmethod
+    def from_data(cls, inputs: Any, outputs: Any) -> QuadraticCost:
+        """Mean squared error ``½ Σ_i ‖X a_i − b_i‖²/k`` up to a constant, from k samples in columns.
+
+        Parameters
+        ----------
+        inputs : array, shape=[n, k]
+        outputs : array, shape=[m, k]
+        """
+        a, b = np.asarray(inputs, dtype=float), np.asarray(outputs, dtype=float)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+            raise ValueError(f"inputs {a.shape} and outputs {b.shape} must be matrices with one column per sample.")
+        return cls(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T, a @ a.T / a.shape[1])
+
+    def cost(self, x: np.ndarray) -> float:
+        """``E(X)``."""
+        y = x - self.target
+        return float(np.sum((y @ self.covariance) * y)) / 2
+
+    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
+        """``E′(X) = (X − T) C``."""
+        return (x - self.target) @ self.covariance
+
+    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """``D²E(X)[Z] = Z C``."""
+        return z @ self.covariance
+
+    def critical_point(self, indices: Sequence[int]) -> np.ndarray:
+        """Critical point on the matrices of rank ``len(indices)``: the sum of these singular triples.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Places among the singular values of ``T C^{1/2}``, largest first, from 0.
+        """
+        u, s, vt = self._svd
+        chosen = list(indices)
+        return (u[:, chosen] * s[chosen]) @ vt[chosen] @ self._inverse_root
+
+    def minimum(self, rank: int) -> np.ndarray:
+        """Global minimum on the matrices of rank at most r: Eckart and Young, weighted."""
+        return self.critical_point(range(_check.rank(rank, *self.target.shape)))
+
+    def nearest_critical_point(self, x: np.ndarray, rank: int) -> tuple[tuple[int, ...], float]:
+        """Triples of the critical point of rank k that a matrix resembles most, and the distance from it.
+
+        The k triples are those with the largest ``u_iᵀ X C^{1/2} v_i/s_i``, which is 1 for those that X has, and 0 for
+        the others.
+        """
+        u, s, vt = self._svd
+        shares = np.einsum("ji,jk,ik->i", u, x, vt @ np.linalg.inv(self._inverse_root)) / np.where(s > 0, s, np.inf)
+        chosen = tuple(sorted(np.argsort(-shares)[:rank].tolist()))
+        return chosen, float(np.linalg.norm(x - self.critical_point(chosen)))
+
+
+class LimitKind(StrEnum):
+    """What a flow has come to."""
+
+    MINIMISER = "minimiser"  #: critical, and no direction of descent to second order
+    SADDLE = "saddle"  #: critical on the matrices of its rank, but some direction goes down
+    NOT_CONVERGED = "not converged"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What :func:`classify_limit` found.
+
+    Attributes
+    ----------
+    kind : LimitKind
+        ``"minimiser"``, ``"saddle"`` or ``"not converged"``; a string.
+    rank : int
+        Number k of singular values that have not vanished.
+    gradient_norm : float
+        Norm of the Euclidean gradient along the matrices of rank k.
+    normal_gradient_norm : float
+        Norm of the rest of it: what a higher rank could still lower.
+    least_eigenvalue : float
+        Of the Riemannian Hessian at rank k; its negative is the rate of escape, itself the rate of convergence.
+    point : array, shape=[m, n]
+        The point, truncated to rank k.
+    """
+
+    kind: LimitKind
+    rank: int
+    gradient_norm: float
+    normal_gradient_norm: float
+    least_eigenvalue: float
+    point: np.ndarray
+
+
+def classify_limit(
+    problem: Any,
+    x: Any,
+    depth: float,
+    rank: int | None = None,
+    *,
+    rank_tolerance: float = 1e-3,
+    tolerance: float = 1e-6,
+) -> Limit:
+    """Say what the end of a flow is: a minimiser, a saddle, or not yet a limit.
+
+    Below the rank r of the model a point with a normal gradient is a saddle: the flow leaves it along further singular
+    values, exponentially at N = 2 and like a power of time at N ≥ 3, where the Hessian does not see it.
+
+    Parameters
+    ----------
+    problem : object
+        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``, such as :class:`QuadraticCost`.
+    x : array, shape=[m, n]
+        End of the flow.
+    depth : float
+        Depth N of the metric.
+    rank : int, optional
+        Rank r of the model. Defaults to ``min(m, n)``.
+    rank_tolerance : float
+        Singular values below this part of the largest have vanished. N ≥ 3 layers let them decay like a power of time.
+    tolerance : float
+        Critical is a gradient below this, relative to the gradient at 0; a direction of descent has an eigenvalue below
+        minus this, relative to the largest.
+
+    Returns
+    -------
+    Limit
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is not finite or zero.
+    """
+    x = np.asarray(x, dtype=float)
+    _check.finite(np, x, "the point")
+    model = min(x.shape) if rank is None else _check.rank(rank, *x.shape)
+    s = np.linalg.svd(x, compute_uv=False)
+    if s[0] == 0:
+        raise ValueError("the zero matrix has no frame: it is a critical point at every depth above 1.")
+    k = min(int(np.sum(s > rank_tolerance * s[0])), model)
+    frame = Frame.at(x, DepthKernel(1), k)
+    point = frame.point
+    gradient = problem.euclidean_gradient(point)
+    scale = float(np.linalg.norm(problem.euclidean_gradient(np.zeros_like(x))))
+    along = frame.project(gradient)
+    gradient_norm, normal_norm = float(np.linalg.norm(along)), float(np.linalg.norm(gradient - along))
+    eigenvalues = hessian_eigenvalues(problem, point, depth, k)
+    down = eigenvalues[0] < -tolerance * np.abs(eigenvalues).max() or (k < model and normal_norm > tolerance * scale)
+    if gradient_norm > tolerance * scale:
+        kind = LimitKind.NOT_CONVERGED
+    else:
+        kind = LimitKind.SADDLE if down else LimitKind.MINIMISER
+    return Limit(kind, k, gradient_norm, normal_norm, float(eigenvalues[0]), point)
+
+
+def hessian_eigenvalues(
+    problem: Any, x: Any, depth: float, rank: int | None = None, *, normalized: bool = False
+) -> np.ndarray:
+    r"""Eigenvalues of the Riemannian Hessian, ascending: at a critical point, the rates of the flow near it.
+
+    Where ``E′ = 0`` they are those of ``A^{1/2} E″ A^{1/2}``; at a critical point below full rank the curvature of the
+    manifold adds its term. Near a minimiser ``dist(X, X*) ~ e^{−μt}`` and ``E − E* ~ e^{−2μt}`` with the least μ.
+
+    Parameters
+    ----------
+    problem : object
+        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``.
+    x : array, shape=[m, n]
+        Point.
+    depth : float
+        Depth N of the metric.
+    rank : int, optional
+        Rank r of the point. Defaults to ``min(m, n)``.
+    normalized : bool
+        Divide by N. Infinite depth always is.
+
+    Returns
+    -------
+    array, shape=[r(m + n − r)]
+    """
+    x = np.asarray(x, dtype=float)
+    frame = Frame.at(x, _kernel(depth, normalized), rank)
+    left, _, right = np.linalg.svd(x, full_matrices=True)
+    r, (m, n) = frame.rank, x.shape
+    units = [np.outer(left[:, i], right[j]) for i in range(m) for j in range(n) if i < r or j < r]
+    orthonormal = [frame.half_power(unit) for unit in units]
+    gradient = problem.euclidean_gradient(frame.point)
+    images = [frame.hessian(z, gradient, problem.euclidean_hessian(frame.point, z)) for z in orthonormal]
+    momenta = np.stack([frame.metric(z) for z in orthonormal]).reshape(len(units), -1)
+    matrix = momenta @ np.stack(images).reshape(len(units), -1).T
+    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def observed_rate(t: Any, values: Any, *, tail: float = 0.5) -> float:
+    """Rate at which values decay at last: minus the slope of their logarithm over the tail, by least squares.
+
+    Parameters
+    ----------
+    t, values : array, shape=[k]
+        Times, and positive values.
+    tail : float
+        Part of the time span that counts.
+
+    Raises
+    ------
+    ValueError
+        If less than three times are in the tail, or a value there is not positive.
+    """
+    t, values = np.asarray(t, dtype=float), np.asarray(values, dtype=float)
+    late = t >= t[-1] - tail * (t[-1] - t[0])
+    if late.sum() < 3:
+        raise ValueError(f"only {late.sum()} times are in the tail; give more output times.")
+    if not np.all(values[late] > 0):
+        raise ValueError("the values in the tail must be positive; end the flow before it reaches round-off.")
+    return float(-np.polyfit(t[late], np.log(values[late]), 1)[0])
+
+
+def loss_bound(t: Any, singular_values: Any, losses: Any, depth: float, convexity: float, **kernel: bool) -> np.ndarray:
+    r"""Bound on the loss along a flow of full rank, ``E − E* ≤ (E_0 − E*) exp(−2α ∫ min_{kl} φ_{kl} dt)``.
+
+    For E with strong convexity α, ``−dE/dt = ⟨E′, A E′⟩ ≥ min φ ‖E′‖² ≥ 2α min φ (E − E*)``, and the least value of the
+    kernel is ``φ(σ_min, σ_min) = N σ_min^{2−2/N}`` [2]_.
+
+    Parameters
+    ----------
+    t : array, shape=[k]
+        Times.
+    singular_values : array, shape=[k, r]
+        Along the flow, ``r = m = n``.
+    losses : array, shape=[k]
+        ``E − E*``; only the first is used.
+    depth : float
+        Depth N.
+    convexity : float
+        α.
+    **kernel
+        ``normalized=True`` for the normalised metric.
+
+    Returns
+    -------
+    array, shape=[k]
+        The integral is taken by the trapezoidal rule.
+    """
+    least = np.min(np.asarray(singular_values, dtype=float), axis=-1)
+    phi = _kernel(depth, **kernel)(least, least)
+    t = np.asarray(t, dtype=float)
+    integral = np.concatenate(([0.0], np.cumsum(np.diff(t) * (phi[1:] + phi[:-1]) / 2)))
+    return np.asarray(losses, dtype=float)[0] * np.exp(-2 * convexity * integral)
+
+
+def end_to_end_step(w: np.ndarray, gradient: np.ndarray, step_size: float, depth: float) -> np.ndarray:
+    r"""Step of gradient descent on N balanced layers with one output, in the product w, to first order.
+
+    .. math:: w \leftarrow w - \eta\,\|w\|^{2 - 2/N} \big(\nabla + (N - 1)\, \mathrm{Pr}_w \nabla\big)
+
+    [3]_, Claim 2: an adaptive step size, and momentum along w. Against it the layers differ by O(η²) a step.
+
+    Parameters
+    ----------
+    w, gradient : array, shape=[n]
+        Vector, and gradient of the cost there.
+    step_size : float
+        η.
+    depth : float
+        N, finite.
+    """
+    depth = _check.depth(depth)
+    norm = float(np.linalg.norm(w))
+    if depth == 1:
+        return w - step_size * gradient
+    if norm == 0:
+        return w  # a critical point of the layers
+    along = w * (w @ gradient) / norm**2
+    return w - step_size * norm ** (2 - 2 / depth) * (gradient + (depth - 1) * along)
+
+
+def escape_time(start: float, target: float, depth: float, *, part: float = 0.5, normalized: bool = False) -> float:
+    r"""Time in which a singular value grows from a small start to a part of its target, ``∫ dσ/(φ_σσ (s − σ))``.
+
+    As the start goes to zero it grows like ``start^{−(1 − 2/N)}/((N − 2) s)`` for N > 2 and like ``log(1/start)/(2s)``
+    at N = 2: from small starts deep networks learn one singular value after the other.
+
+    Parameters
+    ----------
+    start, target : float
+        ``0 < start < part · target``.
+    depth : float
+        N.
+    part : float
+        Between 0 and 1.
+    normalized : bool
+        Measure in the time of the normalised metric. Infinite depth always does.
+
+    Raises
+    ------
+    ValueError
+        If the values are not in this order.
+    """
+    if not 0 < start < part * target < target:
+        raise ValueError(f"expected 0 < start < part·target < target, got {start:g}, {part:g} · {target:g}.")
+    kernel = _kernel(depth, normalized)
+
+    def integrand(log_s: float) -> float:
+        s = math.exp(log_s)
+        return s / (float(kernel(s, s)) * (target - s))
+
+    return float(quad(integrand, math.log(start), math.log(part * target), epsabs=0, epsrel=1e-10, limit=200)[0])
+
+
+def _kernel(depth: float, normalized: bool = False) -> Kernel:
+    depth = _check.depth(depth, allow_infinite=True)
+    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized)
