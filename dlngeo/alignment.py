@@ -10,8 +10,8 @@ Chords
 Geodesics
     The shortest geodesic from B to the fibre is horizontal all along [2]_, and of the length of the geodesic of ``g_N``
     between the products. Its end differs from the best chord's by the curvature, to third order in the distance, so
-    that is only where the search for it begins: among horizontal velocities at B, ``d²`` unknowns, Newton's method finds
-    one whose geodesic ends on the fibre.
+    that is only where the search for it begins: among horizontal velocities at B, ``d²`` unknowns, Newton's method
+    finds one whose geodesic ends on the fibre.
 
 References
 ----------

@@ -134,7 +134,7 @@ def integrate_geodesics(
     tolerance: float,
     crossed: Callable[[Array], bool],
 ) -> Array:
-    """States at ``times``, which have one sign and grow in size; ``start`` is a point and a velocity, shape=[2, ...]."""
+    """States at ``times``, which have one sign and grow in size, of points and velocities, shape=[2, ...]."""
     size = np.maximum(np.abs(start).max(axis=(-2, -1), keepdims=True), np.finfo(float).tiny)
     atol = np.broadcast_to(tolerance * size, start.shape).ravel()
     out = np.empty((len(times), *start.shape))

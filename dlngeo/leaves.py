@@ -67,7 +67,7 @@ class LeafFrame:
     # Normal vectors and the equations of their generators.
 
     def generate(self, s: list[Any]) -> list[Any]:
-        """Normal vectors ``S_p W_p − W_p S_{p−1}`` of symmetric ``S_1, …, S_{N−1}``, as a list of layers."""
+        """Return normal vectors ``S_p W_p − W_p S_{p−1}`` of symmetric ``S_1, …, S_{N−1}``, as a list of layers."""
         return self._turn(s, self.layers)
 
     def _turn(self, s: list[Any], layers: list[Any]) -> list[Any]:
@@ -164,7 +164,7 @@ class LeafFrame:
     # Bases, by dense linear algebra.
 
     def normal_units(self) -> Weights:
-        """Normal vectors of an orthonormal basis of the generators S, shape=[..., Σ_p d_p(d_p+1)/2, …] per layer.
+        """Return the normal vectors of an orthonormal basis of the generators S, shape=[..., Σ_p d_p(d_p+1)/2, …] each.
 
         They are linearly independent exactly at regular points.
         """

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import polar
 
-from dlngeo import _check
 from dlngeo._paths import rotation_between
 from dlngeo.balanced import BalancedFrame, inner, norm
 from dlngeo.balancing import nearest, snap
@@ -233,7 +232,7 @@ def _jacobian(w0: Array, velocity: Array, basis: Array, surface: Surface) -> Arr
 
 
 def relaxed(w0: Array, w1: Array, surface: Surface) -> Array:
-    """Initial velocity of a rough geodesic: a path whose points move to the middle of their neighbours.
+    """Return the initial velocity of a rough geodesic: a path whose points move to the middle of their neighbours.
 
     Even and odd points move in turn, by more than the whole way, which takes sweeps in proportion to the number of
     points (successive over-relaxation). Steps are tangent, so that a cheap way back to the manifold does.

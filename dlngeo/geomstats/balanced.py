@@ -18,10 +18,10 @@ __all__ = ["BalancedMatrices"]
 class BalancedMatrices(WeightManifold):
     r"""Manifold of balanced weights of full rank, of N square layers.
 
-    Points are stacks of invertible matrices ``W_1, …, W_N``, shape=[..., N, d, d], with ``W_{p+1}ᵀ W_{p+1} = W_p W_pᵀ``:
-    that is, ``W_p = Q_p Λ Q_{p−1}ᵀ`` with orthogonal Q and positive diagonal Λ. Tangent vectors are stacks V with
-    ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2``, and the metric that of the flat space
-    of all weights [1]_. The determinants of the layers tell the ``2^N`` components apart.
+    Points are stacks of invertible matrices ``W_1, …, W_N``, shape=[..., N, d, d], with
+    ``W_{p+1}ᵀ W_{p+1} = W_p W_pᵀ``: that is, ``W_p = Q_p Λ Q_{p−1}ᵀ`` with orthogonal Q and positive diagonal Λ.
+    Tangent vectors are stacks V with ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2``,
+    and the metric that of the flat space of all weights [1]_. The determinants of the layers tell the ``2^N`` components apart.
 
     With the action of :class:`GaugeAction`, the quotient is the matrices with ``DLNMetric``; see
     :class:`EndToEndBundle`.
@@ -103,8 +103,8 @@ class BalancedMatrices(WeightManifold):
     def random_point(self, n_samples: int = 1, bound: float = 1.0, rng: Any = None) -> Any:
         r"""Sample ``W_p = Q_p Λ Q_{p−1}ᵀ``, with Haar-distributed Q and the singular values Λ of a Gaussian matrix.
 
-        The entries of that are independent and normal with variance ``bound²/d``. So each layer alone is such a Gaussian
-        matrix, as at the start of training, but all have the same singular values. The law of the product is
+        The entries of that are independent and normal with variance ``bound²/d``. So each layer alone is such a
+        Gaussian matrix, as at the start of training, but all have the same singular values. The law of the product is
         ``e^{−βE} dvol`` on ``DLNMetric``, with ``E = ½ Σ_k λ_k²`` and ``β = d/bound²``.
 
         Parameters

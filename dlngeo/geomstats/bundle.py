@@ -218,8 +218,8 @@ class EndToEndBundle(FiberBundle):
     def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
         r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_.
 
-        The first part is ``½ ver [X, Y]``. For the second, ``Ω_p W_p − W_p Ω_{p−1}`` at fixed Ω is a vertical field, whose
-        derivative along X is ``Ω_p X_p − X_p Ω_{p−1}``.
+        The first part is ``½ ver [X, Y]``. For the second, ``Ω_p W_p − W_p Ω_{p−1}`` at fixed Ω is a vertical field,
+        whose derivative along X is ``Ω_p X_p − X_p Ω_{p−1}``.
 
         Parameters
         ----------

@@ -21,9 +21,9 @@ class UnbalancedMatrices(WeightManifold):
 
     Points are stacks of matrices, shape=[..., N, d, d], with ``W_{p+1}ᵀ W_{p+1} − W_p W_pᵀ = G_p``, ``p = 1 … N−1``, at
     which the derivatives of these equations are independent. Those where at most one layer is singular are such, so a
-    training flow, which stays on the level set [1]_, may take its product through singular matrices. Tangent vectors are
-    stacks V with ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2`` whatever G, and the metric
-    that of the flat space of all weights. ``G = 0`` gives :class:`BalancedMatrices`, which is faster.
+    training flow, which stays on the level set [1]_, may take its product through singular matrices. Tangent vectors
+    are stacks V with ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2`` whatever G, and the
+    metric that of the flat space of all weights. ``G = 0`` gives :class:`BalancedMatrices`, which is faster.
 
     The normal equations have no closed solution here; :class:`dlngeo.leaves.LeafFrame` solves them by preconditioned
     conjugate gradients in O(N d³) per iteration, to round-off. ``tangent_basis``, and with it ``log``, costs O(N³d⁶).
@@ -113,8 +113,8 @@ class UnbalancedMatrices(WeightManifold):
         r"""Sample layer after layer, ``W_{p+1} = O_{p+1} (G_p + W_p W_pᵀ)^{1/2}`` with Haar-distributed O.
 
         ``W_1`` is Gaussian with entries of variance ``bound²/d``, but for ``c = Σ_p max(0, −λ_min(G_p))`` added to the
-        squares of its singular values so that all the roots exist. Every G has such points; at ``G = 0`` this is the law
-        of :meth:`BalancedMatrices.random_point`. Where some ``G_p`` has a negative eigenvalue it does not reach all of
+        squares of its singular values so that all the roots exist. Every G has such points; at ``G = 0`` this is the
+        law of :meth:`BalancedMatrices.random_point`. Where some ``G_p`` has a negative eigenvalue it does not reach all of
         the level set.
 
         Parameters

@@ -111,7 +111,7 @@ class WeightManifold(LevelSet):
         """Whether points of the level set are regular, shape=[...]."""
 
     def tangent_submersion(self, vector: Any, point: Any) -> Any:
-        """Derivative of the imbalances along a vector.
+        """Differentiate the imbalances along a vector.
 
         Parameters
         ----------
