@@ -1,6 +1,7 @@
 """Every example runs, says what its docstring says, and draws its picture."""
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,17 @@ def test_example_other_manifolds(tmp_path):
     assert max(result["depth 1 (Frobenius)"]["determinant"]) > max(bures["determinant"])
     assert all(found["error"] < 1 for found in result.values())
     assert result["depth 1 (Frobenius)"]["error"] < 1e-8
+
+
+def test_example_train_balanced(tmp_path):
+    result = run("train_balanced", tmp_path)
+    for name in ("SteepestDescent", "ConjugateGradient", "TrustRegions"):
+        found = result[name]
+        assert found["cost"] == pytest.approx(result["best"], rel=1e-9)
+        assert found["imbalance"] < 1e-12
+    gradients = result["TrustRegions"]["gradient_norms"]
+    assert all(after < 10 * before**2 for before, after in pairwise(gradients[-4:]))  # quadratic convergence
+    # Values are learnt one after another: each passes half its end when the next is still below a tenth of its own.
+    values = result["SteepestDescent"]["singular_values"] / result["SteepestDescent"]["singular_values"][-1]
+    for larger, smaller in ((0, 1), (1, 2)):
+        assert values[np.argmax(values[:, larger] > 0.5), smaller] < 0.1
