@@ -8,7 +8,9 @@ import geomstats.backend as gs
 import numpy as np
 
 from dlngeo import _check, balancing
-from dlngeo.geomstats.weight_space import WeightManifold, batch, draw, haar_from, to_numpy
+from dlngeo.geomstats._random import batch, draw, haar_from
+from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats.weight_space import WeightManifold
 from dlngeo.network import imbalance
 from dlngeo.weight_geodesics import BALANCED
 
@@ -21,7 +23,8 @@ class BalancedMatrices(WeightManifold):
     Points are stacks of invertible matrices ``W_1, …, W_N``, shape=[..., N, d, d], with
     ``W_{p+1}ᵀ W_{p+1} = W_p W_pᵀ``: that is, ``W_p = Q_p Λ Q_{p−1}ᵀ`` with orthogonal Q and positive diagonal Λ.
     Tangent vectors are stacks V with ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2``,
-    and the metric that of the flat space of all weights [1]_. The determinants of the layers tell the ``2^N`` components apart.
+    and the metric that of the flat space of all weights [1]_. The determinants of the layers tell the ``2^N``
+    components apart.
 
     With the action of :class:`GaugeAction`, the quotient is the matrices with ``DLNMetric``; see
     :class:`EndToEndBundle`.

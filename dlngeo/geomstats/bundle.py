@@ -12,8 +12,10 @@ from geomstats.geometry.manifold import register_quotient
 from dlngeo import _check
 from dlngeo.alignment import act, align
 from dlngeo.balanced import BalancedFrame, Parts
+from dlngeo.geomstats._random import batch, draw, haar_from
 from dlngeo.geomstats.balanced import BalancedMatrices
-from dlngeo.geomstats.weight_space import FrobeniusMetric, draw, each_pair, haar_from, to_numpy
+from dlngeo.geomstats.frobenius import FrobeniusMetric, each_pair
+from dlngeo.geomstats.gradients import to_numpy
 from dlngeo.network import balanced_weights, differential, end_to_end
 
 __all__ = ["EndToEndBundle", "GaugeAction"]
@@ -72,7 +74,7 @@ class GaugeAction(GroupAction):
 
     def random_element(self, n_samples: int = 1, rng: Any = None) -> Any:
         """Sample the Haar measure of the group, shape=[..., N−1, d, d]."""
-        shape = (() if n_samples == 1 else (n_samples,)) + self.group_elem_shape
+        shape = (*batch(n_samples), *self.group_elem_shape)
         return gs.from_numpy(haar_from(to_numpy(draw(shape, rng))))
 
 

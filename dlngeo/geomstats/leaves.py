@@ -8,7 +8,9 @@ import geomstats.backend as gs
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.geomstats.weight_space import WeightManifold, batch, draw, haar_from, to_numpy
+from dlngeo.geomstats._random import batch, draw, haar_from
+from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats.weight_space import WeightManifold
 from dlngeo.leaves import LeafFrame, nearby
 from dlngeo.network import imbalance as imbalance_of
 from dlngeo.weight_geodesics import Surface, leaf
@@ -114,8 +116,8 @@ class UnbalancedMatrices(WeightManifold):
 
         ``W_1`` is Gaussian with entries of variance ``bound²/d``, but for ``c = Σ_p max(0, −λ_min(G_p))`` added to the
         squares of its singular values so that all the roots exist. Every G has such points; at ``G = 0`` this is the
-        law of :meth:`BalancedMatrices.random_point`. Where some ``G_p`` has a negative eigenvalue it does not reach all of
-        the level set.
+        law of :meth:`BalancedMatrices.random_point`. Where some ``G_p`` has a negative eigenvalue it does not reach all
+        of the level set.
 
         Parameters
         ----------
