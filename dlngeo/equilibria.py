@@ -73,7 +73,7 @@ def equal_equilibria(
     entropy: SpectralEntropy,
     beta: float,
     interval: tuple[float, float] = (1e-6, 1e6),
-    n_intervals: int = 2000,
+    n_intervals: int = 500,
 ) -> Array:
     """Find the equilibria of equal singular values: all s in an interval with ``s f′(s) = c``.
 

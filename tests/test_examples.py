@@ -73,3 +73,17 @@ def test_example_train_balanced(tmp_path):
     values = result["SteepestDescent"]["singular_values"] / result["SteepestDescent"]["singular_values"][-1]
     for larger, smaller in ((0, 1), (1, 2)):
         assert values[np.argmax(values[:, larger] > 0.5), smaller] < 0.1
+
+
+def test_example_free_energy(tmp_path):
+    result = run("free_energy", tmp_path)
+    betas = np.geomspace(0.1, 10, 7)
+    for depth, size in result["sizes"].items():
+        np.testing.assert_allclose(size, np.sqrt((1 - 1 / depth) / betas)[:, None] * np.ones(3), rtol=1e-9)
+    for found in result["flows"].values():
+        np.testing.assert_allclose(found["flow"], found["theory"][::5], rtol=1e-7)
+    # The least free energy leaves the equal singular values before they are unstable, in a jump.
+    exponents, ratio = np.linspace(0.45, 0.75, 21), result["least"][:, 0] / result["least"][:, -1]
+    assert np.all(ratio[exponents < result["threshold"]] > 10)
+    assert np.all(ratio[exponents > 0.61] < 1 + 1e-6)
+    np.testing.assert_allclose(result["least"][exponents > 0.61, 0], result["equal"][exponents > 0.61], rtol=1e-9)
