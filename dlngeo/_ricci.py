@@ -2,8 +2,9 @@ r"""Ricci and scalar curvature in O(r³): the components of the curvature tensor
 
 In the SVD frame the basis vectors are the diagonal ``D_a = e_aa``, the symmetric ``e_ab + e_ba`` and the skew
 ``e_ab − e_ba``, and below full rank those with a null row or column, ``e_ia`` and ``e_ai``. Changes of sign of singular
-pairs, and on the core transposition, are isometries that fix the point. So the Ricci tensor is diagonal in this basis
-but for the block of the D_a, and ``g(R(Y, Z)Z, Y)`` vanishes unless Y and Z share an index. What is left are vectors
+pairs, and where m = n transposition, are isometries that fix the point. So the Ricci tensor is diagonal in this basis
+but for the block of the D_a, and where m ≠ n those of a symmetric vector and its skew one. ``g(R(Y, Z)Z, Y)`` vanishes
+unless Y and Z share an index, and what is left are vectors
 
 .. math:: Y = \alpha e_{ab} + \alpha' e_{ba}, \quad Z = \beta e_{bc} + \beta' e_{cb} \quad\text{or}\quad Z = D_a,
 
@@ -71,6 +72,14 @@ class Ricci:
             total = total + total.mT + pairs.symmetric_skew() * phi / 2 * self._off
             self.pairs.append(total)
 
+        # Between a symmetric and its skew vector, where transposition is no isometry.
+        self.uneven: Any = None
+        if extra_left != extra_right:
+            uneven = 0.0
+            for count, beta in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))):
+                uneven = uneven + count * (ends((1.0, 0.0), beta) - ends((0.0, 1.0), beta)) * phi_null[..., None, :]
+            self.uneven = uneven - uneven.mT
+
         # Diagonal vectors.
         both = [pairs.diagonal((1.0, sign)) * phi * self._off / 2 for sign in signs]
         diagonal = xp.sum(both[0] + both[1], axis=-1)
@@ -106,6 +115,8 @@ class Ricci:
         eye = 1.0 - self._off
         diagonal = xp.sum(self.diagonals * xp.sum(core * eye, axis=-1)[..., None, :], axis=-1)
         off = ((symmetric + skew) * core + (symmetric - skew) * core.mT) / 4 * self._off
+        if self.uneven is not None:
+            off = off + self.uneven / 2 * core
         left = None if z.left is None else z.left * self.left[..., None, :]
         right = None if z.right is None else z.right * self.right[..., None, :]
         return Blocks(off + diagonal[..., :, None] * eye, left, right)

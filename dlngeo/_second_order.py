@@ -127,7 +127,7 @@ class Differences:
 
     @cached_property
     def _third(self) -> Any:
-        """``h[k, i, j, col]`` at every set of indices, for the kernels that are divided differences of one function h."""
+        """``h[k, i, j, col]`` at every set of indices, for kernels that are divided differences of one function h."""
         if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)):
             return None
         sets = _sets(self.size, 4)
@@ -144,7 +144,7 @@ class Differences:
 
     @cached_property
     def _table_second(self) -> Any:
-        return self.second(np.arange(self.size), *_sets(self.size, 3)[..., None], _places(self.size, 1, 3))
+        return self.second(np.arange(self.size), *_sets(self.size, 3)[..., None], place=_places(self.size, 1, 3))
 
     def all_mixed(self, rows: Any, cols: Any) -> Any:
         """``f[k, i; j, col]``, shape=[..., rows k, cols j, rows i, cols col]."""
@@ -157,7 +157,7 @@ class Differences:
     def _table_mixed(self) -> Any:
         """``f11`` at every pair and pair."""
         pairs = _sets(self.size, 2)
-        return self.mixed(*pairs[..., None], *pairs, _places(self.size, 2, 2))
+        return self.mixed(*pairs[..., None], *pairs, place=_places(self.size, 2, 2))
 
 
 @lru_cache(maxsize=8)

@@ -10,10 +10,10 @@ curvature is an expression in derivatives of the cometric [1]_: with ``Y = A(P)`
         - \langle A'_Y Q + A'_Z P, H_{PQ}\rangle + \langle A'_Y P, H_{QQ}\rangle + \langle A'_Z Q, H_{PP}\rangle ,
 
 ``H_PQ = ∇_X ½⟨P, A_X Q⟩``. All of it is known in closed form from ``φ``, its divided difference ``ψ`` and the divided
-differences of ``ψ``, see :class:`dlngeo.frame.Frame` and :mod:`dlngeo._second_order`. The expression is intrinsic: below
-full rank it holds with the tangential parts of all its terms and A″ along curves in the manifold, so no second
-fundamental form is needed. At integer depth it is the curvature by Gauss and O'Neill [2]_ of the balanced weights modulo
-rotations.
+differences of ``ψ``, see :class:`dlngeo.frame.Frame` and :mod:`dlngeo._second_order`. The expression is intrinsic:
+below full rank it holds with the tangential parts of all its terms and A″ along curves in the manifold, so no second
+fundamental form is needed. At integer depth it is the curvature, by Gauss and O'Neill [2]_, of the balanced weights
+modulo rotations.
 
 Notes
 -----
@@ -28,10 +28,10 @@ What is known of the signs, each statement tested:
 
   where ``c = κ`` if ``OᵀY`` and ``OᵀZ`` are both symmetric or both skew, and ``c = −κ/3`` if one is symmetric and one
   skew; its scalar curvature there is ``⅔ κ d (d − 1)² s^{−2/N}``.
-* On symmetric positive definite matrices depth 2 is twice the Bures–Wasserstein metric, whose sectional curvature is not
-  negative [3]_.
-* The m×n matrices of rank 1 are the cone ``N dλ² + λ² (g_{S^{m−1}} + g_{S^{n−1}})``: curvature ``(1 − 1/N)/λ²`` on planes
-  tangent to one sphere, ``−1/(Nλ²)`` on those of one direction in each.
+* On symmetric positive definite matrices depth 2 is twice the Bures–Wasserstein metric, whose sectional curvature is
+  not negative [3]_.
+* The m×n matrices of rank 1 are the cone ``N dλ² + λ² (g_{S^{m−1}} + g_{S^{n−1}})``, of curvature ``(1 − 1/N)/λ²`` on
+  planes tangent to one sphere and ``−1/(Nλ²)`` on those of one direction in each.
 
 References
 ----------
