@@ -46,6 +46,9 @@ class FixedRank(Manifold):
         Depth N ≥ 1 of the network, real. ``inf`` is the normalised limit, which exists for m = n = r only.
     kernel : Kernel, optional
         Another metric, in place of ``depth``.
+    scale : float
+        Size of the entries of the matrices that are sought, positive. It enters :attr:`typical_dist` alone, from which
+        trust regions take their radius: nothing else in pymanopt tells them how long a step is.
     rng : numpy.random.Generator or int, optional
         Source of random points and tangent vectors, or its seed.
 
@@ -54,7 +57,8 @@ class FixedRank(Manifold):
     TypeError
         If ``depth`` or a dimension is no number, or ``kernel`` no :class:`~dlngeo.Kernel`.
     ValueError
-        If the rank exceeds ``min(m, n)``, the depth is below 1, or the metric is infinite on this manifold.
+        If the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and finite, or the metric is
+        infinite on this manifold.
 
     Notes
     -----
@@ -74,7 +78,15 @@ class FixedRank(Manifold):
     """
 
     def __init__(
-        self, m: int, n: int, rank: int, depth: float = 2, *, kernel: Kernel | None = None, rng: Any = None
+        self,
+        m: int,
+        n: int,
+        rank: int,
+        depth: float = 2,
+        *,
+        kernel: Kernel | None = None,
+        scale: float = 1.0,
+        rng: Any = None,
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
@@ -90,7 +102,10 @@ class FixedRank(Manifold):
                 f"on square invertible matrices only, not on {m}×{n} matrices of rank {rank}; use a finite depth, or "
                 "m = n = rank."
             )
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}; it is the size of a typical entry.")
         self._kernel = kernel
+        self._scale = float(scale)
         self._rng = np.random.default_rng(rng)
         self._frame_memo: tuple[Frame, np.ndarray] | None = None
         self._largest_gradient = 0.0
@@ -107,14 +122,15 @@ class FixedRank(Manifold):
 
     @property
     def typical_dist(self) -> float:
-        """A length scale for trust regions: 1/16 of the distance from 0 to a matrix of r unit singular values.
+        """The largest trust region: 1/16 of the distance from 0 to a matrix of entries of size ``scale``.
 
-        That distance is ``√(N r)`` at depth N; where it is infinite or the kernel is not of finite depth,
-        ``√(r/φ(1, 1))``, the norm of the radial direction, stands in.
+        With r equal singular values ``σ = scale √(mn/r)`` that distance is ``√(N r) σ^{1/N}`` at depth N; where it is
+        infinite or the kernel is not of finite depth, ``σ √(r/φ(σ, σ))``, the norm of the radial direction, stands in.
+        Larger regions take fewer steps, but the long ones among these may lead to where completion has spurious minima.
         """
-        unit = float(np.squeeze(self._kernel(np.ones(1), np.ones(1))))
+        sigma = np.full(1, self._scale * math.sqrt(self._m * self._n / self._rank))
         depth = self._kernel.depth if type(self._kernel) is DepthKernel else 1.0
-        return depth * math.sqrt(self._rank / unit) / 16
+        return depth * float(sigma[0]) * math.sqrt(self._rank / float(self._kernel(sigma, sigma)[0])) / 16
 
     # Points.
 

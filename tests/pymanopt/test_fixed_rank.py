@@ -495,7 +495,15 @@ def test_a_tangent_vector_that_is_not_finite_is_refused(rng):
         manifold.retraction(point, math.nan * manifold.random_tangent_vector(point))
 
 
-def test_typical_distance_follows_the_depth():
+def test_typical_distance_is_a_fraction_of_that_to_entries_of_the_given_size(rng):
     for depth in (1, 2, 8):
-        assert FixedRank(9, 8, 4, depth).typical_dist == pytest.approx(math.sqrt(depth * 4) / 16)
+        for how in ({"depth": depth}, {"kernel": DepthKernel(depth, normalized=True)}):
+            manifold = FixedRank(9, 8, 4, scale=0.5, rng=rng, **how)
+            size = 0.5 * math.sqrt(9 * 8 / 4)  # of four singular values, which make entries of size 0.5
+            distance = math.sqrt(depth * 4) * size ** (1 / depth)
+            factor = math.sqrt(depth) if "kernel" in how else 1
+            assert manifold.typical_dist == pytest.approx(factor * distance / 16)
     assert FixedRank(4, 4, 4, math.inf).typical_dist == pytest.approx(2 / 16)
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="scale must be positive"):
+            FixedRank(4, 3, 2, scale=bad)
