@@ -20,19 +20,20 @@ def shape(value: Any) -> tuple[int, int]:
     return _check.positive_integer(m, "the number of rows"), _check.positive_integer(n, "the number of columns")
 
 
-def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int]) -> scipy.sparse.csr_array:
-    """Return the entries in canonical CSR form (sorted), after checking them; ``values`` are copied to float64."""
+def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = np.float64) -> scipy.sparse.csr_array:
+    """Return the entries in canonical CSR form (sorted), after checking them; ``values`` are copied to ``dtype``."""
     rows, cols = _indices(rows, "rows", shape[0]), _indices(cols, "cols", shape[1])
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise TypeError(f"values must be real numbers, got an array of {values.dtype}.")
-    values = values.astype(np.float64)
     if values.ndim != 1 or not rows.size == cols.size == values.size:
         raise ValueError(
             f"rows, cols and values must be of one length, got {rows.size}, {cols.size} and shape {values.shape}."
         )
     if not values.size:
         raise ValueError("there are no observed entries; give at least one.")
+    with np.errstate(over="ignore"):
+        values = values.astype(dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         k = bad[0]
@@ -41,19 +42,17 @@ def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int]) -> scipy.spar
             "leave missing entries out."
         )
 
-    order = np.lexsort((cols, rows))
-    rows, cols, values = rows[order], cols[order], values[order]
-    twice = np.flatnonzero((rows[1:] == rows[:-1]) & (cols[1:] == cols[:-1]))
-    if twice.size:
-        k = twice[0]
+    # Linear in the entries, rows being buckets; SciPy takes 32 bits for indices where they suffice.
+    matrix = scipy.sparse.coo_array((values, (rows, cols)), shape=shape).tocsr()
+    if matrix.nnz < values.size:
+        order = np.lexsort((cols, rows))
+        rows, cols = rows[order], cols[order]
+        k = np.flatnonzero((rows[1:] == rows[:-1]) & (cols[1:] == cols[:-1]))[0]
         raise ValueError(
-            f"{twice.size} entries are repeated, the first at ({rows[k]}, {cols[k]}); merge them first, for example by "
-            "their mean or their sum (scipy.sparse.coo_array(...).sum_duplicates())."
+            f"{values.size - matrix.nnz} entries are repeated, the first at ({rows[k]}, {cols[k]}); merge them first, "
+            "for example by their mean or their sum (scipy.sparse.coo_array(...).sum_duplicates())."
         )
-    indptr = np.zeros(shape[0] + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
-    # SciPy picks the index type, 32 bits where they suffice; a later csr_array of the same arrays then copies nothing.
-    return scipy.sparse.csr_array((values, cols, indptr), shape=shape)
+    return matrix
 
 
 def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
@@ -92,4 +91,4 @@ def _indices(value: Any, name: str, bound: int) -> np.ndarray:
     low, high = array.min(), array.max()
     if low < 0 or high >= bound:
         raise ValueError(f"{name} must lie in [0, {bound}), got {low if low < 0 else high}; indices count from 0.")
-    return array.astype(np.int64)
+    return array if array.dtype in (np.int32, np.int64) else array.astype(np.int64)

@@ -10,23 +10,23 @@ evaluation costs O(|Ω| r) time and O(|Ω|) memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pymanopt
-import scipy.sparse
-from pymanopt.manifolds import FixedRankEmbedded
+from scipy.sparse.linalg import LinearOperator
 
-from dlngeo import _check
 from dlngeo.problems import _observations
-from dlngeo.problems._sampled import sampled_product
-from dlngeo.problems.monitor import Record, Solution, solve
+from dlngeo.problems._pattern import Pattern, padded
+from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
 
-__all__ = ["MatrixCompletion"]
+__all__ = ["MatrixCompletion", "Residual"]
+
+# A curvature estimated from so many entries is off by 0.2 %, and a step that is off by ε loses ε² of the decrease.
+_ENOUGH_ENTRIES = 2**20
 
 
-class MatrixCompletion:
+class MatrixCompletion(MatrixCost):
     r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
     The sum is neither divided by the number of entries nor by the variance of the values. A point is a triple
@@ -41,6 +41,11 @@ class MatrixCompletion:
         Observed values ``a``, finite.
     shape : tuple of int
         Shape (m, n) of the matrix.
+    dtype : data type, optional
+        float64, or float32, which halves the memory and the traffic: products are then taken in single precision, so
+        that residuals are exact to 1e-7 of the entries. Sums of squares are always in double precision.
+    threads : int, optional
+        Threads to use on large problems; the environment variable NUMBA_NUM_THREADS, by default the number of cores.
 
     Attributes
     ----------
@@ -52,14 +57,18 @@ class MatrixCompletion:
     Raises
     ------
     TypeError
-        If places are not integers or values not real numbers.
+        If places are not integers or values not real numbers, or ``dtype`` is neither float64 nor float32.
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
 
     Notes
     -----
     The residual at the last factored point is kept. An optimiser asks for the cost of a trial point, its cost once
-    more, and its gradient; only the first of these computes.
+    more, and its gradient; only the first of these computes. In all it holds 20 bytes for each entry (12 in single
+    precision), where row, column and value take 16.
+
+    Solvers multiply small matrices besides, where several threads of BLAS wait for each other more than they compute;
+    ``threadpoolctl.threadpool_limits(1, "blas")`` around the solver leaves the threads to the entries.
 
     Examples
     --------
@@ -69,17 +78,32 @@ class MatrixCompletion:
     7.0
     """
 
-    def __init__(self, rows: Any, cols: Any, values: Any, shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        rows: Any,
+        cols: Any,
+        values: Any,
+        shape: tuple[int, int],
+        *,
+        dtype: Any = np.float64,
+        threads: int | None = None,
+    ) -> None:
         self.shape = _observations.shape(shape)
-        pattern = _observations.csr(rows, cols, values, self.shape)
-        self._indices, self._indptr = pattern.indices, pattern.indptr
-        self.rows = np.repeat(np.arange(self.shape[0], dtype=self._indices.dtype), np.diff(self._indptr))
-        self.cols = self._indices
-        self.values = pattern.data
-        for array in (self.rows, self.cols, self.values):
-            array.flags.writeable = False
+        self._dtype = np.dtype(dtype)
+        if self._dtype not in (np.float64, np.float32):
+            raise TypeError(f"dtype must be float64 or float32, got {self._dtype}.")
+        matrix = _observations.csr(rows, cols, values, self.shape, self._dtype)
+        self._pattern = Pattern(matrix.indptr, matrix.indices, self.shape, threads)
+        self._values = matrix.data
+        self.cols, self.values = _read_only(matrix.indices), _read_only(matrix.data)
         self.n_sampled = 0
-        self._memo: tuple[tuple[Any, ...], np.ndarray] | None = None
+        self._memo: tuple[tuple[np.ndarray, ...], np.ndarray, float] | None = None
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Rows of the entries; computed when asked for, since solvers do without."""
+        index = self.cols.dtype
+        return _read_only(np.repeat(np.arange(self.shape[0], dtype=index), np.diff(self._pattern.indptr)))
 
     @classmethod
     def from_matrix(cls, matrix: Any, observed: Any = None) -> MatrixCompletion:
@@ -117,20 +141,7 @@ class MatrixCompletion:
         ValueError
             If the point has the wrong shape.
         """
-        if not isinstance(point, list | tuple):
-            arrays = (point,)
-        else:
-            arrays = tuple(point)
-            if self._memo is not None and all(map(np.array_equal, arrays, self._memo[0])):
-                return self._memo[1]
-        with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
-            residual = self._sample(arrays) - self.values
-        residual.flags.writeable = False
-        if len(arrays) == 3:
-            # A copy, because identity would prove nothing about a point that was written into. To copy and compare
-            # O((m + n) r) numbers is little beside O(|Ω| r); at a dense point sampling is a mere gather.
-            self._memo = (tuple(np.array(a) for a in arrays), residual)
-        return residual
+        return _read_only(self._evaluate(point)[0])
 
     def cost(self, point: Any) -> float:
         """Evaluate ``E(X) = ½ Σ_Ω (X_ij − a_ij)²``.
@@ -141,16 +152,11 @@ class MatrixCompletion:
             The cost; ``inf``, never NaN, if the point holds a NaN or an infinity or the sum overflows, so that a line
             search backs off.
         """
-        arrays = point if isinstance(point, list | tuple) else (point,)
-        residual = self.residual(point)
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = 0.5 * float(residual @ residual)
-        # An infinity in a row that nothing observes does not show in the residual.
-        return value if math.isfinite(value) and all(np.isfinite(a).all() for a in arrays) else math.inf
+        return self._evaluate(point)[1]
 
     def euclidean_gradient(self, point: Any) -> Any:
         """Evaluate ``E′(X) = P_Ω(X) − a``: sparse (CSR) at a factored point, dense at a dense one."""
-        return self._matrix(self.residual(point), dense=not isinstance(point, list | tuple))
+        return self._matrix(self.residual(point), dense=not is_factored(point))
 
     def euclidean_hessian(self, point: Any, direction: Any) -> Any:
         """Evaluate ``D²E(X)[Ż] = P_Ω(Ż)``.
@@ -161,20 +167,37 @@ class MatrixCompletion:
             ``(u, s, vt)``, or a dense (m, n) array.
         direction : tuple or array
             For a factored point the velocity ``(u̇, ṡ, v̇ᵀ)`` of its factors, so that
-            ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``; for a dense point the (m, n) array ``Ż``.
+            ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or ``(U, S, V)`` for ``Ż = U S Vᵀ``; for a dense point the (m, n)
+            array ``Ż``.
 
         Returns
         -------
         csr_array or array, shape=[m, n]
             Sparse at a factored point, dense at a dense one.
         """
-        if not isinstance(point, list | tuple):
-            return self._matrix(self._sample((direction,)), dense=True)
-        (u, s, vt), (du, ds, dvt) = point, direction
-        s, ds = np.asarray(s, dtype=np.float64), np.asarray(ds, dtype=np.float64)
-        left = np.hstack((du * s + u * ds, u * s))
-        right = np.vstack((vt, dvt))
-        return self._matrix(self._sample((left, np.ones(2 * s.size), right)), dense=False)
+        self.n_sampled += 1
+        if not is_factored(point):
+            return self._matrix(factors(direction, self.shape)[0][self.rows, self.cols], dense=True)
+        left, right = direction_factors(point, direction, self.shape)
+        entries, _ = self._pattern.sample(padded(left, self._dtype), padded(right.T, self._dtype), None)
+        return self._matrix(entries, dense=False)
+
+    def curvature(self, point: Any, direction: Any, max_entries: int | None = _ENOUGH_ENTRIES) -> float:
+        """Evaluate ``D²E(X)[Ż, Ż] = Σ_Ω Ż_ij²``, from a part of the entries if there are many.
+
+        Parameters
+        ----------
+        point, direction : tuple or array
+            As for :meth:`euclidean_hessian`.
+        max_entries : int or None
+            Take one in so many entries, evenly over rows and columns, that at least half as many are left. None takes
+            all, and so does a dense point.
+        """
+        if not is_factored(point):
+            return float(np.sum(factors(direction, self.shape)[0][self.rows, self.cols] ** 2))
+        left, right = direction_factors(point, direction, self.shape)
+        stride = 1 if max_entries is None else max(1, len(self) // max_entries)
+        return self._pattern.squared_norm(padded(left, self._dtype), padded(right.T, self._dtype), stride)
 
     def relative_error(self, point: Any) -> float:
         """Evaluate ``‖P_Ω(X) − a‖ / ‖a‖``, which on entries that were held out is the error of prediction.
@@ -188,8 +211,6 @@ class MatrixCompletion:
         if scale == 0:
             raise ValueError("the relative error is undefined, since all observed values are 0; use cost instead.")
         return math.sqrt(2 * self.cost(point)) / scale
-
-    # Towards solvers.
 
     def split(self, fraction: float, rng: Any = None) -> tuple[MatrixCompletion, MatrixCompletion]:
         """Split the entries at random into those to fit and those to hold out.
@@ -220,124 +241,40 @@ class MatrixCompletion:
         chosen = np.zeros(len(self), dtype=bool)
         chosen[np.random.default_rng(rng).permutation(len(self))[:n_heldout]] = True
         train, heldout = (
-            MatrixCompletion(self.rows[part], self.cols[part], self.values[part], self.shape)
+            MatrixCompletion(
+                self.rows[part],
+                self.cols[part],
+                self.values[part],
+                self.shape,
+                dtype=self._dtype,
+                threads=self._pattern.threads,
+            )
             for part in (~chosen, chosen)
         )
         return train, heldout
 
-    def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal to ``size``.
-
-        The smaller ``size``, the stronger the bias of a deep metric toward low rank. At one seed the frames of a
-        smaller rank are the first columns of those of a larger one.
-        """
-        m, n = self.shape
-        rank = _check.rank(rank, m, n)
-        of_u, of_v = np.random.default_rng(rng).spawn(2)
-        u, _ = np.linalg.qr(of_u.standard_normal((rank, m)).T)
-        v, _ = np.linalg.qr(of_v.standard_normal((rank, n)).T)
-        return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
-
-    def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
-        """Pose the problem on a pymanopt manifold.
-
-        Parameters
-        ----------
-        manifold : pymanopt manifold
-            One whose points are triples ``(u, s, vt)`` or dense (m, n) arrays, or
-            :class:`~dlngeo.pymanopt.Balanced` weights with a product of shape (m, n), which is multiplied out.
-
-        Returns
-        -------
-        pymanopt.Problem
-            With closed-form gradient and Hessian.
-
-        Raises
-        ------
-        TypeError
-            If the points of the manifold are neither triples nor single arrays nor balanced weights.
-        """
-        from dlngeo.pymanopt import Balanced, pull_back  # here, since it loads geomstats
-
-        if isinstance(manifold, Balanced):
-            return pull_back(manifold, self.cost, self.euclidean_gradient, self.euclidean_hessian)
-        if manifold.point_layout not in (1, 3):
-            raise TypeError(
-                f"{manifold} has points of layout {manifold.point_layout}; matrix completion needs triples (u, s, vt) "
-                "or dense matrices, as on dlngeo.pymanopt.FixedRank or from_geomstats(space)."
-            )
-        layout: int = manifold.point_layout
-        numpy_backend = pymanopt.function.numpy(manifold)
-
-        def grouped(arrays: tuple[Any, ...]) -> Any:
-            return arrays if layout == 3 else arrays[0]
-
-        @numpy_backend
-        def cost(*point: Any) -> float:
-            return self.cost(grouped(point))
-
-        @numpy_backend
-        def gradient(*point: Any) -> Any:
-            return self.euclidean_gradient(grouped(point))
-
-        @numpy_backend
-        def hessian(*arrays: Any) -> Any:
-            return self.euclidean_hessian(grouped(arrays[:layout]), grouped(arrays[layout:]))
-
-        if type(manifold) is FixedRankEmbedded:  # not a subclass, whose metric may be another
-            # Its euclidean_to_riemannian_gradient takes derivatives with respect to u, s and vt, and divides by
-            # s_k² − s_l². Its projection is the same gradient, takes a sparse matrix, and has no such gap.
-            @numpy_backend
-            def projected(*point: Any) -> Any:
-                return manifold.projection(point, self.euclidean_gradient(point))
-
-            return pymanopt.Problem(manifold, cost, riemannian_gradient=projected)
-        return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
-
-    def solve(
-        self,
-        manifold: pymanopt.manifolds.manifold.Manifold,
-        optimizer: pymanopt.optimizers.optimizer.Optimizer,
-        *,
-        initial_point: Any = None,
-        heldout: MatrixCompletion | None = None,
-        patience: int | None = None,
-        tolerance: float = 0.0,
-        callback: Callable[[Record, Any], None] | None = None,
-    ) -> Solution:
-        """Minimise on a manifold, watching the error on held-out entries; see :func:`dlngeo.problems.solve`."""
-        if heldout is not None and heldout.shape != self.shape:
-            raise ValueError(
-                f"heldout is {heldout.shape}, the problem is {self.shape}; they must be parts of one matrix."
-            )
-        return solve(
-            self.problem(manifold),
-            optimizer,
-            initial_point=initial_point,
-            heldout_error=None if heldout is None else heldout.relative_error,
-            patience=patience,
-            tolerance=tolerance,
-            callback=callback,
-        )
-
     # Inside.
 
-    def _sample(self, arrays: tuple[Any, ...]) -> np.ndarray:
-        """Entries on Ω of a factored or a dense matrix, given as a tuple of three arrays or of one."""
-        m, n = self.shape
-        arrays = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
-        shapes = tuple(a.shape for a in arrays)
+    def _evaluate(self, point: Any) -> tuple[np.ndarray, float]:
+        """Residual and cost; those of the last factored point are kept."""
+        arrays = tuple(point) if is_factored(point) else (point,)
+        if self._memo is not None and len(arrays) == 3 and all(map(np.array_equal, arrays, self._memo[0])):
+            return self._memo[1:]
+        arrays = factors(point, self.shape)
         self.n_sampled += 1
-        if shapes == ((m, n),):
-            return arrays[0][self.rows, self.cols]
-        rank = arrays[1].size if len(arrays) == 3 else 0
-        if shapes != ((m, rank), (rank,), (rank, n)):
-            raise ValueError(
-                f"the point has shapes {shapes}; pass (u, s, vt) of shapes ({m}, r), (r,), (r, {n}), "
-                f"or one ({m}, {n}) array."
-            )
-        u, s, vt = arrays
-        return sampled_product(self.rows, self.cols, u * s, vt.T)
+        self._memo = None  # before the next residual is allocated
+        with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
+            if len(arrays) == 1:
+                residual = arrays[0][self.rows, self.cols] - self.values
+                return residual, finite_cost(0.5 * float(np.vdot(residual, residual)), arrays)
+            u, s, vt = arrays
+            left, right = padded(u, self._dtype, s), padded(vt.T, self._dtype)
+            residual, squares = self._pattern.sample(left, right, self._values)
+        cost = finite_cost(0.5 * squares, arrays)
+        # A copy, because identity would prove nothing about a point that was written into. To copy and compare
+        # O((m + n) r) numbers is little beside O(|Ω| r); at a dense point sampling is a mere gather.
+        self._memo = (tuple(np.array(a) for a in arrays), residual, cost)
+        return residual, cost
 
     def _matrix(self, entries: np.ndarray, *, dense: bool) -> Any:
         """Matrix with these entries on Ω and zeros elsewhere."""
@@ -345,4 +282,29 @@ class MatrixCompletion:
             out = np.zeros(self.shape)
             out[self.rows, self.cols] = entries
             return out
-        return scipy.sparse.csr_array((entries, self._indices, self._indptr), shape=self.shape)
+        return self._pattern.matrix(entries)
+
+    def _gradient_for_products(self, point: Any) -> Any:
+        if not is_factored(point):
+            return self.euclidean_gradient(point)
+        return Residual(self._pattern, self._evaluate(point)[0])
+
+
+class Residual(LinearOperator):
+    """The sparse matrix with given entries on Ω, as an operator whose products are shared by several threads."""
+
+    def __init__(self, pattern: Pattern, entries: np.ndarray) -> None:
+        super().__init__(entries.dtype, pattern.shape)
+        self._pattern, self._entries = pattern, entries
+
+    def _matmat(self, right: np.ndarray) -> np.ndarray:
+        return self._pattern.times(self._entries, right)
+
+    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
+        return self._pattern.transposed_times(self._entries, left)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pymanopt.manifolds import FixedRankEmbedded, Stiefel
 from pymanopt.optimizers import ConjugateGradient
 
-from dlngeo.problems import MatrixCompletion
-from dlngeo.problems._sampled import _parallel, _serial, sampled_product
+from dlngeo.problems import MatrixCompletion, _pattern
+from dlngeo.problems._pattern import Pattern, padded
+from dlngeo.pymanopt import FixedRank
 
 
 def instance(rng, m=9, n=7, rank=3, fraction=0.6):
@@ -73,17 +74,100 @@ def test_gradient_and_hessian_have_the_taylor_order_of_a_quadratic_along_curves_
     np.testing.assert_allclose(dense_hessian, hessian.toarray(), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
-def test_both_loops_give_the_entries_of_the_product(index):
+@pytest.mark.parametrize("columns", [1, 4, 6])
+def test_products_over_a_pattern_are_the_dense_ones_on_one_thread_and_on_many(monkeypatch, columns, index, dtype):
     rng = np.random.default_rng(1)
-    left, right = rng.standard_normal((30, 5)), np.asfortranarray(rng.standard_normal((20, 5)))
-    rows, cols = rng.integers(0, 30, 1000).astype(index), rng.integers(0, 20, 1000).astype(index)
-    expected = (left @ right.T)[rows, cols]
-    for loop in (sampled_product, _serial, _parallel):
-        out = loop(rows, cols, left, np.ascontiguousarray(right))
-        np.testing.assert_allclose(out, expected, atol=1e-13)
-    many = np.tile(rows, 60), np.tile(cols, 60)  # above the size at which threads are started
-    np.testing.assert_allclose(sampled_product(*many, left, right), np.tile(expected, 60), atol=1e-13)
+    m, n = 31, 20
+    mask = rng.random((m, n)) < rng.random((m, 1)) ** 3  # very unequal rows
+    mask[[0, 5, 6, 30]] = False  # empty ones, the first and last among them
+    rows, cols = np.nonzero(mask)
+    indptr = np.concatenate(([0], np.cumsum(mask.sum(1)))).astype(index)
+    left, right = rng.standard_normal((m, columns)).astype(dtype), rng.standard_normal((columns, n)).astype(dtype).T
+    entries = rng.standard_normal(rows.size).astype(dtype)
+    e = np.zeros((m, n))
+    e[mask] = entries
+    low_rank = left.astype(float) @ right.T.astype(float)
+    atol = 50 * float(np.finfo(dtype).eps)
+    for parallel_from in (10**9, 0):
+        monkeypatch.setattr(_pattern, "_PARALLEL_FROM", parallel_from)
+        pattern = Pattern(indptr, cols.astype(index), (m, n), threads=3)
+        ours = padded(left, dtype), padded(right, dtype)
+        for subtracted in (None, entries):
+            expected = low_rank[mask] - (0 if subtracted is None else subtracted)
+            out, squares = pattern.sample(*ours, subtracted)
+            assert out.dtype == dtype
+            np.testing.assert_allclose(out, expected, atol=atol)
+            assert squares == pytest.approx(np.sum(expected**2), rel=atol)
+        assert pattern.squared_norm(*ours, 1) == pytest.approx(np.sum(low_rank[mask] ** 2), rel=atol)
+        np.testing.assert_allclose(pattern.times(entries, right), e @ right, atol=atol)
+        np.testing.assert_allclose(pattern.transposed_times(entries, left), e.T @ left, atol=atol)
+
+
+@pytest.mark.parametrize("equal_rows", [True, False])
+def test_the_estimated_curvature_favours_no_column(equal_rows):
+    rng = np.random.default_rng(8)
+    m, n, stride = 4000, 16, 16
+    rows, cols = np.nonzero(np.ones((m, n), bool) if equal_rows else rng.random((m, n)) < 0.7)
+    values = np.ones(rows.size)
+    problem = MatrixCompletion(rows, cols, values, (m, n))
+    z = np.outer(np.ones(m), np.arange(1.0, n + 1))  # columns of very different weight
+    point = (np.ones((m, 1)), np.ones(1), np.zeros((1, n)))
+    direction = (np.zeros((m, 1)), np.zeros(1), z[:1])
+    exact = problem.curvature(point, direction, max_entries=None)
+    assert exact == pytest.approx(np.sum(z[rows, cols] ** 2))
+    assert problem.curvature(z, z) == pytest.approx(exact)
+    estimate = problem.curvature(point, direction, max_entries=rows.size // stride)
+    # One entry in sixteen of z², whose relative standard deviation is 0.9: rows.size / 16 of them.
+    assert abs(estimate / exact - 1) < (1e-12 if equal_rows else 4 * 0.9 / np.sqrt(rows.size / stride))
+
+
+def test_single_precision_agrees_to_its_precision():
+    rng = np.random.default_rng(9)
+    _, _, problem = instance(rng, 40, 30)
+    single = MatrixCompletion(problem.rows, problem.cols, problem.values, problem.shape, dtype=np.float32)
+    point = random_point(rng, 40, 30, 3)
+    assert single.values.dtype == single.residual(point).dtype == np.float32
+    assert single.split(0.5, 0)[0].values.dtype == np.float32
+    assert single.cost(point) == pytest.approx(problem.cost(point), rel=1e-6)
+    np.testing.assert_allclose(single.residual(point), problem.residual(point), atol=1e-5)
+    with pytest.raises(TypeError, match="float64 or float32, got int64"):
+        MatrixCompletion([0], [0], [1.0], (1, 1), dtype=int)
+    with pytest.raises(ValueError, match="not finite, the first inf"):
+        MatrixCompletion([0], [0], [1e300], (1, 1), dtype=np.float32)
+
+
+def test_solvers_get_the_same_derivative_as_an_operator():
+    rng = np.random.default_rng(10)
+    _, _, problem = instance(rng)
+    point = random_point(rng, 9, 7, 3)
+    operator = problem.problem(FixedRank(9, 7, 3)).euclidean_gradient(point)
+    np.testing.assert_allclose(operator @ np.eye(7), problem.euclidean_gradient(point).toarray(), atol=1e-14)
+    np.testing.assert_allclose(operator.T @ np.eye(9), problem.euclidean_gradient(point).toarray().T, atol=1e-14)
+
+
+def test_directions_of_both_forms_are_one():
+    rng = np.random.default_rng(11)
+    _, _, problem = instance(rng)
+    point = random_point(rng, 9, 7, 3)
+    ours, theirs = FixedRank(9, 7, 3, rng=0), FixedRankEmbedded(9, 7, 3)
+    tangent = ours.random_tangent_vector(point)
+    velocity, triple = ours.embedding(point, tangent), theirs.embedding(point, tangent)
+    np.testing.assert_allclose(
+        problem.euclidean_hessian(point, velocity).toarray(),
+        problem.euclidean_hessian(point, triple).toarray(),
+        atol=1e-13,
+    )
+    assert problem.curvature(point, velocity) == pytest.approx(problem.curvature(point, triple))
+    for bad in (
+        velocity[:2],
+        (triple[0], triple[1], triple[2].T),
+        (velocity[0], velocity[1], velocity[2].T),
+        triple[0],
+    ):
+        with pytest.raises(ValueError, match="the direction has shapes"):
+            problem.euclidean_hessian(point, bad)
 
 
 def test_one_point_is_sampled_once_and_a_new_one_again():

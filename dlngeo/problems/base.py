@@ -1,0 +1,224 @@
+"""What every cost of a matrix has in common: the forms of a point, and the way to a solver."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pymanopt
+import scipy.sparse.linalg
+from pymanopt.manifolds import FixedRankEmbedded
+from scipy.sparse.linalg import LinearOperator
+
+from dlngeo import _check
+from dlngeo.problems.monitor import Record, Solution, solve
+
+__all__ = ["MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+
+
+class MatrixCost(abc.ABC):
+    """A smooth function of m×n matrices, with the derivatives that solvers take.
+
+    A point is a triple ``(u, s, vt)`` for ``X = (u * s) @ vt``, as on the fixed-rank manifolds of
+    :mod:`dlngeo.pymanopt` and pymanopt, or a dense (m, n) array, as on every manifold of matrices. A direction is, at a
+    factored point, what the manifold's ``embedding`` makes of a tangent vector: the velocity ``(u̇, ṡ, v̇ᵀ)`` of the
+    factors, ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or a triple ``(U, S, V)`` with a square S for ``Ż = U S Vᵀ``; at a
+    dense point it is the (m, n) array ``Ż``.
+
+    Derivatives at a factored point are arrays, sparse matrices, ``LinearOperator`` objects, or pairs (m×k, k×n) that
+    stand for their product: whatever forms no larger array than the data.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape (m, n).
+    """
+
+    shape: tuple[int, int]
+
+    @abc.abstractmethod
+    def cost(self, point: Any) -> float:
+        """Evaluate ``E(X)``; ``inf``, never NaN, where it overflows, so that a line search backs off."""
+
+    @abc.abstractmethod
+    def euclidean_gradient(self, point: Any) -> Any:
+        """Evaluate ``E′(X)``."""
+
+    @abc.abstractmethod
+    def euclidean_hessian(self, point: Any, direction: Any) -> Any:
+        """Evaluate ``D²E(X)[Ż]``."""
+
+    @abc.abstractmethod
+    def curvature(self, point: Any, direction: Any) -> float:
+        """Evaluate ``D²E(X)[Ż, Ż]``, by which a line search can step to the minimum along ``X + tŻ``."""
+
+    def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal to ``size``.
+
+        The smaller ``size``, the stronger the bias of a deep metric toward low rank. At one seed the frames of a
+        smaller rank are the first columns of those of a larger one.
+        """
+        m, n = self.shape
+        rank = _check.rank(rank, m, n)
+        of_u, of_v = np.random.default_rng(rng).spawn(2)
+        u, _ = np.linalg.qr(of_u.standard_normal((rank, m)).T)
+        v, _ = np.linalg.qr(of_v.standard_normal((rank, n)).T)
+        return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
+
+    def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
+        """Pose the problem on a pymanopt manifold.
+
+        Parameters
+        ----------
+        manifold : pymanopt manifold
+            One whose points are triples ``(u, s, vt)`` or dense (m, n) arrays, or
+            :class:`~dlngeo.pymanopt.Balanced` weights with a product of shape (m, n), which is multiplied out.
+
+        Returns
+        -------
+        pymanopt.Problem
+            With closed-form gradient and Hessian.
+
+        Raises
+        ------
+        TypeError
+            If the points of the manifold are neither triples nor single arrays nor balanced weights.
+        """
+        from dlngeo.pymanopt import Balanced, pull_back  # with geomstats, which dense matrices do without
+
+        if isinstance(manifold, Balanced):
+            return pull_back(manifold, self.cost, self.euclidean_gradient, self.euclidean_hessian)
+        if manifold.point_layout not in (1, 3):
+            raise TypeError(
+                f"{manifold} has points of layout {manifold.point_layout}; {type(self).__name__} needs triples "
+                "(u, s, vt) or dense matrices, as on dlngeo.pymanopt.FixedRank or from_geomstats(space)."
+            )
+        layout: int = manifold.point_layout
+        numpy_backend = pymanopt.function.numpy(manifold)
+
+        def grouped(arrays: tuple[Any, ...]) -> Any:
+            return arrays if layout == 3 else arrays[0]
+
+        @numpy_backend
+        def cost(*point: Any) -> float:
+            return self.cost(grouped(point))
+
+        @numpy_backend
+        def gradient(*point: Any) -> Any:
+            return self._gradient_for_products(grouped(point))
+
+        @numpy_backend
+        def hessian(*arrays: Any) -> Any:
+            return self.euclidean_hessian(grouped(arrays[:layout]), grouped(arrays[layout:]))
+
+        if type(manifold) is FixedRankEmbedded:  # not a subclass, whose metric may be another
+            # Its euclidean_to_riemannian_gradient takes derivatives with respect to u, s and vt, and divides by
+            # s_k² − s_l². Its projection is the same gradient, takes a sparse matrix, and has no such gap.
+            @numpy_backend
+            def projected(*point: Any) -> Any:
+                vector = self._gradient_for_products(point)
+                if isinstance(vector, tuple):
+                    vector = low_rank(*vector)
+                return manifold.projection(point, vector)
+
+            return pymanopt.Problem(manifold, cost, riemannian_gradient=projected)
+        return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
+
+    def solve(
+        self,
+        manifold: pymanopt.manifolds.manifold.Manifold,
+        optimizer: pymanopt.optimizers.optimizer.Optimizer,
+        *,
+        initial_point: Any = None,
+        heldout: Any = None,
+        patience: int | None = None,
+        tolerance: float = 0.0,
+        callback: Callable[[Record, Any], None] | None = None,
+    ) -> Solution:
+        """Minimise on a manifold, watching the error on held-out data; see :func:`dlngeo.problems.solve`.
+
+        ``heldout`` is a problem of the same shape with a ``relative_error(point)``.
+        """
+        if heldout is not None and heldout.shape != self.shape:
+            raise ValueError(
+                f"heldout is {heldout.shape}, the problem is {self.shape}; they must be parts of one matrix."
+            )
+        return solve(
+            self.problem(manifold),
+            optimizer,
+            initial_point=initial_point,
+            heldout_error=None if heldout is None else heldout.relative_error,
+            patience=patience,
+            tolerance=tolerance,
+            callback=callback,
+        )
+
+    def _gradient_for_products(self, point: Any) -> Any:
+        """``E′(X)`` in the form that multiplies fastest with thin matrices; a hook for subclasses that have one."""
+        return self.euclidean_gradient(point)
+
+
+# Points and directions.
+
+
+def is_factored(point: Any) -> bool:
+    """Whether a point is a triple of factors rather than one array."""
+    return isinstance(point, list | tuple)
+
+
+def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense point, in double precision.
+
+    Raises
+    ------
+    ValueError
+        If the point has the wrong shape.
+    """
+    m, n = shape
+    arrays = tuple(np.asarray(a, dtype=np.float64) for a in (point if is_factored(point) else (point,)))
+    shapes = tuple(a.shape for a in arrays)
+    rank = arrays[1].size if len(arrays) == 3 else 0
+    if shapes not in (((m, n),), ((m, rank), (rank,), (rank, n))):
+        raise ValueError(
+            f"the point has shapes {shapes}; pass (u, s, vt) of shapes ({m}, r), (r,), (r, {n}), "
+            f"or one ({m}, {n}) array."
+        )
+    return arrays
+
+
+def direction_factors(point: Any, direction: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute factors ``L`` (m×k) and ``R`` (k×n) of the direction ``Ż = L R`` at a factored point, k = 2r.
+
+    Raises
+    ------
+    ValueError
+        If the direction is not a triple that fits the point.
+    """
+    u, s, vt = factors(point, shape)
+    arrays = tuple(np.asarray(a, dtype=np.float64) for a in direction)
+    shapes = tuple(a.shape for a in arrays)
+    if shapes == (u.shape, s.shape, vt.shape):
+        du, ds, dvt = arrays
+        return np.hstack((du * s + u * ds, u * s)), np.vstack((vt, dvt))
+    if len(arrays) == 3 and arrays[1].ndim == 2:
+        (m, n), (k, other) = shape, arrays[1].shape
+        if shapes == ((m, k), (k, other), (n, other)):
+            return arrays[0] @ arrays[1], arrays[2].T
+    raise ValueError(
+        f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
+        f"{vt.shape}, or (U, S, V) with a square S."
+    )
+
+
+def low_rank(left: Any, right: Any) -> LinearOperator:
+    """Multiply ``left @ right`` as an operator, which multiplies one factor after the other."""
+    return scipy.sparse.linalg.aslinearoperator(left) @ scipy.sparse.linalg.aslinearoperator(right)
+
+
+def finite_cost(value: float, arrays: tuple[np.ndarray, ...]) -> float:
+    """Return ``value``, or ``inf`` if it or an entry of the point is not finite."""
+    # An infinity that meets no data, or zeros only, does not show in the value.
+    return value if math.isfinite(value) and all(np.isfinite(a).all() for a in arrays) else math.inf
