@@ -90,6 +90,10 @@ class SpectralEntropy:
 
     Attributes
     ----------
+    shape : tuple of int
+        ``(m, n)``.
+    depth, rank
+        N and r.
     kernel : Kernel
         ``φ_N``.
     constant : float
@@ -108,7 +112,7 @@ class SpectralEntropy:
     def __init__(
         self, m: int, n: int, depth: float, rank: int | None = None, widths: Sequence[int] | None = None
     ) -> None:
-        self.depth = _check.depth(depth, allow_infinite=True)
+        self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
         self.kernel: Kernel = DepthKernel(self.depth) if math.isfinite(self.depth) else InfiniteDepthKernel()
         if widths is None:
             width = min(m, n)

@@ -1,0 +1,173 @@
+r"""Exact stationary laws of the singular values, which samplers can be measured against.
+
+For an energy of the singular values, ``e^{−βE} dvol_g`` on the m×n matrices of rank r is a law of
+``λ = σ^{1/N}`` and of uniform singular vectors. With ``λ_1 > … > λ_r`` it has the density [1]_
+
+.. math:: \frac{N^{r/2}}{2^r}\,\omega_{m,r}\,\omega_{n,r} \prod_{k<l} (\lambda_k^2 - \lambda_l^2)
+    \prod_k \lambda_k^{m+n-2r}\; e^{-\beta E}\, d\lambda, \qquad
+    \omega_{d,r} = \prod_{k=d-r+1}^{d} \frac{2\pi^{k/2}}{\Gamma(k/2)},
+
+from the Jacobian of the SVD [2]_ and the volume density of ``g_N``. So ``E = ½ Σ λ_k²`` makes ``βλ_k²`` the
+eigenvalues of an r×r Wishart matrix with m + n − r degrees of freedom, at every depth. Isotropic noise on the
+balanced weights multiplies the density by the volume ``e^S`` of their orbits: ``e^{−βF} dvol_g``, ``F = E − S/β``.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
+.. [2] R. J. Muirhead, "Aspects of Multivariate Statistical Theory", Wiley 1982, Section 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dlngeo import _check
+from dlngeo.spectral_entropy import SpectralEntropy, log_stiefel_volume
+
+__all__ = ["SpectralLaw"]
+
+Array = NDArray[np.float64]
+
+# Densities below e^−60 of the largest one are left out; λ_1 is sought over this range, in steps of 2^(1/8).
+_NEGLIGIBLE = 60.0
+_RANGE = np.exp2(np.arange(-160, 161) / 8)
+_MOST = 4_000_000  # nodes
+
+
+class SpectralLaw:
+    """The law of the singular values under ``e^{−βE} dvol_g`` or ``e^{−βF} dvol_g``.
+
+    Parameters
+    ----------
+    energy : callable
+        Symmetric function of singular values, shape=[..., r], to energies, shape=[...].
+    entropy : SpectralEntropy
+        Entropy, which holds the depth, the rank, and the shapes.
+    beta : float
+        Inverse temperature, positive.
+    noise : {"base", "isotropic"}
+        ``"base"``: noise of the metric, ``e^{−βE} dvol_g``. ``"isotropic"``: isotropic noise on the balanced weights,
+        ``e^{−βF} dvol_g``.
+    n_nodes : int
+        Number of Gauss–Legendre nodes for each singular value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``beta`` is not positive, the noise unknown, or the depth infinite, where nothing is
+        normalised by an energy that is finite at zero.
+    """
+
+    def __init__(
+        self,
+        energy: Callable[[Array], Any],
+        entropy: SpectralEntropy,
+        beta: float,
+        noise: str = "base",
+        n_nodes: int = 80,
+    ) -> None:
+        if noise not in ("base", "isotropic"):
+            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
+        if math.isinf(entropy.depth):
+            raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
+        self.energy, self.entropy, self.noise = energy, entropy, noise
+        self.beta, self.n_nodes = _check.positive(beta, "beta"), _check.positive_integer(n_nodes, "n_nodes")
+
+    def log_density(self, lam: ArrayLike) -> Array:
+        """Logarithm of the density of ``λ_1 > … > λ_r``, not normalised, shape=[...].
+
+        Parameters
+        ----------
+        lam : array, shape=[..., r]
+            ``λ = σ^{1/N}``, positive and decreasing.
+        """
+        lam = np.asarray(lam, dtype=float)
+        (m, n), r, depth = self.entropy.shape, self.entropy.rank, self.entropy.depth
+        s = lam**depth
+        total = self._log_constant - self.beta * np.asarray(self.energy(s), dtype=float)
+        for k in range(r):
+            for j in range(k + 1, r):
+                total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
+        if m + n > 2 * r:
+            total = total + (m + n - 2 * r) * np.sum(np.log(lam), axis=-1)
+        return total + self.entropy(s) if self.noise == "isotropic" else total
+
+    @cached_property
+    def _log_constant(self) -> float:
+        r = self.entropy.rank
+        frames = 0.0
+        for d in self.entropy.shape:
+            # In the Frobenius metric of skew matrices each of their pairs of entries counts √2.
+            frames += log_stiefel_volume(d, r) - (d * (d - 1) - (d - r) * (d - r - 1)) / 4 * math.log(2)
+        return r / 2 * math.log(self.entropy.depth) + frames - r * math.log(2)
+
+    @cached_property
+    def _quadrature(self) -> tuple[Array, Array]:
+        """Nodes λ, shape=[k, r], and the logarithms of weight times density, shape=[k]."""
+        r = self.entropy.rank
+        if self.n_nodes**r > _MOST:
+            raise ValueError(f"{self.n_nodes} nodes for each of {r} singular values are too many; lower n_nodes.")
+        x, w = np.polynomial.legendre.leggauss(self.n_nodes)
+        x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w  # denser at zero, for the powers and logarithms there
+        low, high = self._support()
+        # λ_1 between its bounds, and λ_{k+1} = λ_k x_{k+1}: the density is smooth in the ordered values.
+        lam = np.cumprod(_product([low + (high - low) * x, *[x] * (r - 1)]), axis=-1)
+        log_weight = np.sum(np.log(_product([w] * r)), axis=-1) + math.log(high - low)
+        log_weight = log_weight + np.sum(np.log(lam[:, :-1]), axis=-1)
+        return lam, log_weight + self.log_density(lam)
+
+    def _support(self) -> tuple[float, float]:
+        """Range of λ_1 outside of which the density is negligible."""
+        x = np.polynomial.legendre.leggauss(12)[0] / 2 + 0.5
+        shape = np.cumprod(_product([np.ones(1), *[x] * (self.entropy.rank - 1)]), axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            profile = np.array([np.max(self.log_density(size * shape)) for size in _RANGE])
+        profile = np.where(np.isfinite(profile), profile, -np.inf) + np.log(_RANGE)
+        large = np.flatnonzero(profile > np.max(profile) - _NEGLIGIBLE)
+        if large[-1] == len(_RANGE) - 1:
+            raise ValueError(
+                f"the density does not fall off below λ = {_RANGE[-1]:g}: the energy grows too slowly for a law."
+            )
+        return (0.0 if large[0] == 0 else float(_RANGE[large[0] - 1])), float(_RANGE[large[-1] + 1])
+
+    def log_partition(self) -> float:
+        r"""Logarithm of ``∫ e^{−βE} dvol_g`` or ``∫ e^{−βF} dvol_g``, over the matrices of rank r.
+
+        With isotropic noise it is the integral of ``e^{−βE}`` over all balanced weights.
+
+        Raises
+        ------
+        ValueError
+            If the energy does not grow fast enough, or there are too many singular values for a quadrature.
+        """
+        values = self._quadrature[1]
+        top = float(np.max(values))
+        return top + math.log(math.fsum(np.exp(values - top)))
+
+    def mean(self, function: Callable[[Array], Any]) -> float:
+        """Mean of a symmetric function of the singular values.
+
+        Parameters
+        ----------
+        function : callable
+            Maps singular values, shape=[k, r], decreasing, to numbers, shape=[k].
+
+        Raises
+        ------
+        ValueError
+            As :meth:`log_partition`.
+        """
+        lam, values = self._quadrature
+        weight = np.exp(values - np.max(values))
+        return float(np.sum(weight * function(lam**self.entropy.depth)) / np.sum(weight))
+
+
+def _product(axes: list[Array]) -> Array:
+    """All points with coordinates on the given axes, shape=[k, n]."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))

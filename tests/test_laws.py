@@ -1,0 +1,106 @@
+"""Laws of the singular values against Gaussian and Wishart integrals, equipartition, and importance sampling."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import digamma
+
+from dlngeo import DepthKernel
+from dlngeo.balanced import dimension
+from dlngeo.frame import Frame
+from dlngeo.laws import SpectralLaw
+from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics import entropy
+
+# m, n, rank, depth
+SHAPES = [(2, 2, 2, 3), (3, 4, 2, 2), (3, 3, 3, 4), (4, 3, 1, 2.5), (2, 3, 2, 8)]
+
+
+def half_norm(depth):
+    """``½ Σ λ_k²`` as a function of σ."""
+    return lambda s: np.sum(s ** (2 / depth), axis=-1) / 2
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (2, 2), (2, 4), (3, 3)])
+def test_partition_function_of_a_gaussian_matrix(m, n):
+    law = SpectralLaw(half_norm(1), SpectralEntropy(m, n, 1), 1.7)
+    assert law.log_partition() == pytest.approx(m * n / 2 * math.log(2 * math.pi / 1.7), rel=1e-12)
+    assert law.mean(lambda s: np.sum(s**2, axis=-1)) == pytest.approx(m * n / 1.7, rel=1e-12)
+
+
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), SHAPES)
+def test_moments_of_wishart_matrices(m, n, rank, depth):
+    """``Tr A`` and ``Tr A²`` of ``A ~ W_r(ν)``, ν = m + n − r, in ``βλ²``."""
+    law, nu = SpectralLaw(half_norm(depth), SpectralEntropy(m, n, depth, rank), 0.6), m + n - rank
+    first = law.mean(lambda s: np.sum(s ** (2 / depth), axis=-1)) * 0.6
+    second = law.mean(lambda s: np.sum(s ** (4 / depth), axis=-1)) * 0.6**2
+    log_det = law.mean(lambda s: np.sum(np.log(s), axis=-1)) * 2 / depth + rank * math.log(0.6)
+    assert first == pytest.approx(rank * nu, rel=1e-11)
+    assert second == pytest.approx(rank * nu * (nu + rank + 1), rel=1e-11)
+    # The determinant is a product of χ² variables, with ν, ν − 1, … degrees of freedom.
+    assert log_det == pytest.approx(sum(digamma((nu - i) / 2) + math.log(2) for i in range(rank)), abs=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.3, 40.0])
+@pytest.mark.parametrize(
+    ("widths", "rank"), [((3, 3, 3, 3), 3), ((4, 2, 5, 3), 2), ((3, 4, 4, 4, 2), 1)], ids=["square", "wide", "rank 1"]
+)
+def test_isotropic_noise_shares_energy_equally(widths, rank, beta):
+    """``⟨½Σλ²⟩ = dim/2β`` with the dimension of the balanced weights, of which the law is the image."""
+    depth = len(widths) - 1
+    spectral = SpectralEntropy(widths[-1], widths[0], depth, rank, widths)
+    law = SpectralLaw(half_norm(depth), spectral, beta, noise="isotropic")
+    mean = law.mean(lambda s: np.sum(s ** (2 / depth), axis=-1))
+    assert mean == pytest.approx(dimension(widths, rank) / beta, rel=1e-11)
+
+
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize(("m", "n", "depth"), [(2, 2, 1.3), (2, 3, 1.5)])
+def test_law_by_importance_sampling(rng, m, n, depth, noise):
+    """Gaussian matrices, weighted by the volume density at each, know nothing of the SVD's Jacobian.
+
+    At small depths, since at greater ones the density is not square-integrable near singular matrices.
+    """
+    beta, count = 1.3, 200_000
+
+    def energy(s):
+        return np.sum(s**2 / 2 + np.cos(s), axis=-1)
+
+    x = 1.2 * rng.standard_normal((count, m, n))
+    frame = Frame.at(x, DepthKernel(depth))
+    log_weight = frame.log_volume_density() - beta * energy(frame.s) + np.sum(x**2, axis=(-2, -1)) / (2 * 1.44)
+    log_weight = log_weight + m * n / 2 * math.log(2 * math.pi * 1.44)
+    if noise == "isotropic":
+        log_weight = log_weight + entropy(x, depth)
+    law = SpectralLaw(energy, SpectralEntropy(m, n, depth), beta, noise=noise)
+    weight = np.exp(log_weight - law.log_partition())
+    for f in (lambda s: np.ones(len(s)), lambda s: s[:, 0], lambda s: np.log(s[:, -1])):
+        values, exact = weight * (f(frame.s) - law.mean(f)), 0.0
+        if np.ptp(f(frame.s)) == 0:
+            values, exact = weight, 1.0
+        error = np.std(values) / count**0.5
+        assert error < 0.02
+        assert abs(np.mean(values) - exact) < 3.5 * error
+
+
+def test_density_and_mean_agree_with_a_plain_quadrature():
+    law = SpectralLaw(lambda s: np.sum(s, axis=-1), SpectralEntropy(2, 2, 2), 1.0, noise="isotropic")
+    grid = (np.arange(1500) + 0.5) * 8 / 1500
+    lam = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    lam = lam[lam[:, 0] > lam[:, 1]]
+    density = np.exp(law.log_density(lam))
+    assert math.log(np.sum(density) * (8 / 1500) ** 2) == pytest.approx(law.log_partition(), abs=1e-4)
+    assert np.sum(density * lam[:, 1]) / np.sum(density) == pytest.approx(law.mean(lambda s: s[:, 1] ** 0.5), rel=1e-4)
+
+
+def test_refusals():
+    spectral = SpectralEntropy(2, 2, 2)
+    with pytest.raises(ValueError, match="grows too slowly"):
+        SpectralLaw(lambda s: np.zeros(s.shape[:-1]), spectral, 1.0).log_partition()
+    with pytest.raises(ValueError, match="noise must be"):
+        SpectralLaw(np.sum, spectral, 1.0, noise="upstairs")
+    with pytest.raises(ValueError, match="finite depth"):
+        SpectralLaw(np.sum, SpectralEntropy(2, 2, math.inf), 1.0)
+    with pytest.raises(ValueError, match="too many"):
+        SpectralLaw(half_norm(2), SpectralEntropy(5, 5, 2), 1.0).log_partition()
