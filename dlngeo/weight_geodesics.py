@@ -129,7 +129,9 @@ def shoot(
             out[wanted] = integrate_geodesics(rate, start, times[wanted], tolerance, ended)
     out[times == 0] = start
     points = surface.project(out[:, 0])
-    return points, surface.frame(points).tangent(out[:, 1])
+    velocities_there = surface.frame(points).tangent(out[:, 1])
+    points[times == 0], velocities_there[times == 0] = start
+    return points, velocities_there
 
 
 def _watch(weights: Array, velocities: Array, surface: Surface, tolerance: float) -> Callable[[Array], bool]:
