@@ -87,3 +87,47 @@ def test_example_free_energy(tmp_path):
     assert np.all(ratio[exponents < result["threshold"]] > 10)
     assert np.all(ratio[exponents > 0.61] < 1 + 1e-6)
     np.testing.assert_allclose(result["least"][exponents > 0.61, 0], result["equal"][exponents > 0.61], rtol=1e-9)
+
+
+def test_example_training_limit(tmp_path):
+    result = run("training_limit", tmp_path)
+    kinds = {name: (found["limit"].kind, found["triples"]) for name, found in result["flows"].items()}
+    assert kinds == {
+        "generic": ("minimiser", (0, 1)),
+        "blind": ("saddle", (1, 2)),
+        "almost blind": ("minimiser", (0, 1)),
+    }
+    # Both come close to the saddle, and the one leaves it as its Hessian says.
+    close = [result["flows"][name]["nearest to the saddle"] for name in ("blind", "almost blind")]
+    assert max(close) < 0.05
+    eigenvalue = result["flows"]["blind"]["limit"].least_eigenvalue
+    assert result["flows"]["almost blind"]["rate of escape"] == pytest.approx(-eigenvalue, rel=0.1)
+    levels = {(0, 1): 0.5, (0, 2): 2.0, (1, 2): 4.5}  # half the squares of the singular values left out
+    assert result["levels"] == pytest.approx(levels)
+    for name, found in result["flows"].items():
+        assert found["losses"][-1] == pytest.approx(levels[kinds[name][1]], abs=1e-6)
+
+
+def test_example_training_rate(tmp_path):
+    for found in run("training_rate", tmp_path).values():
+        assert found["observed"] == pytest.approx(found["predicted"], rel=0.01)
+        assert np.all(found["losses"] <= found["bound"] * (1 + 1e-9))
+        assert found["losses"][-1] == pytest.approx(1e-10 * found["losses"][0], rel=1e-3)
+
+
+def test_example_training_depth(tmp_path):
+    steps = {key: len(path) - 1 for key, path in run("training_depth", tmp_path).items()}
+    assert steps[2, 1] < steps[2, 2] < steps[2, 3]
+    assert steps[4, 1] > 3 * max(steps[4, 2], steps[4, 3])
+
+
+def test_example_training_size(tmp_path):
+    result = run("training_size", tmp_path)
+    *balanced, unbalanced = (distance.max() for distance in result["distances"])
+    assert max(balanced) < 1e-8
+    assert unbalanced > 0.1
+    for depth in (3, 4, 8):
+        assert result["slopes"][depth] == pytest.approx(1 - 2 / depth, abs=0.01)
+    assert result["slopes"][2] < 0.1
+    np.testing.assert_allclose(result["observed"], result["predicted"], rtol=0.05)
+    assert np.all(np.diff(result["predicted"]) > 0)

@@ -1,0 +1,80 @@
+"""Does depth help or hurt? With squares it hurts, with fourth powers it helps.
+
+Linear regression with one output, ``mean |x·w − y|^p/p``, by gradient descent on N layers in the closed form of their
+product, with the best step size for each. For p = 2 one layer is the fastest; for p = 4, whose curvature vanishes as
+the residuals do, deeper networks need a fraction of the steps, because theirs grow with ‖w‖ from a small start: the
+finding of Arora, Cohen and Hazan (2018), on normal inputs of condition 4 instead of their data.
+Run ``python examples/training_depth.py [figure.png]``.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dlngeo.training import end_to_end_step
+
+DEPTHS, POWERS = (1, 2, 3), (2, 4)
+STEPS = np.geomspace(0.05, 20, 40)
+SAMPLES, INPUTS, NOISE, START, REACH, LIMIT = 300, 6, 0.05, 1e-3, 1e-5, 400
+
+
+def excesses(inputs, outputs, power, depth, step_size, least):
+    """Excess of the loss after each step, relative to that of w = 0, until it is small, diverges or takes too long."""
+    w, history = np.full(INPUTS, START), []
+    zero = np.mean(np.abs(outputs) ** power) / power - least
+    for _ in range(LIMIT):
+        residual = inputs @ w - outputs
+        history.append((np.mean(np.abs(residual) ** power) / power - least) / zero)
+        if not REACH < history[-1] < 10:
+            break
+        gradient = inputs.T @ (np.sign(residual) * np.abs(residual) ** (power - 1)) / SAMPLES
+        w = end_to_end_step(w, gradient, step_size, depth)
+    return np.array(history)
+
+
+def least_loss(inputs, outputs, power):
+    """Minimum of the loss by Newton's method."""
+    w = np.linalg.lstsq(inputs, outputs, rcond=None)[0]
+    for _ in range(50):
+        residual = inputs @ w - outputs
+        weights = np.abs(residual) ** (power - 2)
+        w -= np.linalg.solve((inputs.T * weights) @ inputs, inputs.T @ (weights * residual)) / (power - 1)
+    return np.mean(np.abs(inputs @ w - outputs) ** power) / power
+
+
+def main(seed=0):
+    """Find, for each power and depth, the step size that reaches the goal soonest, and its path."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((SAMPLES, INPUTS)) * np.geomspace(1, 0.5, INPUTS)
+    signal = inputs @ rng.standard_normal(INPUTS)
+    outputs = signal / signal.std() + NOISE * rng.standard_normal(SAMPLES)
+    results = {}
+    for power in POWERS:
+        least = least_loss(inputs, outputs, power)
+        for depth in DEPTHS:
+            paths = [excesses(inputs, outputs, power, depth, step, least) for step in STEPS]
+            done = [path for path in paths if path[-1] <= REACH]
+            results[power, depth] = min(done, key=len)
+    return results
+
+
+def plot(results, path):
+    """Draw the best path of each depth, for each power."""
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    for ax, power in zip(figure.subplots(1, 2, sharey=True), POWERS, strict=True):
+        for depth, color in zip(DEPTHS, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+            found = results[power, depth]
+            ax.semilogy(np.arange(len(found)), found, color=color, linewidth=2, label=f"N = {depth}: {len(found) - 1}")
+        ax.axhline(REACH, color="0.7", linewidth=1)
+        ax.set(xlabel="steps of gradient descent", title=f"residuals to the power {power}")
+        ax.legend(frameon=False, title="steps to the goal")
+        ax.set_ylabel("excess of the loss, relative" if power == POWERS[0] else "")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    outcome = main()
+    for (power, depth), found in outcome.items():
+        print(f"power {power}, {depth} layers: {len(found) - 1} steps")
+    plot(outcome, sys.argv[1] if len(sys.argv) > 1 else "training_depth.png")
