@@ -129,5 +129,6 @@ def test_example_training_size(tmp_path):
     for depth in (3, 4, 8):
         assert result["slopes"][depth] == pytest.approx(1 - 2 / depth, abs=0.01)
     assert result["slopes"][2] < 0.1
-    np.testing.assert_allclose(result["observed"], result["predicted"], rtol=0.05)
+    # From above, as far as the next eigenvalue is close.
+    np.testing.assert_allclose(result["observed"], result["predicted"], rtol=0.08)
     assert np.all(np.diff(result["predicted"]) > 0)
