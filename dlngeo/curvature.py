@@ -43,6 +43,7 @@ References
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -175,7 +176,11 @@ class Curvature:
         if not bool(xp.all(independent)):
             raise ValueError(
                 "sectional curvature needs a plane, but the two vectors are linearly dependent"
-                + (f" at {int(xp.sum(~independent))} of {independent.size} places" if independent.ndim else "")
+                + (
+                    f" at {int(xp.sum(~independent))} of {math.prod(independent.shape)} places"
+                    if independent.ndim
+                    else ""
+                )
                 + "; pass independent ones."
             )
         return self._numerator(y, z) / (yy * zz)

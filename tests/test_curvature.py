@@ -83,23 +83,22 @@ def numerical_tensor(metric, dim, step=0.04, levels=3):
     def first(k):
         return oracles.derivative(lambda h: metric(h * eye[k]), step, levels)
 
-    def second(k, l):
-        if k == l:
+    def second(k, n):
+        if k == n:
             return oracles.second_derivative(lambda h: metric(h * eye[k]), step, levels)
-        twice = [
+        plus, minus = (
             oracles.second_derivative(lambda h, v=v: metric(h * v), step, levels)
-            for v in (eye[k] + eye[l], eye[k] - eye[l])
-        ]
-        return (twice[0] - twice[1]) / 4
+            for v in (eye[k] + eye[n], eye[k] - eye[n])
+        )
+        return (plus - minus) / 4
 
     g = metric(np.zeros(dim))
     slope = np.stack([first(k) for k in range(dim)])  # k, i, j
-    bend = np.zeros((dim,) * 4)
-    for k, l in itertools.combinations_with_replacement(range(dim), 2):
-        bend[k, l] = bend[l, k] = second(k, l)
+    bend = np.zeros((dim,) * 4)  # k, n, i, j
+    for k, n in itertools.combinations_with_replacement(range(dim), 2):
+        bend[k, n] = bend[n, k] = second(k, n)
     lower = (np.einsum("ijl->lij", slope) + np.einsum("jil->lij", slope) - slope) / 2
     product = np.einsum("lij,lm,mkn->ijkn", lower, np.linalg.inv(g), lower)
-    # bend[k, l, i, j] = ∂_k∂_l g_ij; product[i, j, k, n] = g(Γ_ij, Γ_kn)
     bent = (
         np.einsum("bcad->abcd", bend)
         + np.einsum("adbc->abcd", bend)
@@ -137,7 +136,7 @@ def chart_metric(frame, depth, basis):
 def upstairs(weights, y, z):
     """``g(R(Y, Z)Z, Y)`` for horizontal Y, Z at balanced weights: Gauss, and O'Neill with the vertical bracket.
 
-    The balanced weights are the zeros of ``G_p = W_{p+1}ᵀW_{p+1} − W_pW_pᵀ``, so that ``DG(II(Y, Z)) = −D²G(Y, Z)`` with
+    The balanced weights are the zeros of ``G_p = W_{p+1}ᵀW_{p+1} − W_pW_pᵀ``, so ``DG(II(Y, Z)) = −D²G(Y, Z)`` with
     II normal; and ``⟨[Y, Z], ΩW − WΩ⟩ = −2⟨Z, ΩY − YΩ⟩`` for horizontal fields. Dense, with no use of any frame.
     """
     count = len(weights)
@@ -416,34 +415,30 @@ def test_matrices_of_rank_one_are_a_cone_over_two_spheres(rng, m, n, depth):
 def test_depth_two_on_spd_matrices_is_half_the_curvature_of_bures_and_wasserstein(rng, d):
     """O'Neill's formula for ``A ↦ AAᵀ`` from flat space, as in Takatsu (2011), Theorem 1.1.
 
-    With ``X = SΣ + ΣS`` and ``Y = TΣ + ΣT`` the metric is tr(SΣS), and the numerator ``¾ tr(WᵀΣW)`` for the skew W of
-    ``½(ΣW + WΣ) = Σ^{½}[T, S]Σ^{½}``. The metric of depth 2 is twice ``½ tr(SΣS)``, so that both agree up to its factor.
+    With ``Y = SΣ + ΣS`` and ``Z = TΣ + ΣT`` the metric is tr(SΣT), and the numerator ``¾ tr(WᵀΣW)`` for the skew W of
+    ``½(ΣW + WΣ) = Σ^{½}[T, S]Σ^{½}``. The metric of depth 2 is twice that.
     """
     q, s = oracles.orthogonal(rng, d), rng.uniform(0.5, 2, d)
     frame = Frame(q, s, q.T, DepthKernel(2))
-    curvature = Curvature(frame)
-    root = (q * np.sqrt(s)) @ q.T
+    sigma, root = (q * s) @ q.T, (q * np.sqrt(s)) @ q.T
+
+    def lyapunov(v):
+        return q @ ((q.T @ v @ q) / (s[:, None] + s)) @ q.T
+
+    def inner(a, b):
+        return np.trace(a @ sigma @ b)
+
     for _ in range(5):
         a, b = rng.standard_normal((2, d, d))
         y, z = a + a.T, b + b.T
-
-        def lyapunov(v):
-            return q @ ((q.T @ v @ q) / (s[:, None] + s)) @ q.T
-
         left, right = lyapunov(y), lyapunov(z)
         w = lyapunov(2 * root @ (right @ left - left @ right) @ root)
-        sigma = (q * s) @ q.T
-        numerator = 0.75 * np.trace(w.T @ sigma @ w)
-
-        def inner(f, g):
-            return np.trace(f @ sigma @ g)
-
         plane = inner(left, left) * inner(right, right) - inner(left, right) ** 2
-        ratio = frame.inner(y, z) / inner(left, right)
-        value = curvature.sectional(y, z)
-        assert value == pytest.approx(numerator / plane / ratio, rel=1e-10, abs=1e-13)
-        assert ratio == pytest.approx(2)
-        assert value >= 0
+        exact = 0.75 * np.trace(w.T @ sigma @ w) / plane
+        assert frame.inner(y, z) == pytest.approx(2 * inner(left, right), rel=1e-11)
+        value = Curvature(frame).sectional(y, z)
+        assert value == pytest.approx(exact / 2, rel=1e-10, abs=1e-13)
+        assert value >= -1e-13
 
 
 # Use.

@@ -318,6 +318,127 @@ def test_torch_agrees_with_numpy(depth):
     assert kernel(torch.ones(3, dtype=torch.float32), 2.0).dtype == torch.float32
 
 
+# Second and mixed divided differences.
+
+HIGHER_DEPTHS = [1, 1 + 1e-8, 1.1, 1.5, 2, 2 + 1e-6, 2.5, 3, 4, 8, 50, 1000, math.inf]
+
+
+def quadruples():
+    """Values over ratios to 1e6 that coincide, nearly coincide, or lie on both sides of where the series take over."""
+    random = np.random.default_rng(7)
+    out = [
+        (1.0, 1.0, 1.0, 1.0),
+        (1e-3, 1e3, 1.0, 1e3),
+        (1.0, 1.0 + 1e-15, 1e-6, 1.0),
+        (2.0, 2.0, 3.0, 3.0),
+        (2.0, 3.0, 2.0, 3.0),
+    ]
+    for _ in range(120):
+        values = [10 ** random.uniform(-3, 3)]
+        for kind in random.integers(4, size=3):
+            base = values[random.integers(len(values))]
+            spread = (
+                0.0,
+                10 ** random.uniform(-16, 0),
+                random.uniform(-0.4, 0.4),
+                -math.expm1(-random.uniform(0, 13.8)),
+            )
+            values.append(base * (1 + spread[kind] if kind < 3 else 1 - spread[kind]))
+        out.append(tuple(random.permutation(values)))
+    return out
+
+
+def exact_differences(values, depth):
+    """``(ψ_r(s, u) − ψ_r(s, t))/(u² − t²)`` and ``(ψ_r(s, t) − ψ_q(s, t))/(r² − q²)`` at values moved apart by 1e-25."""
+    with oracles.mpmath.workdps(160):
+        step = oracles.mpmath.mpf(10) ** -25
+        q, r, s, t = (oracles.mpmath.mpf(float(v)) * (1 + n * step) for n, v in enumerate(values))
+
+        def phi(a, b):
+            return oracles.mpmath.mpf(1) if depth == 1 else oracles._mp_phi(a, b, depth)
+
+        def psi(a, b, c):
+            return (phi(a, c) - phi(a, b)) / (c**2 - b**2)
+
+        return (psi(q, r, t) - psi(q, r, s)) / (t**2 - s**2), (psi(r, s, t) - psi(q, s, t)) / (r**2 - q**2)
+
+
+@pytest.mark.parametrize("depth", HIGHER_DEPTHS)
+def test_second_and_mixed_differences_against_multiple_precision(depth):
+    arguments = quadruples()
+    exact = [exact_differences(a, depth) for a in arguments]
+    kernel = kernel_of(depth)
+    columns = np.array(arguments).T
+    with np.errstate(all="raise", under="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second, mixed = kernel.second_divided_difference(*columns), kernel.mixed_divided_difference(*columns)
+    if depth == 1:
+        np.testing.assert_array_equal(second, 0)
+    else:
+        assert_accurate(second, [e[0] for e in exact], arguments)
+        assert np.all(second < 0)
+    if depth in (1, 2):
+        np.testing.assert_array_equal(mixed, 0)
+    else:
+        assert_accurate(mixed, [e[1] for e in exact], arguments)
+        assert np.all(mixed * (depth - 2) > 0)
+
+
+@pytest.mark.parametrize("depth", [1.5, 2, 3, 7.5, math.inf])
+def test_second_and_mixed_differences_are_symmetric_homogeneous_and_scaled(depth):
+    kernel = kernel_of(depth)
+    power = 2 if math.isinf(depth) else 2 + 2 / depth
+    for q, r, s, t in quadruples()[:30]:
+        for call, orders in (
+            (kernel.second_divided_difference, itertools.permutations((r, s, t))),
+            (kernel.mixed_divided_difference, ()),
+        ):
+            value = call(q, r, s, t)
+            for order in orders:
+                assert call(q, *order) == pytest.approx(value, rel=1e-12)
+            assert 4.0**power * call(4 * q, 4 * r, 4 * s, 4 * t) == pytest.approx(value, rel=1e-12)
+            normalised = kernel if math.isinf(depth) else DepthKernel(depth, normalized=True)
+            again = getattr(normalised, call.__name__)(q, r, s, t)
+            assert (1 if math.isinf(depth) else depth) * again == pytest.approx(value, rel=1e-14)
+        value = kernel.mixed_divided_difference(q, r, s, t)
+        for order in ((r, q, s, t), (q, r, t, s), (s, t, q, r)):
+            assert kernel.mixed_divided_difference(*order) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [1, 1.2, 1.5, 1.8, 2, 3, 8, math.inf])
+def test_second_and_mixed_differences_at_zero_are_quotients_of_first_ones(depth):
+    kernel = kernel_of(depth)
+    psi = kernel.divided_difference
+    r, s, t = 1.3, 2.0, 0.7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for place in (r, 0.0):
+            value = (psi(place, s, t) - psi(place, s, 0)) / t**2
+            assert kernel.second_divided_difference(place, s, 0, t) == pytest.approx(value, rel=1e-12)
+        value = (psi(0, s, t) - psi(0, s, r)) / (t**2 - r**2)
+        assert kernel.second_divided_difference(0, s, r, t) == pytest.approx(value, rel=1e-12)
+        for low in (s, 0.0):
+            value = (psi(r, low, t) - psi(0, low, t)) / r**2
+            assert kernel.mixed_divided_difference(0, r, low, t) == pytest.approx(value, rel=1e-12, abs=1e-16)
+        if depth > 1:
+            assert kernel.second_divided_difference(r, 0, s, 0) == -math.inf
+            expected = 0.0 if depth == 2 else math.copysign(math.inf, depth - 2)
+            assert kernel.mixed_divided_difference(0, 0, s, t) == expected
+
+
+def test_second_and_mixed_differences_broadcast_and_keep_their_type():
+    torch = pytest.importorskip("torch")
+    columns = np.array(quadruples()[:40]).T
+    for depth in (1, 1.5, 2, 3, math.inf):
+        kernel = kernel_of(depth)
+        for call in (kernel.second_divided_difference, kernel.mixed_divided_difference):
+            assert call(np.ones((2, 1, 1)), np.ones((3, 1)), 2.0, np.ones(4)).shape == (2, 3, 4)
+            assert call(*np.float32([1, 2, 3, 4])).dtype == np.float32
+            theirs = call(*map(torch.from_numpy, columns))
+            assert theirs.dtype == torch.float64
+            np.testing.assert_allclose(theirs.numpy(), call(*columns), rtol=1e-12)
+
+
 @pytest.mark.parametrize("kernel", [DepthKernel(1), DepthKernel(2.5), InfiniteDepthKernel()])
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
@@ -339,6 +460,9 @@ def test_bad_singular_values_are_named(kernel, bad, error, message):
         arguments[place] = bad
         with pytest.raises(error, match=message):
             kernel.divided_difference(*arguments)
+    for call in (kernel.second_divided_difference, kernel.mixed_divided_difference):
+        with pytest.raises(error, match=message):
+            call(1.0, 2.0, bad, 4.0)
 
 
 @pytest.mark.parametrize(
