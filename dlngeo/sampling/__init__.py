@@ -1,0 +1,6 @@
+"""Samplers: Riemannian Langevin dynamics on any space."""
+
+from dlngeo.sampling.chain import Sampler, Samples
+from dlngeo.sampling.langevin import Langevin, SpectralPotential
+
+__all__ = ["Langevin", "Sampler", "Samples", "SpectralPotential"]
