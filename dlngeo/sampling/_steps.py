@@ -3,7 +3,7 @@ r"""One step of many chains through balanced factors, compiled.
 With ``K = −h UᵀE′V + √(2h/β) ξ/√φ`` in the frame of ``X = U Λ^N Vᵀ``, the N balanced factors
 ``W_p = Λ + Λ^{N−p} K Λ^{p−1}`` are multiplied: the second-order retraction of :mod:`dlngeo.retraction`, in which λ
 crosses zero smoothly. The state is (U, Λ, V), and no small λ may lose its digits to a large one as the frames turn.
-Therefore the product is split in the middle, with ``a = ⌊N/2⌋``, ``F = W_N``, and a mirror image of G from ``Kᵀ`` on the right:
+Therefore the product is split in the middle, with ``a = ⌊N/2⌋``, ``F = W_N``, and a mirror image of G on the right:
 
 .. math:: W_N \cdots W_1 = G\, \Lambda^{2a} M \Lambda^{2a}\, \tilde G^\top, \qquad
     G = (F \Lambda)^a \Lambda^{-2a} = \prod_{j=0}^{a-1} \Lambda^{2j} (F \Lambda^{-1}) \Lambda^{-2j},

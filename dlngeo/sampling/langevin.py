@@ -77,8 +77,8 @@ class Langevin(Sampler):
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
     noise : {"base", "isotropic"}
-        ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the balanced
-        weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
+        ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the
+        balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
     kappa : float
         Anisotropy κ of isotropic noise: strength along horizontal directions, that along the fibres being 1. The law is
         ``∝ e^{−(β/κ)(E − S/β)} dvol_g``, and κ → 0 the gradient flow of the free energy [3]_.
