@@ -75,7 +75,7 @@ class Ricci:
         # Between a symmetric and its skew vector, where transposition is no isometry.
         self.uneven: Any = None
         if extra_left != extra_right:
-            uneven = 0.0
+            uneven: Any = 0.0
             for count, beta in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))):
                 uneven = uneven + count * (ends((1.0, 0.0), beta) - ends((0.0, 1.0), beta)) * phi_null[..., None, :]
             self.uneven = uneven - uneven.mT

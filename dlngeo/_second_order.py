@@ -144,7 +144,8 @@ class Differences:
 
     @cached_property
     def _table_second(self) -> Any:
-        return self.second(np.arange(self.size), *_sets(self.size, 3)[..., None], place=_places(self.size, 1, 3))
+        k, i, j = _sets(self.size, 3)[..., None]
+        return self.second(np.arange(self.size), k, i, j, _places(self.size, 1, 3))
 
     def all_mixed(self, rows: Any, cols: Any) -> Any:
         """``f[k, i; j, col]``, shape=[..., rows k, cols j, rows i, cols col]."""
@@ -156,8 +157,8 @@ class Differences:
     @cached_property
     def _table_mixed(self) -> Any:
         """``f11`` at every pair and pair."""
-        pairs = _sets(self.size, 2)
-        return self.mixed(*pairs[..., None], *pairs, place=_places(self.size, 2, 2))
+        low, high = _sets(self.size, 2)
+        return self.mixed(low[:, None], high[:, None], low, high, _places(self.size, 2, 2))
 
 
 @lru_cache(maxsize=8)

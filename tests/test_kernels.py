@@ -337,19 +337,14 @@ def quadruples():
         values = [10 ** random.uniform(-3, 3)]
         for kind in random.integers(4, size=3):
             base = values[random.integers(len(values))]
-            spread = (
-                0.0,
-                10 ** random.uniform(-16, 0),
-                random.uniform(-0.4, 0.4),
-                -math.expm1(-random.uniform(0, 13.8)),
-            )
-            values.append(base * (1 + spread[kind] if kind < 3 else 1 - spread[kind]))
+            far = math.expm1(-random.uniform(0, 13.8))
+            values.append(base * (1 + (0.0, 10 ** random.uniform(-16, 0), random.uniform(-0.4, 0.4), far)[kind]))
         out.append(tuple(random.permutation(values)))
     return out
 
 
 def exact_differences(values, depth):
-    """``(ψ_r(s, u) − ψ_r(s, t))/(u² − t²)`` and ``(ψ_r(s, t) − ψ_q(s, t))/(r² − q²)`` at values moved apart by 1e-25."""
+    """Both differences by their defining quotients, at values moved apart by 1e-25."""
     with oracles.mpmath.workdps(160):
         step = oracles.mpmath.mpf(10) ** -25
         q, r, s, t = (oracles.mpmath.mpf(float(v)) * (1 + n * step) for n, v in enumerate(values))
