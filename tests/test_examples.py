@@ -132,3 +132,18 @@ def test_example_training_size(tmp_path):
     # From above, as far as the next eigenvalue is close.
     np.testing.assert_allclose(result["observed"], result["predicted"], rtol=0.08)
     assert np.all(np.diff(result["predicted"]) > 0)
+
+
+def test_example_trust_regions(tmp_path):
+    results = run("trust_regions", tmp_path)
+    counts = {method: [] for method in ("ConjugateGradient", "TrustRegions")}
+    for found in results.values():
+        assert found["hessian_slope"] == pytest.approx(3, abs=0.1)
+        for method, iterations in counts.items():
+            iterations.append(len(found[method]["gradient_norms"]) - 1)
+        norms = found["TrustRegions"]["gradient_norms"]
+        assert norms[-1] < 1e-9
+        assert norms[-1] < 1e-2 * norms[-2]  # quadratic convergence
+        assert found["ConjugateGradient"]["cost"] == pytest.approx(found["TrustRegions"]["cost"], rel=1e-6)
+    assert counts["ConjugateGradient"] == sorted(counts["ConjugateGradient"])
+    assert max(counts["TrustRegions"]) < min(counts["ConjugateGradient"])
