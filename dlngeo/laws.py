@@ -117,7 +117,7 @@ class SpectralLaw:
         x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w  # denser at zero, for the powers and logarithms there
         low, high = self._support()
         # λ_1 between its bounds, and λ_{k+1} = λ_k x_{k+1}: the density is smooth in the ordered values.
-        lam = np.cumprod(_product([low + (high - low) * x, *[x] * (r - 1)]), axis=-1)
+        lam = np.cumprod(_product([low + (high - low) * x, *[x] * (r - 1)]), axis=-1, dtype=np.float64)
         log_weight = np.sum(np.log(_product([w] * r)), axis=-1) + math.log(high - low)
         log_weight = log_weight + np.sum(np.log(lam[:, :-1]), axis=-1)
         return lam, log_weight + self.log_density(lam)
