@@ -56,6 +56,9 @@ class Balanced(Manifold):
         Widths ``(d_0, …, d_N)``: inputs first.
     rank : int, optional
         Rank r. Defaults to the least width.
+    scale : float
+        Size of the entries of the products that are sought, positive. It enters :attr:`typical_dist` alone, as in
+        :class:`~dlngeo.pymanopt.FixedRank`.
     rng : numpy.random.Generator or int, optional
         Source of random points and tangent vectors, or its seed.
 
@@ -64,7 +67,7 @@ class Balanced(Manifold):
     TypeError
         If a width or the rank is no integer.
     ValueError
-        If there are fewer than two widths, or the rank exceeds the least of them.
+        If there are fewer than two widths, the rank exceeds the least of them, or ``scale`` is not positive and finite.
 
     Notes
     -----
@@ -90,13 +93,14 @@ class Balanced(Manifold):
     [(5, 3), (2, 5), (4, 2)]
     """
 
-    def __init__(self, widths: Sequence[int], rank: int | None = None, *, rng: Any = None) -> None:
+    def __init__(self, widths: Sequence[int], rank: int | None = None, *, scale: float = 1.0, rng: Any = None) -> None:
         self._widths = tuple(_check.positive_integer(width, "a width") for width in widths)
         if len(self._widths) < 2:
             raise ValueError(f"widths {self._widths} are too few; give (d_0, …, d_N), from the inputs to the outputs.")
         least = min(self._widths)
         self._rank = least if rank is None else _check.rank(rank, least, least)
         self._depth = len(self._widths) - 1
+        self._scale = _check.positive(scale, "scale")
         self._rng = np.random.default_rng(rng)
         self._frame_memo: BalancedFrame | None = None
         super().__init__(
@@ -122,8 +126,12 @@ class Balanced(Manifold):
 
     @property
     def typical_dist(self) -> float:
-        """A length scale for trust regions: 1/4 of ``√(N r)``, the norm of weights with unit singular values."""
-        return math.sqrt(self._depth * self._rank) / 4
+        """The largest trust region: 1/8 of the norm of weights whose product has entries of size ``scale``.
+
+        With r equal singular values ``σ = scale √(d_0 d_N/r)`` of the product that norm is ``√(N r) σ^{1/N}``.
+        """
+        sigma = self._scale * math.sqrt(self._widths[0] * self._widths[-1] / self._rank)
+        return math.sqrt(self._depth * self._rank) * sigma ** (1 / self._depth) / 8
 
     # Points.
 

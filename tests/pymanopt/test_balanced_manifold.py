@@ -20,7 +20,7 @@ from dlngeo.geomstats import DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.network import differential, layer_gradient, layer_hessian
 from dlngeo.problems import MatrixCompletion, solve
-from dlngeo.pymanopt import Balanced, FixedRank, pull_back
+from dlngeo.pymanopt import Balanced, FixedRank, check_gradient, check_hessian, check_retraction, pull_back
 
 # Widths and singular values of the product: generic, repeated ones, rank below the widths, deep, one layer.
 CASES = {
@@ -252,11 +252,11 @@ def test_retraction_is_of_second_order(case):
 @pytest.mark.parametrize("widths", [(3, 5, 2, 4), (4, 3, 4), (3,) * 65, (4, 3)], ids=lambda w: f"depth {len(w) - 1}")
 def test_long_steps_are_finite_and_not_thrown_off(widths, rng):
     manifold = Balanced(widths, rng=rng)
-    point = manifold.random_point()
+    point = [0.1 * w for w in manifold.random_point()]
     v = manifold.random_tangent_vector(point)
     target = rng.standard_normal((widths[-1], widths[0]))
     problem = pull_back(manifold, lambda x: 0.5 * np.sum((x - target) ** 2), lambda x: x - target)
-    for exponent in (0, 1, 3, 10, 60, 80, 150, 300):
+    for exponent in (0, 1, 3, 10, 60, 80, 153.9, 300):
         step = 10.0**exponent * v
         moved = manifold.retraction(point, step)
         assert all(np.isfinite(w).all() for w in moved)
@@ -490,6 +490,29 @@ def test_it_is_a_factor_of_a_product(rng):
     assert result.cost < 1e-12
 
 
+def test_typical_distance_is_the_norm_of_typical_weights(rng):
+    manifold = Balanced((5, 7, 6, 4), 2, scale=0.3)
+    factors = oracles.factors(rng, 4, 5, [1.0, 1.0])
+    u, s, vt = factors
+    s = 0.3 * math.sqrt(20) / np.linalg.norm(oracles.dense(*factors)) * s  # entries of root mean square 0.3
+    weights = oracles.balanced_factors(rng, u, s, vt, (7, 6))
+    assert manifold.typical_dist == pytest.approx(np.linalg.norm(flat(weights)) / 8)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_checks_of_derivatives_and_retraction_pass(name, rng):
+    manifold, point = setup(rng, *CASES[name])
+    depth, loss, numpy_backend = manifold.depth, Loss(rng, manifold), pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        numpy_backend(lambda *w: loss(w)),
+        euclidean_gradient=numpy_backend(lambda *w: loss.gradient(w)),
+        euclidean_hessian=numpy_backend(lambda *a: loss.hessian(a[:depth], a[depth:])),
+    )
+    for found in (check_gradient(problem, point), check_hessian(problem, point), check_retraction(manifold, point)):
+        assert found, str(found)
+
+
 # Refusals.
 
 
@@ -528,5 +551,8 @@ def test_what_is_no_point_or_vector_is_refused_with_a_remedy(rng):
         manifold.projection([w * np.nan for w in point], v)
     with pytest.raises(NotImplementedError):
         manifold.dist(point, point)
+    for bad in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="scale must be positive"):
+            Balanced((3, 2), scale=bad)
     with pytest.raises(TypeError, match="FixedRank"):
         pull_back(FixedRank(3, 2, 1), np.sum, np.ones_like)
