@@ -112,7 +112,8 @@ def _differences(xp: Any, kernel: Kernel, rows: Any, cols: Any) -> tuple[Any, An
     return first, _second(xp, kernel, _axis(rows, 0), _axis(rows, 1), _axis(rows, 2), _axis(cols, 3))
 
 
-# Divided differences of F by singular values, zero standing for a null one.
+# Divided differences of F by singular values, zero standing for a null one. Of second order, those between null rows (or
+# columns) alone are only ever multiplied by the derivative of L (or R) between them, which is zero: any number will do.
 
 
 def _first(xp: Any, kernel: Kernel, k: Any, j: Any, col: Any) -> Any:
@@ -129,25 +130,22 @@ def _second(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
     """``F[k, i, j; col]``."""
     low, high = xp.minimum(xp.minimum(k, i), j), xp.maximum(xp.maximum(k, i), j)
     middle = xp.maximum(xp.minimum(xp.maximum(k, i), j), xp.minimum(k, i))
-    none, two = high == 0, middle == 0
-    high, middle = xp.where(none, 1.0, high), xp.where(two, 1.0, middle)
+    two = middle == 0
+    high, middle = xp.where(high == 0, 1.0, high), xp.where(two, 1.0, middle)
     zero = xp.zeros_like(high)
     to_null = (low == 0) & (col == 0)
     value = kernel.second_divided_difference(col, low, middle, high)
     above = _first(xp, kernel, middle, high, zero) - _first(xp, kernel, zero, high, zero)
     value = xp.where(to_null, above / middle**2, value)
-    value = xp.where(two, _first(xp, kernel, zero, high, col) / high**2, value)
-    return xp.where(none, 0.0, value)
+    return xp.where(two, _first(xp, kernel, zero, high, col) / high**2, value)
 
 
 def _mixed(xp: Any, kernel: Kernel, k: Any, i: Any, j: Any, col: Any) -> Any:
     """``F[k, i; j, col]``."""
     low, high = xp.minimum(k, i), xp.maximum(k, i)
     low_col, high_col = xp.minimum(j, col), xp.maximum(j, col)
-    none = (high == 0) | (high_col == 0)
     high, high_col = xp.where(high == 0, 1.0, high), xp.where(high_col == 0, 1.0, high_col)
     value = kernel.mixed_divided_difference(low, high, low_col, high_col)
     zero = xp.zeros_like(high)
     from_null = _first(xp, kernel, zero, high, high_col) - kernel(high, zero) / high**2
-    value = xp.where((low == 0) & (low_col == 0), from_null / high_col**2, value)
-    return xp.where(none, 0.0, value)
+    return xp.where((low == 0) & (low_col == 0), from_null / high_col**2, value)
