@@ -65,6 +65,8 @@ def act(gauge: Any, weights: Any) -> Any:
     """
     xp, q, w = _check.floating(gauge, weights)
     depth, layers = w.shape[-3], []
+    if depth == 1:
+        return w + xp.sum(q, axis=-3, keepdims=True)  # of no terms, but of the shape of the batch
     for p in range(depth):
         layer = w[..., p, :, :]
         layer = layer if p == depth - 1 else q[..., p, :, :] @ layer
