@@ -42,6 +42,8 @@ from dlngeo.network import _widths_for
 
 __all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
 
+# Singular values closer than this, relative to the larger one, are close: quotients of others lose a factor of 1/_NEAR.
+_NEAR = 1 / 16
 # Below this argument H′ is summed as a power series, of radius π; the 18th term is below 1e-16.
 _SERIES = 1.0
 _COEFFICIENTS = [2 * (-1) ** n * float(zeta(2 * n + 2)) / math.pi ** (2 * n + 2) for n in range(18)]
@@ -204,9 +206,9 @@ class SpectralEntropy:
 
         .. math:: \frac{1}{\sigma_k\sigma_l}\Big[\frac{\sigma_k + \sigma_l}{2} \frac{p_k - p_l}{\sigma_k - \sigma_l}
                 - \frac{p_k + p_l}{2}\Big], \qquad
-            p_k - p_l = \frac{u_k - u_l}{2} \sum_j H'[u_k - u_j, u_l - u_j] ;
+            p_k - p_l = \frac{u_k - u_l}{2} \sum_j H'[u_k - u_j, u_l - u_j],
 
-        on its diagonal stands the limit of this as ``σ_l → σ_k``.
+        a sum that only they need. Its diagonal is zero, and to be replaced by :meth:`hessian`.
 
         Parameters
         ----------
@@ -225,16 +227,19 @@ class SpectralEntropy:
             zero = xp.zeros_like(row * column)
             return zero, zero
         fk, fl = f[..., :, None], f[..., None, :]
-        near = xp.abs(row - column) < xp.maximum(row, column) / 4  # then |u_k − u_l| < 0.3
-        u = xp.log(s)
-        x = u[..., :, None, None] - u[..., None, None, :]
-        y = xp.where(near[..., None], u[..., None, :, None] - u[..., None, None, :], x)
-        ratio = xp.where(near, column / row, 1.0)
-        logarithm = xp.where(ratio == 1, 1.0, xp.log(ratio) / xp.where(ratio == 1, 1.0, ratio - 1))
-        slope = logarithm / row * xp.sum(_bend(xp, x, y, self.depth), axis=-1) / 2
-        close = ((row + column) * slope - fk * row - fl * column) / 2 / row / column
-        apart = (fk - fl) / xp.where(near, 1.0, row - column)
-        return xp.where(near, close, apart), (fk + fl) / (row + column)
+        diagonal = _diagonal(xp, s)
+        near = xp.abs(row - column) < _NEAR * xp.maximum(row, column)
+        minus = (fk - fl) / xp.where(near, 1.0, row - column)
+        *batch, k, j = xp.nonzero(near & ~diagonal)
+        if k.shape[0]:
+            sk, sj, others = s[(*batch, k)], s[(*batch, j)], xp.log(s)[(*batch,)] if batch else xp.log(s)
+            x, y = (xp.log(a)[:, None] - others for a in (sk, sj))
+            ratio = sj / sk
+            logarithm = xp.where(ratio == 1, 1.0, xp.log(ratio) / xp.where(ratio == 1, 1.0, ratio - 1))
+            slope = logarithm / sk * xp.sum(_bend(xp, x, y, self.depth), axis=-1) / 2
+            mean = f[(*batch, k)] * sk + f[(*batch, j)] * sj
+            minus[(*batch, k, j)] = ((sk + sj) * slope - mean) / 2 / sk / sj
+        return minus, (fk + fl) / (row + column)
 
 
 def _bend(xp: Any, x: Any, y: Any, depth: float) -> Any:

@@ -293,6 +293,7 @@ def test_invariance_and_homogeneity(point, rng):
 
 def test_batches(rng):
     x, z = rng.standard_normal((2, 2, 4, 3, 4))
+    x[0, 1], x[1, 3] = (oracles.dense(*oracles.factors(rng, 3, 4, s)) for s in ((0.8, 0.8), (0.81, 0.8)))
     at = {"depth": 3, "rank": 2, "widths": (4, 5, 2, 3)}
     for function in (
         lambda x, z: entropy(x, **at),
