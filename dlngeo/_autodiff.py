@@ -32,7 +32,7 @@ def _host(array: Any) -> str | None:
 
 def is_traced(*arrays: Any) -> bool:
     """Whether autograd or PyTorch is recording the history of any of the arrays."""
-    return any(_host(array) is not None for array in arrays)
+    return any(type(array) is not np.ndarray and _host(array) is not None for array in arrays)
 
 
 def untraced(array: Any) -> Any:

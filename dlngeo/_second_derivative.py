@@ -112,8 +112,8 @@ def _differences(xp: Any, kernel: Kernel, rows: Any, cols: Any) -> tuple[Any, An
     return first, _second(xp, kernel, _axis(rows, 0), _axis(rows, 1), _axis(rows, 2), _axis(cols, 3))
 
 
-# Divided differences of F by singular values, zero standing for a null one. Of second order, those between null rows (or
-# columns) alone are only ever multiplied by the derivative of L (or R) between them, which is zero: any number will do.
+# Divided differences of F by singular values, zero standing for a null one. Of second order, those between null rows
+# (or columns) alone are only ever multiplied by the derivative of L (or R) between them, zero: any number will do.
 
 
 def _first(xp: Any, kernel: Kernel, k: Any, j: Any, col: Any) -> Any:

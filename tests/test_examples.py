@@ -1,6 +1,10 @@
 """Every example runs, says what its docstring says, and draws its picture."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -147,3 +151,20 @@ def test_example_trust_regions(tmp_path):
         assert found["ConjugateGradient"]["cost"] == pytest.approx(found["TrustRegions"]["cost"], rel=1e-6)
     assert counts["ConjugateGradient"] == sorted(counts["ConjugateGradient"])
     assert max(counts["TrustRegions"]) < min(counts["ConjugateGradient"])
+
+
+def test_example_autodiff_solvers(tmp_path):
+    """In a process of its own, since the NumPy backend has no derivatives."""
+    code = (
+        "import json, runpy, sys; example = runpy.run_path(sys.argv[1]); result = example['main']();"
+        "example['plot'](result, sys.argv[2]);"
+        "print(json.dumps([[n['path_error'], n['length_error']] for n in result['nodes'].values()]))"
+    )
+    picture = tmp_path / "autodiff_solvers.png"
+    command = [sys.executable, "-c", code, EXAMPLES / "autodiff_solvers.py", picture]
+    environment = {**os.environ, "GEOMSTATS_BACKEND": "autograd"}
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    errors = np.array(json.loads(output))
+    assert np.all(errors[-1] < [2e-3, 5e-4])
+    np.testing.assert_allclose(np.log2(errors[:-1, 0] / errors[1:, 0]), 1, atol=0.05)
