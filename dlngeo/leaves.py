@@ -32,7 +32,7 @@ from itertools import pairwise
 from typing import Any
 
 from dlngeo import _check
-from dlngeo.balanced import inner, norm
+from dlngeo.balanced import inner
 from dlngeo.network import Weights, imbalance, layers_of, stack_like, widths
 
 __all__ = ["LeafFrame", "nearby"]
@@ -121,7 +121,10 @@ class LeafFrame:
         """Solve ``½(C_p S_p + S_p C_p) = D_p``."""
         out = []
         for (c, q), d in zip(self.spectra, sides, strict=True):
-            out.append(q @ ((q.mT @ d @ q) * (2 / (c[..., :, None] + c[..., None, :]))) @ q.mT)
+            scale = c[..., :, None] + c[..., None, :]
+            # Where C_p vanishes, so does all that T maps to: the least-squares solution is zero there.
+            inverse = 2 / self.xp.where(scale > 0, scale, math.inf)
+            out.append(q @ ((q.mT @ d @ q) * inverse) @ q.mT)
         return out
 
     # Projections and curvature.
@@ -169,6 +172,8 @@ class LeafFrame:
         They are linearly independent exactly at regular points.
         """
         xp, like = self.xp, self.layers[0]
+        if self.depth == 1:
+            return stack_like(self.weights, [like[..., None, :, :][..., :0, :, :]])
         sizes = [d * (d + 1) // 2 for d in self.widths[1:-1]]
         units, before = [], 0
         for d, size in zip(self.widths[1:-1], sizes, strict=True):
@@ -245,10 +250,9 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
     last = xp.zeros_like(inner(point, point)) + math.inf
     for _ in range(_NEWTON_STEPS):
         missing = [(g - h) / 2 for g, h in zip(imbalance(point), wanted, strict=True)]
-        size = inner(point, point)
-        error = norm(missing) / size
+        size, error = inner(point, point), _dot(xp, missing, missing) ** 0.5
         # Near round-off, an error that no longer shrinks is all there is to gain.
-        if bool(xp.all((error <= tolerance) | ((error <= tolerance**0.75) & (error >= last / 2)))):
+        if bool(xp.all((error <= tolerance * size) | ((error <= tolerance**0.75 * size) & (error >= last / 2)))):
             return stack_like(weights, point)
         if not bool(xp.all(xp.isfinite(error))):
             break
@@ -257,7 +261,7 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
         point = [w + v for w, v in zip(point, frame.generate(frame.solve(missing)), strict=True)]
     raise ValueError(
         "Newton's method for the imbalance did not converge: "
-        f"its error is {float(xp.max(error)):.1e} of the squared norm of the weights. "
+        f"its error is {float(xp.max(error)):.1e} at weights of squared norm {float(xp.max(size)):.1e}. "
         "Start from weights closer to the leaf."
     )
 
