@@ -60,12 +60,14 @@ class Equilibrium(NamedTuple):
     """A minimiser of the free energy.
 
     ``s`` holds its singular values, decreasing, shape=[r]; ``free_energy`` is F there, and ``residual`` the largest
-    ``|σ_k ∂F/∂σ_k|``.
+    ``|σ_k ∂F/∂σ_k|``. The matrices with these singular values form a manifold of ``dimension``
+    ``r(m + n − r) − r − Σ_i m_i(m_i − 1)/2``, the m_i being the multiplicities: ``s O(d)`` has dimension d(d − 1)/2.
     """
 
     s: Array
     free_energy: float
     residual: float
+    dimension: int
 
 
 def equal_equilibria(
@@ -181,13 +183,20 @@ def minimisers(
         residual = float(np.max(np.abs(slope(u))))
         new = not any(np.max(np.abs(u - np.log(other.s))) < _SAME for other in found)
         if close and new and residual < _RESIDUAL * (1 + abs(value(u))):
-            found.append(Equilibrium(np.exp(u), value(u), residual))
+            found.append(Equilibrium(np.exp(u), value(u), residual, _dimension(u, entropy)))
     if not found:
         raise ValueError(
             f"none of {n_starts} descents converged to positive singular values: the free energy may be unbounded "
             "below, or least at a singular matrix; try another scale or more starts."
         )
     return sorted(found, key=lambda one: one.free_energy)
+
+
+def _dimension(u: Array, entropy: SpectralEntropy) -> int:
+    """Dimension of the matrices whose singular values have the decreasing logarithms u."""
+    (m, n), r = entropy.shape, entropy.rank
+    sizes = np.diff([0, *(np.flatnonzero(-np.diff(u) > _SAME) + 1), r])
+    return r * (m + n - r) - r - int(np.sum(sizes * (sizes - 1)) // 2)
 
 
 def relaxation(

@@ -38,6 +38,11 @@ def breathing(f2, s, entropy, beta, c):
     return rate, rate - speed * r * (1 - n**-2.0) / (6 * beta * s**2)
 
 
+def skew_basis(d):
+    units = np.eye(d)
+    return [np.outer(units[i], units[k]) - np.outer(units[k], units[i]) for i in range(d) for k in range(i)]
+
+
 @pytest.mark.parametrize(("d", "depth", "beta"), SQUARE)
 def test_minimisers_of_the_quadratic_energy(d, depth, beta):
     """Theorem of Chen, Kotwal and Menon: ``s*² = (d − 1)(N − 1)/(2Nβ)``, and no others."""
@@ -47,6 +52,7 @@ def test_minimisers_of_the_quadratic_energy(d, depth, beta):
     (found,) = minimisers(energy, slope, entropy, beta, n_starts=6, rng=1)
     np.testing.assert_allclose(found.s, expected, rtol=1e-12)
     assert found.residual < 1e-12
+    assert found.dimension == d * (d - 1) // 2
     assert found.free_energy == pytest.approx(energy(found.s) - entropy(found.s) / beta, rel=1e-14)
     np.testing.assert_allclose(equal_equilibria(slope, entropy, beta), [expected], rtol=1e-14)
     rates = relaxation_rates(bend(found.s), entropy, beta, found.s)
@@ -63,6 +69,8 @@ def test_equilibria_below_full_rank_and_for_general_widths(at, rng):
     (found,) = minimisers(*schatten(2)[:2], entropy, beta, n_starts=4, rng=2)
     np.testing.assert_allclose(found.s, math.sqrt(c), rtol=1e-12)
     u, s, vt = oracles.factors(rng, 3, 4, found.s)
+    turned = [a @ oracles.dense(u, s, vt) for a in skew_basis(3)] + [oracles.dense(u, s, vt) @ b for b in skew_basis(4)]
+    assert found.dimension == np.linalg.matrix_rank(np.reshape(turned, (-1, 12)))
     gradient = free_energy_gradient(lambda x: x, oracles.dense(u, s, vt), 4, beta, **at)
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
     rates = relaxation_rates(np.eye(2), entropy, beta, found.s)
@@ -80,6 +88,9 @@ def test_all_minimisers_of_a_double_well():
         np.testing.assert_allclose(force, 0, atol=1e-11)
         bend = np.diag(8 * (3 * one.s**2 - 12 * one.s + 11))
         assert np.all(relaxation_rates(bend, entropy, beta, one.s) > 0)
+    # Rotations of either side, but for those that the singular values do not see.
+    assert {one.dimension for one in found if np.ptp(one.s) < 1} == {3}
+    assert {one.dimension for one in found if np.ptp(one.s) > 1} == {5}
     low, middle, high = equal_equilibria(double_well_derivative, entropy, beta)
     np.testing.assert_allclose([low] * 3, next(one.s for one in found if one.s[0] < 2), rtol=1e-12)
     np.testing.assert_allclose([high] * 3, next(one.s for one in found if one.s[-1] > 2), rtol=1e-12)
