@@ -53,10 +53,11 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     Any other kernel
         Metric projection of ``X + Z − ½ P_T Γ(Z, Z)``: the geodesic to second order, projected.
 
-    The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. The error is that of
-    multiplying the factors out, entry by entry: steps that are small against each singular value keep the digits of
-    all of them; where large singular vectors turn by a step, far smaller values lose digits (at depth 8 and an angle of
-    0.1, one of ``1e-22 s_max`` keeps seven).
+    The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. At integer depth, and for
+    steps that change each balanced factor by less than its singular values, all singular values keep their digits,
+    however far apart. Otherwise the error is that of multiplying the factors out, entry by entry: steps that are small
+    against each singular value keep the digits of all of them; where large singular vectors turn, far smaller values
+    lose digits.
 
     Parameters
     ----------
@@ -81,12 +82,70 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     kernel = frame.kernel
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         if type(kernel) is DepthKernel and kernel.depth > 1:
-            end = _by_factors(frame, z, kernel)
+            end = _by_halves(frame, z, kernel) if kernel.depth.is_integer() else None
+            end = _by_factors(frame, z, kernel) if end is None else end
         elif type(kernel) is InfiniteDepthKernel:
             end = _by_exponential(frame, z)
         else:
             end = None
         return _by_projection(frame, z) if end is None else end
+
+
+def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
+    """Return the product of balanced factors of integer depth, split in the middle; None if the step is not small.
+
+    With ``a = ⌊N/2⌋`` and the outer factor ``F = Λ + KΛ^{N−1}`` the N factors are ``G Λ^{2a} … Λ^{2a} G̃ᵀ``,
+    ``G = Π_{j<a} Λ^{2j} (FΛ⁻¹) Λ^{−2j}``. All factors of G are the identity plus terms of the order of the step, so that
+    nothing cancels and each singular value of the product keeps its digits, however far below the others.
+    """
+    depth, order = int(kernel.depth), np.argsort(frame.s)[::-1]
+    s = frame.s[order]
+    lam, power = s ** (1 / depth), s ** ((depth - 1) / depth)
+    scale = depth if kernel.normalized else 1.0
+    momentum = (z.core / (scale * frame.phi))[np.ix_(order, order)]
+    larger = np.maximum(lam[:, None], lam)
+    step = np.abs(momentum) * larger ** (depth - 2)
+    growth = np.abs(np.log(np.abs(1 + np.diagonal(momentum) * lam ** (depth - 2)))) * (depth // 2)
+    if not (np.all(step[~np.eye(s.size, dtype=bool)] < 0.5) and np.all(growth < _GROWTH)):
+        return None
+
+    def half(basis: np.ndarray, momentum: np.ndarray, null: np.ndarray | None) -> np.ndarray:
+        factor = np.eye(s.size) + momentum * (power / lam)
+        outer = basis[:, order] @ factor
+        if null is not None:
+            outer = outer + null[:, order] / s
+        return outer @ _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
+
+    middle = np.diag(s)
+    if depth % 2 == 1:
+        middle = middle + power[:, None] * momentum * power
+    left, right = half(frame.u, momentum, z.left), half(frame.vt.T, momentum.T, z.right)
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return None
+    return _refactor(left, middle, right)
+
+
+# The factors of G may scale a singular vector by e to this power before the split is given up.
+_GROWTH = 6.0
+
+
+def _graded_power(factor: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:
+    """``Π_{j<count} Λ^{2j} factor Λ^{−2j}``, by squaring."""
+    result, done, power = np.eye(lam.size), 0, 1
+    while count:
+        if count % 2:
+            result = result @ _conjugate(factor, lam, done)
+            done += power
+        count //= 2
+        if count:
+            factor = factor @ _conjugate(factor, lam, power)
+            power *= 2
+    return result
+
+
+def _conjugate(a: np.ndarray, lam: np.ndarray, power: int) -> np.ndarray:
+    """``Λ^{2 power} A Λ^{−2 power}``, zero where A is."""
+    return np.where(a == 0, 0.0, a * (lam[:, None] / lam) ** (2 * power))
 
 
 def _by_factors(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:

@@ -184,13 +184,21 @@ def test_infinite_depth_is_the_limit_of_normalised_depth(rng):
     np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 2, atol=0.1)  # first order in 1/N, 4× apart
 
 
-def test_small_singular_values_keep_their_own_digits(rng):
-    depth, s = 8, np.array([1e-13, 3.0, 1e-24, 1e-6])
+@pytest.mark.parametrize("turning", [False, True])
+@pytest.mark.parametrize("depth", [2, 3, 8, 13])
+def test_small_singular_values_keep_their_own_digits(depth, turning, rng):
+    s = np.array([1e-13, 3.0, 1e-24, 1e-6])
     frame = frame_at(rng, 6, 5, s, DepthKernel(depth))
-    # A step that is small against each singular value: X + Z = √Σ (1 + G) √Σ in the frame, with G of order 0.1.
     left, right = (0.1 * rng.standard_normal((d, 4)) for d in (6, 5))
     left, right = left - frame.u @ (frame.u.T @ left), right - frame.vt.T @ (frame.vt @ right)
-    z = Blocks(0.1 * rng.standard_normal((4, 4)) * np.sqrt(np.outer(s, s)), left * s, right * s)
+    core = 0.1 * rng.standard_normal((4, 4))
+    if turning:
+        # The balanced factors change by a tenth of the larger λ in each entry: large singular vectors turn by 0.1.
+        core *= frame.phi / np.maximum(*np.broadcast_arrays(s[:, None], s)) ** (1 - 2 / depth)
+    else:
+        # A step that is small against each singular value: X + Z = √Σ (1 + G) √Σ in the frame, with G of order 0.1.
+        core *= np.sqrt(np.outer(s, s))
+    z = Blocks(core, left * s, right * s)
     got = retract(frame, z)[1]
 
     mp = mpmath.mp
