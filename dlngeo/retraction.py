@@ -94,9 +94,9 @@ def retract(frame: Frame, z: Blocks) -> Factors:
 def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
     """Return the product of balanced factors of integer depth, split in the middle; None if the step is not small.
 
-    With ``a = ⌊N/2⌋`` and the outer factor ``F = Λ + KΛ^{N−1}`` the N factors are ``G Λ^{2a} … Λ^{2a} G̃ᵀ``,
-    ``G = Π_{j<a} Λ^{2j} (FΛ⁻¹) Λ^{−2j}``. All factors of G are the identity plus terms of the order of the step, so that
-    nothing cancels and each singular value of the product keeps its digits, however far below the others.
+    With ``a = ⌊N/2⌋`` and the outer factor ``F = Λ + KΛ^{N−1}`` the product is ``G Λ^{2a} … Λ^{2a} G̃ᵀ``,
+    ``G = Π_{j<a} Λ^{2j} (FΛ⁻¹) Λ^{−2j}``. All factors of G are the identity plus terms of the order of the step, so
+    that nothing cancels and each singular value of the product keeps its digits, however far below the others.
     """
     depth, order = int(kernel.depth), np.argsort(frame.s)[::-1]
     s = frame.s[order]
