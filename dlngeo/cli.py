@@ -1,4 +1,4 @@
-"""The command line: ``dlngeo compare``."""
+"""The command line: ``dlngeo compare`` and ``dlngeo flow``."""
 
 from __future__ import annotations
 
@@ -85,6 +85,82 @@ def compare(
     if not result["rows"]:
         _fail("interrupted before anything was done; nothing is written.", code=130)
     try:  # to save comes before to print: the reader of a pipe may have gone
+        written = save(result, output)
+    except OSError as error:
+        console.print(table(result))
+        _fail(f"cannot write to {output}: {error.strerror}")
+    console.print(table(result))
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if result["status"] == "interrupted":
+        _fail("interrupted: the rows above were kept.", code=130)
+
+
+@app.command()
+def flow(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="A matrix without missing entries: .npy, .npz, .csv or .mtx. By default a random one.",
+            show_default=False,
+        ),
+    ] = None,
+    depths: Annotated[
+        str, typer.Option(help="Depths of the network, comma-separated.", show_default="1,2,3,8,inf; 1,2,3,8 by layers")
+    ] = "",
+    by: Annotated[
+        str, typer.Option(help="metric: gradient flow of the metric; layers: of the layers; descent: gradient descent.")
+    ] = "metric",
+    rank: Annotated[int | None, typer.Option(help="Rank of the model.", show_default="full")] = None,
+    observed: Annotated[float, typer.Option(help="Fraction of the entries in the cost.")] = 1.0,
+    start: Annotated[float, typer.Option(help="Singular values of the start.")] = 1e-2,
+    imbalance: Annotated[float, typer.Option(help="Imbalance of the layers at the start, from 0 to 1.")] = 0.0,
+    time: Annotated[float, typer.Option(help="Last time: N times that of the layers.")] = 500.0,
+    step_size: Annotated[float, typer.Option(help="Step of gradient descent, in the same time.")] = 0.05,
+    size: Annotated[int, typer.Option(help="Side of the random target.")] = 6,
+    target_rank: Annotated[int, typer.Option(help="Rank of the random target.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of target, entries and start.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")] = Path("dlngeo-flow"),
+) -> None:
+    """Train towards a matrix at several depths, in continuous time or by gradient descent.
+
+    Shows the singular values, the loss and the imbalance of the layers against time, and what the limit is: a
+    minimiser, a saddle, or not yet one. Ctrl-C keeps what is done.
+    """
+    from dlngeo.compare import DataError, load
+    from dlngeo.flows.run import Settings, random_target, run, save, table
+
+    try:
+        chosen = _depths(depths or ("1,2,3,8,inf" if by == "metric" else "1,2,3,8"))
+        settings = Settings(chosen, by, rank, observed, start, imbalance, time, step_size, seed)
+        if target is None:
+            matrix, name = random_target(size, target_rank, seed), f"random target of rank {target_rank}"
+        else:
+            data = load(target, whole=True)
+            matrix, name = data.matrix, data.name
+    except (DataError, ValueError, TypeError) as error:
+        _fail(str(error))
+
+    console = Console(highlight=False)
+    with _progress() as progress:
+        bars: dict[str, int] = {}
+
+        def tick(row: str, part: float) -> None:
+            if row not in bars:
+                bars[row] = progress.add_task(row, total=100)
+            progress.update(bars[row], completed=100 * part)  # type: ignore[arg-type]
+
+        try:
+            result = run(matrix, name, settings, tick=tick)
+        except ValueError as error:
+            progress.stop()
+            _fail(str(error))
+
+    if not result["rows"]:
+        notes = " ".join(result["notes"])
+        _fail(f"nothing was done; nothing is written. {notes}", code=130 if result["status"] == "interrupted" else 2)
+    try:
         written = save(result, output)
     except OSError as error:
         console.print(table(result))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["compare_figure"]
+__all__ = ["compare_figure", "flow_figure"]
 
 _COLUMN_INCHES = 1.9
 _FLOOR = "0.45"
@@ -79,6 +79,63 @@ def compare_figure(result: dict[str, Any]) -> Figure:
             axes.tick_params(labelleft=False)
     _draw_errors(figure.add_subplot(below[0]), rows, styles)
     figure.suptitle(_title(result), fontsize=11, parse_math=False, y=0.965)
+    return figure
+
+
+def flow_figure(result: dict[str, Any]) -> Figure:
+    """Draw the result of :func:`dlngeo.flows.run.run`.
+
+    The first row shows the singular values along the flow at each depth, over those of the target; below are the loss
+    and, where layers were trained, their imbalance.
+
+    Parameters
+    ----------
+    result : dict
+        The result, as returned or as loaded from its JSON file.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows, settings = result["rows"], result["settings"]
+    trained = [row for row in rows if row["imbalance"] is not None]
+    columns = max(len(rows), 2)
+    figure = Figure(figsize=(max(2.3 * columns + 1, 7), 6.2), layout="constrained")
+    parts: Any = figure.subfigures(2, 1)
+    top, bottom = parts
+    axes = top.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
+    colors = matplotlib.colormaps["plasma"](np.linspace(0, 0.85, max(len(rows), 1)))
+    targets = result["data"]["singular_values"][: settings["rank"]]
+    for ax, row, color in zip(axes, rows, colors, strict=False):
+        for value in targets:
+            ax.axhline(value, color="0.8", linewidth=0.8, zorder=0)
+        times, values = np.array(row["t"]), np.array(row["singular_values"])
+        ax.plot(times[times > 0], values[times > 0], color=color, linewidth=1.4)
+        end = "" if row["limit"] is None else f"\n{row['limit']['kind']}, rank {row['limit']['rank']}"
+        ax.set_title(f"{row['name']}{end}", fontsize=9, color=color)
+        ax.set(xscale="log")
+        ax.set_ylim(bottom=0)
+    for ax in axes[len(rows) :]:
+        ax.set_axis_off()
+    axes[0].set_ylabel("singular values", fontsize=9)
+    below = bottom.subplots(1, 2 if trained else 1, squeeze=False)[0]
+    for row, color in zip(rows, colors, strict=True):
+        for ax, column in zip(below, ("losses", "imbalance"), strict=False):
+            if row[column] is not None:
+                times, values = np.array(row["t"]), np.array(row[column])
+                shown = (times > 0) & (values > 0)
+                ax.loglog(times[shown], values[shown], color=color, linewidth=1.8, label=row["name"])
+    losses = [loss for row in rows for loss in row["losses"]]
+    if max(losses, default=0) > 0:
+        below[0].set_ylim(bottom=max(1e-12 * max(losses), 0.5 * min(losses)))  # further down is round-off
+    below[0].set(xlabel="time (N times that of the layers)", ylabel="loss")
+    if rows:
+        below[0].legend(frameon=False, fontsize=9)
+    if trained:
+        below[1].set(xlabel="time (N times that of the layers)", ylabel="largest imbalance ‖G‖")
+    title = f"{result['data']['name']}: by {settings['by']}, start {settings['start']:g}, seed {settings['seed']}"
+    title = title if result["status"] == "complete" else f"{title} ({result['status']})"
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 

@@ -62,7 +62,7 @@ def photograph(name: str = "china.jpg", shrink: int = 2) -> Data:
     return Data(f"scikit-learn's {name}, grey, {small.shape[0]}×{small.shape[1]}", small, peak=1.0)
 
 
-def load(path: str | Path, *, picture: bool = False) -> Data:
+def load(path: str | Path, *, picture: bool = False, whole: bool = False) -> Data:
     """Read a matrix from ``.npy``, ``.npz``, ``.csv`` or ``.mtx``.
 
     Parameters
@@ -73,6 +73,8 @@ def load(path: str | Path, *, picture: bool = False) -> Data:
         Market file. NaN, empty cells and absent entries of a sparse matrix are missing.
     picture : bool
         Whether it is a grey picture, with values up to 1 or, if any is larger, up to 255.
+    whole : bool
+        Ask for every entry, rather than for enough of them to complete the others.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def load(path: str | Path, *, picture: bool = False) -> Data:
             raise DataError(
                 f"is too large ({path.stat().st_size / 1e6:.0f} MB); at most {_MAX_BYTES / 1e6:.0f} MB are read"
             )
-        matrix = _checked(reader(path))
+        matrix = _checked(reader(path), whole)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError as error:
@@ -119,8 +121,8 @@ def load(path: str | Path, *, picture: bool = False) -> Data:
     return Data(name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None)
 
 
-def _checked(matrix: np.ndarray) -> np.ndarray:
-    """Return the matrix as float64 after checking that it can be completed."""
+def _checked(matrix: np.ndarray, whole: bool) -> np.ndarray:
+    """Return the matrix as float64 after checking that it can be completed, or is whole."""
     _check_header(matrix.shape, matrix.dtype)
     matrix = matrix.astype(np.float64)
     if np.isinf(matrix).any():
@@ -128,13 +130,15 @@ def _checked(matrix: np.ndarray) -> np.ndarray:
     known = matrix[~np.isnan(matrix)]
     if known.size == 0:
         raise DataError("all entries are missing")
-    if known.size < 20:
+    if whole and known.size < matrix.size:
+        raise DataError(f"{matrix.size - known.size} of {matrix.size} entries are missing; give all of them")
+    if known.size < 20 and not whole:
         raise DataError(f"only {known.size} entries are known; at least 20 are needed")
     with np.errstate(over="ignore"):
         spread = known.std()
-    if known.min() == known.max():
+    if known.min() == known.max() and not whole:
         raise DataError(f"all known entries equal {known[0]:g}; there is nothing to complete")
-    if not 0 < spread < math.inf:
+    if not (spread > 0 or whole) or spread == math.inf:
         raise DataError("its entries are too large or too small (beyond about 1e±150); rescale them")
     return matrix
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlngeo import plotting
+from dlngeo._files import replace
 
 __all__ = ["save", "table"]
 
@@ -93,20 +91,7 @@ def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-    written = _replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
     # The figure is drawn from what was written, so that the file is known to suffice.
     figure = plotting.compare_figure(json.loads(text))
-    return written, _replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))

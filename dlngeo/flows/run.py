@@ -1,0 +1,338 @@
+"""The job of ``dlngeo flow``: training of one matrix at several depths, as one JSON-able result."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from threadpoolctl import threadpool_limits
+
+from dlngeo import _check, plotting
+from dlngeo._files import replace
+from dlngeo.flows.gradient import gradient_flow
+from dlngeo.flows.training import gradient_descent, training_flow
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.network import balanced_weights, haar, imbalance
+from dlngeo.training import classify_limit
+
+__all__ = ["SCHEMA", "Settings", "random_target", "run", "save", "table"]
+
+SCHEMA = 1
+MAX_SIDE = 300
+_OUTPUTS = 200
+_MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to integrate, and how.
+
+    Attributes
+    ----------
+    depths : tuple of float
+        Depths N; ``inf`` by the metric only, at full rank on square matrices.
+    by : "metric", "layers" or "descent"
+        Gradient flow of the metric, gradient flow of the layers, or gradient descent on them.
+    rank : int or None
+        Rank of the model; by default full.
+    observed : float
+        Fraction of the entries that the cost sees: 1 for approximation, less for completion.
+    start : float
+        Singular values of the start.
+    imbalance : float
+        Size of a random factor by which neighbouring layers differ at the start.
+    time : float
+        Last time, of the normalised metric: N times that of the layers, so that depths can be compared.
+    step_size : float
+        Step of gradient descent, in the same time.
+    seed : int
+        Seed of target, entries, start and imbalance.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range.
+    """
+
+    depths: tuple[float, ...] = (1, 2, 3, 8, math.inf)
+    by: str = "metric"
+    rank: int | None = None
+    observed: float = 1.0
+    start: float = 1e-2
+    imbalance: float = 0.0
+    time: float = 500.0
+    step_size: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for depth in self.depths:
+            _check.depth(depth, allow_infinite=True)
+        if self.by not in ("metric", "layers", "descent"):
+            raise ValueError(f"--by must be metric, layers or descent, got {self.by!r}.")
+        if self.by != "metric" and not all(float(depth).is_integer() for depth in self.depths):
+            raise ValueError(f"layers come in whole numbers; {self.by} cannot take the depths {self.depths}.")
+        if self.by == "metric" and self.imbalance:
+            raise ValueError("the metric is that of balanced layers; an imbalance needs --by layers or --by descent.")
+        if not 0 < self.observed <= 1:
+            raise ValueError(f"the observed fraction must lie in (0, 1], got {self.observed:g}.")
+        for name, low in (("start", 1e-100), ("time", 0.0), ("step_size", 0.0)):
+            value = getattr(self, name)
+            if not (low < value < math.inf):
+                raise ValueError(f"the {name.replace('_', ' ')} must be positive and finite, got {value:g}.")
+        if not 0 <= self.imbalance <= 1:
+            raise ValueError(f"the imbalance must lie in [0, 1], got {self.imbalance:g}.")
+        if self.rank is not None:
+            _check.positive_integer(self.rank, "rank")
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+
+
+class _Observed:
+    """``½ Σ (X − T)²`` over the entries observed."""
+
+    def __init__(self, target: np.ndarray, mask: np.ndarray) -> None:
+        self.target, self.mask = target, mask
+
+    def cost(self, x: np.ndarray) -> float:
+        return float(np.sum(self.mask * (x - self.target) ** 2)) / 2
+
+    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
+        return self.mask * (x - self.target)
+
+    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return self.mask * z
+
+
+def random_target(size: int, rank: int, seed: int) -> np.ndarray:
+    """Random square matrix with the singular values ``1, (r − 1)/r, …, 1/r``."""
+    size = _check.positive_integer(size, "size")
+    rank = _check.rank(rank, size, size)
+    rng = np.random.default_rng(seed)
+    u, v = haar(rng, (size, rank)), haar(rng, (size, rank))
+    return (u * (np.arange(rank, 0, -1) / rank)) @ v.T
+
+
+def run(
+    target: np.ndarray,
+    name: str,
+    settings: Settings | None = None,
+    *,
+    tick: Callable[[str, float], None] = lambda name, part: None,
+) -> dict[str, Any]:
+    """Train at each depth from the same start.
+
+    Parameters
+    ----------
+    target : array, shape=[m, n]
+        Matrix to approximate, or to complete from a part of its entries.
+    name : str
+        What it is called in the result.
+    settings : Settings, optional
+    tick : callable, optional
+        Called as ``tick(name, part of the time done)``.
+
+    Returns
+    -------
+    dict
+        JSON-able: ``schema, status, data, settings, notes, rows``. After Ctrl-C, ``status`` is ``"interrupted"`` and
+        the rows hold what was done.
+
+    Raises
+    ------
+    ValueError
+        If the target is not a finite matrix of a moderate size, or the rank exceeds its shape.
+    """
+    settings = settings or Settings()
+    target = np.asarray(target, dtype=float)
+    if target.ndim != 2 or max(target.shape) > MAX_SIDE:
+        raise ValueError(f"the target has shape {target.shape}; matrices of up to {MAX_SIDE} rows or columns fit.")
+    _check.finite(np, target, "the target")
+    m, n = target.shape
+    rank = _check.rank(settings.rank or min(m, n), m, n)
+    rng = np.random.default_rng([settings.seed, 1])
+    mask = (rng.random(target.shape) < settings.observed).astype(float)
+    if not mask.any():
+        raise ValueError("no entry is observed; raise the observed fraction.")
+    problem = _Observed(target, mask)
+    frames = haar(rng, (m, rank)), np.full(rank, settings.start), haar(rng, (n, rank)).T
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": "complete",
+        "data": {
+            "name": name,
+            "shape": [m, n],
+            "n_observed": int(mask.sum()),
+            "singular_values": np.linalg.svd(target, compute_uv=False).tolist(),
+        },
+        "settings": {**asdict(settings), "rank": rank, "depths": [_json_depth(d) for d in settings.depths]},
+        "notes": [],
+        "rows": [],
+    }
+    try:
+        for depth in settings.depths:
+            if math.isinf(depth) and not m == n == rank:
+                result["notes"].append("Depth ∞ was skipped: it exists on square matrices of full rank only.")
+                continue
+            with threadpool_limits(1, user_api="blas"):
+                row = _row(problem, frames, depth, settings, tick, np.random.default_rng([settings.seed, 2]))
+            result["rows"].append(row)
+            if row["status"] == "interrupted":
+                result["status"] = "interrupted"
+                break
+    except KeyboardInterrupt:
+        result["status"] = "interrupted"
+    return result
+
+
+def _row(
+    problem: _Observed,
+    frames: tuple[np.ndarray, np.ndarray, np.ndarray],
+    depth: float,
+    settings: Settings,
+    tick: Callable[[str, float], None],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Train at one depth."""
+    u, s, vt = frames
+    name, rank = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}", s.size
+    start = (u * s) @ vt
+    began = time.perf_counter()
+    # The normalised time τ = N t; outputs are equally spaced in log τ, since small starts take long to leave.
+    speed = 1.0 if math.isinf(depth) else depth
+    times = np.concatenate(([0.0], np.geomspace(settings.time * 1e-4, settings.time, _OUTPUTS)))
+    found: Any
+    gaps = None
+    if settings.by == "metric":
+        m, n = start.shape
+        space = FixedRankMatrices(m, n, rank, equip=False)
+        space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
+        found = gradient_flow(
+            space,
+            problem.euclidean_gradient,
+            frames if depth >= 2 else start,
+            times,
+            cost=problem.cost,
+            rtol=1e-9,
+            atol=1e-11,
+            dense_output=False,
+            progress=lambda t: tick(name, t / settings.time),
+        )
+        singular = found.singular_values
+    else:
+        weights = _unbalanced(balanced_weights(start, int(depth), rank), settings.imbalance, rng)
+        if settings.by == "layers":
+            found = training_flow(
+                weights,
+                problem.euclidean_gradient,
+                times / speed,
+                cost=problem.cost,
+                rtol=1e-9,
+                atol=1e-11,
+                dense_output=False,
+                progress=lambda t: tick(name, t * speed / settings.time),
+            )
+            clock = found.t * speed
+        else:
+            n_steps = max(1, round(settings.time / settings.step_size))
+            done = 0
+
+            def gradient(x: np.ndarray) -> np.ndarray:
+                nonlocal done
+                done += 1
+                if done % 100 == 0:
+                    tick(name, min(1.0, done / n_steps))
+                return problem.euclidean_gradient(x)
+
+            found = gradient_descent(
+                weights, gradient, settings.step_size / speed, n_steps, cost=problem.cost, every=max(1, n_steps // 2000)
+            )
+            clock = found.steps * settings.step_size
+        singular = np.linalg.svd(found.points, compute_uv=False)[:, :rank]
+        if depth > 1:
+            gaps = [max(float(np.linalg.norm(g)) for g in imbalance(w)) for w in found.weights]
+    limit = None
+    if rank * (sum(start.shape) - rank) <= _MAX_TANGENT and np.any(found.points[-1]):
+        at = classify_limit(problem, found.points[-1], depth, rank)
+        limit = {"kind": str(at.kind), "rank": at.rank, "least_eigenvalue": at.least_eigenvalue}
+    return {
+        "name": name,
+        "depth": _json_depth(depth),
+        "status": str(found.status),
+        "message": getattr(found, "message", ""),
+        "t": (found.t if settings.by == "metric" else clock).tolist(),
+        "losses": found.losses.tolist(),
+        "singular_values": singular.tolist(),
+        "imbalance": gaps,
+        "relative_error": float(np.linalg.norm(found.points[-1] - problem.target) / _size(problem.target)),
+        "limit": limit,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator) -> list[np.ndarray]:
+    """Put factors ``e^S`` and ``e^{−S}``, S random and symmetric of this norm, between neighbouring layers."""
+    for p in range(len(weights) - 1):
+        a = rng.standard_normal((weights[p].shape[0],) * 2)
+        values, vectors = np.linalg.eigh(a + a.T)
+        values *= size / np.abs(values).max()
+        weights[p] = (vectors * np.exp(values)) @ vectors.T @ weights[p]
+        weights[p + 1] = weights[p + 1] @ (vectors * np.exp(-values)) @ vectors.T
+    return weights
+
+
+def table(result: dict[str, Any]) -> Group:
+    """Make the table of a result, with its notes."""
+    data = result["data"]
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")):
+        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    for row in result["rows"]:
+        limit = row["limit"] or {"kind": "", "rank": ""}
+        gap = "" if row["imbalance"] is None else f"{row['imbalance'][-1]:.2g}"
+        cells = [f"{row['losses'][-1]:.3g}", f"{row['relative_error']:.3g}", limit["kind"], str(limit["rank"]), gap]
+        out.add_row(row["name"], *cells, f"{row['seconds']:.1f}")
+    m, n = data["shape"]
+    return Group(
+        Text(f"{data['name']}: {m}×{n}, {data['n_observed']} of {m * n} entries in the cost"),
+        out,
+        *map(Text, result["notes"]),
+        *(Text(f"{row['name']} ended: {row['status']}. {row['message']}") for row in result["rows"] if _odd(row)),
+    )
+
+
+def _odd(row: dict[str, Any]) -> bool:
+    return row["status"] != "complete" or "rose" in row["message"]
+
+
+def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``result.json`` and ``figure.png`` into a folder, made if need be; each replaces its predecessor at once.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    figure = plotting.flow_figure(json.loads(text))  # drawn from what was written, so that the file is known to suffice
+    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+
+
+def _size(matrix: np.ndarray) -> float:
+    return float(np.linalg.norm(matrix)) or 1.0
+
+
+def _json_depth(depth: float) -> float | str:
+    return "inf" if math.isinf(depth) else float(depth)

@@ -1,0 +1,194 @@
+"""``dlngeo flow``, end to end on small matrices."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import dlngeo.cli
+from dlngeo.cli import app
+from dlngeo.flows.run import Settings, random_target, run
+
+QUICK = ["--size", "3", "--target-rank", "2", "--depths", "1,3", "--time", "20"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["flow", *map(str, arguments)])
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def assert_one_line_and_code_2(result, message):
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("dlngeo: ")
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("by", ["metric", "layers", "descent"])
+def test_each_way_gives_a_table_a_figure_and_a_result(tmp_path, by):
+    result = call(*QUICK, "--by", by, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for word in ("depth 1", "depth 3", "limit", "imbalance", "9 of 9 entries"):
+        assert word in result.stdout
+    written = result_of(tmp_path / "out")
+    assert set(written) == {"schema", "status", "data", "settings", "notes", "rows"}
+    assert (written["schema"], written["status"]) == (1, "complete")
+    for row in written["rows"]:
+        assert len(row["t"]) == len(row["losses"]) == len(row["singular_values"])
+        assert row["t"][-1] == pytest.approx(20)
+        assert (row["imbalance"] is None) == (by == "metric" or row["depth"] == 1)
+    assert (tmp_path / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["figure.png", "result.json"]
+
+
+def test_metric_layers_and_descent_agree_from_a_balanced_start():
+    target = random_target(4, 2, seed=3)
+    settings = {"depths": (2, 3), "time": 30.0, "start": 0.1}
+    metric, layers, descent = (
+        run(target, "", Settings(by=by, step_size=2e-3, **settings))["rows"] for by in ("metric", "layers", "descent")
+    )
+    for a, b, c in zip(metric, layers, descent, strict=True):
+        np.testing.assert_allclose(b["singular_values"], a["singular_values"], atol=1e-6)
+        np.testing.assert_allclose(b["losses"], a["losses"], atol=1e-6)
+        steps = np.searchsorted(c["t"], [3.0, 10.0, 29.0])
+        exact = np.interp(np.array(c["t"])[steps], a["t"], a["losses"])
+        np.testing.assert_allclose(np.array(c["losses"])[steps], exact, atol=5e-3)
+        assert max(b["imbalance"]) < 1e-7 < max(c["imbalance"]) < 1e-2
+
+
+def test_a_start_out_of_balance_stays_so_with_the_product_of_the_balanced_one():
+    target = random_target(3, 2, seed=3)
+    plain = run(target, "", Settings((3,), by="layers", time=5.0))["rows"][0]
+    skewed = run(target, "", Settings((3,), by="layers", time=5.0, imbalance=0.5))["rows"][0]
+    np.testing.assert_allclose(skewed["singular_values"][0], plain["singular_values"][0], rtol=1e-12)
+    assert skewed["imbalance"][0] > 0.01
+    np.testing.assert_allclose(skewed["imbalance"], skewed["imbalance"][0], rtol=1e-6)
+
+
+def test_the_target_is_reached_and_the_limit_named():
+    target = random_target(3, 3, seed=0)
+    np.testing.assert_allclose(np.linalg.svd(target)[1], [1, 2 / 3, 1 / 3])
+    rows = run(target, "", Settings((1, 2), time=200.0, start=0.1))["rows"]
+    assert rows[0]["relative_error"] < 1e-6
+    assert rows[0]["limit"]["kind"] == "minimiser"
+    below = run(target, "", Settings((2, np.inf), rank=2, time=200.0, start=0.1))
+    assert [row["name"] for row in below["rows"]] == ["depth 2"]
+    assert "skipped" in below["notes"][0]
+    (row,) = below["rows"]
+    assert (row["limit"]["kind"], row["limit"]["rank"]) == ("minimiser", 2)
+    assert row["losses"][-1] == pytest.approx(1 / 18, rel=1e-6)  # half the square of the singular value left out
+
+
+def test_a_target_from_a_file_and_a_part_of_its_entries(tmp_path):
+    np.savetxt(tmp_path / "a.csv", np.arange(12.0).reshape(4, 3), delimiter=",")
+    result = call(tmp_path / "a.csv", *QUICK[4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    written = result_of(tmp_path)
+    assert written["data"]["shape"] == [4, 3]
+    assert written["data"]["name"] == "a.csv"
+    assert 0 < written["data"]["n_observed"] < 12
+
+
+def test_a_seed_reproduces_the_numbers(tmp_path):
+    losses = []
+    for seed in (5, 5, 6):
+        assert call(*QUICK, "--seed", seed, "--output", tmp_path).exit_code == 0
+        losses.append([row["losses"] for row in result_of(tmp_path)["rows"]])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_defaults_are_those_of_the_library():
+    parameters = inspect.signature(dlngeo.cli.flow).parameters
+    settings = Settings()
+    for name in ("by", "rank", "observed", "start", "imbalance", "time", "step_size", "seed"):
+        assert parameters[name].default == getattr(settings, name)
+    assert dlngeo.cli._depths("1,2,3,8,inf") == settings.depths
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--depths", "two"], "depths must be numbers"),
+        (["--depths", "0.5"], "depth must be at least 1"),
+        (["--by", "magic"], "--by must be"),
+        (["--by", "layers", "--depths", "2.5"], "whole numbers"),
+        (["--by", "layers", "--depths", "inf"], "whole numbers"),
+        (["--imbalance", "0.5"], "needs --by layers"),
+        (["--by", "layers", "--imbalance", "2"], "imbalance must lie"),
+        (["--observed", "0"], "observed fraction"),
+        (["--start", "0"], "start must be positive"),
+        (["--time", "-1"], "time must be positive"),
+        (["--time", "nan"], "time must be positive"),
+        (["--by", "descent", "--step-size", "0"], "step size must be positive"),
+        (["--rank", "9"], "rank 9 exceeds"),
+        (["--target-rank", "9"], "rank 9 exceeds"),
+        (["--size", "0"], "size must be at least 1"),
+        (["--size", "301"], "shape (301, 301)"),
+        (["--seed", "-1"], "seed must not be negative"),
+        (["--rank", "2", "--depths", "inf"], "skipped"),
+    ],
+)
+def test_bad_options_get_one_line_and_code_2(tmp_path, options, message):
+    assert_one_line_and_code_2(call(*QUICK, *options, "--output", tmp_path / "out"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_files_get_one_line_and_code_2(tmp_path):
+    assert_one_line_and_code_2(call(tmp_path / "absent.npy"), "no such file")
+    np.save(tmp_path / "holes.npy", np.array([[1.0, np.nan], [0.0, 1.0]]))
+    assert_one_line_and_code_2(call(tmp_path / "holes.npy", "--output", tmp_path / "out"), "1 of 4 entries are missing")
+    np.save(tmp_path / "a.npy", np.eye(2))
+    result = call(tmp_path / "a.npy", *QUICK[4:], "--output", tmp_path / "a.npy")
+    assert result.exit_code == 2
+    assert "cannot write to" in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path):
+    # The process sends itself the signal that a terminal would, in the middle of the second depth.
+    code = """
+import os, signal
+import dlngeo.flows.run as flows
+from dlngeo.cli import app
+run = flows.run
+def interrupted(target, name, settings, tick):
+    def tick(name, part):
+        if name == "depth 3" and part > 0.3:
+            os.kill(os.getpid(), signal.SIGINT)
+    return run(target, name, settings, tick=tick)
+flows.run = interrupted
+app()
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code, "flow", *QUICK, "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert process.returncode == 130, process.stderr
+    assert "Traceback" not in process.stderr
+    assert "interrupted" in process.stderr
+    written = result_of(tmp_path)
+    assert written["status"] == "interrupted"
+    assert [row["status"] for row in written["rows"]] == ["complete", "interrupted"]
+    assert 6 < written["rows"][1]["t"][-1] < 20
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_help_is_quick_and_names_the_options():
+    result = CliRunner().invoke(app, ["flow", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for word in ("--by", "--depths", "--rank", "--observed", "--start", "--imbalance", "--time", "--seed", "--output"):
+        assert word in result.output
+    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.flows' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
