@@ -223,14 +223,15 @@ def test_exp_of_a_horizontal_vector_lies_over_the_geodesic_below(name, rng):
     np.testing.assert_allclose(end_to_end(manifold.exp(point, horizontal)), oracles.dense(*end), atol=1e-9)
 
 
-def test_a_geodesic_that_meets_a_lower_rank_is_an_error(rng):
-    manifold, point = setup(rng, (3, 4, 3), (1.7, 0.9, 0.2))
+@pytest.mark.parametrize("widths", [(3, 4, 3), (3, 3)], ids=str)  # the second is flat, where nothing slows the solver
+def test_a_geodesic_that_meets_a_lower_rank_is_an_error(widths, rng):
+    manifold, point = setup(rng, widths, (1.7, 0.9, 0.2))
     frame = BalancedFrame(point)
-    shrinking = [q @ np.diag([0, 0, -1.0]) @ p.T for p, q in pairwise(frame.q)]  # takes the smallest λ straight to zero
-    reach = math.sqrt(0.2)
-    manifold.exp(point, [0.99 * reach * a for a in shrinking])
+    reach = 0.2 ** (1 / manifold.depth)
+    shrinking = [reach * q @ np.diag([0, 0, -1.0]) @ p.T for p, q in pairwise(frame.q)]  # takes the smallest λ to zero
+    manifold.exp(point, [0.99 * a for a in shrinking])
     with pytest.raises(GeodesicError, match=r"below 3 at time 0\.909"):
-        manifold.exp(point, [1.1 * reach * a for a in shrinking])
+        manifold.exp(point, [1.1 * a for a in shrinking])
 
 
 def test_retraction_is_of_second_order(case):
@@ -266,6 +267,8 @@ def test_long_steps_are_finite_and_not_thrown_off(widths, rng):
             length = np.linalg.norm(flat(moved) - flat(point))
             assert 0.3 < length / 10.0**exponent < 1.6
     assert problem.cost(moved) == math.inf
+    undefined = pull_back(manifold, lambda x: math.nan, lambda x: x)
+    assert undefined.cost(point) == math.inf
 
 
 # Derivatives.
@@ -457,7 +460,7 @@ def jax_cost(manifold, target):
 
 
 @pytest.mark.parametrize("make", [autograd_cost, torch_cost, jax_cost], ids=["autograd", "torch", "jax"])
-@pytest.mark.parametrize("name", ["widths 3 5 2 4", "low rank, equal", "one layer"])
+@pytest.mark.parametrize("name", ["low rank, equal", "one layer"])
 def test_autodiff_costs_have_the_derivatives_of_given_ones_and_train(make, name, rng):
     manifold, point = setup(rng, *CASES[name])
     target = rng.standard_normal((manifold.widths[-1], manifold.widths[0]))
@@ -499,7 +502,7 @@ def test_typical_distance_is_the_norm_of_typical_weights(rng):
     assert manifold.typical_dist == pytest.approx(np.linalg.norm(flat(weights)) / 8)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["equal", "low rank"])
 def test_the_checks_of_derivatives_and_retraction_pass(name, rng):
     manifold, point = setup(rng, *CASES[name])
     depth, loss, numpy_backend = manifold.depth, Loss(rng, manifold), pymanopt.function.numpy(manifold)
