@@ -24,7 +24,6 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -35,6 +34,7 @@ from scipy.integrate import quad
 from dlngeo import _check
 from dlngeo.frame import Frame
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.quadratic import QuadraticCost
 
 __all__ = [
     "Limit",
@@ -47,102 +47,6 @@ __all__ = [
     "loss_bound",
     "observed_rate",
 ]
-
-
-class QuadraticCost:
-    r"""Cost ``E(X) = ½ Tr((X − T) C (X − T)ᵀ)``: low-rank approximation for ``C = I``, linear regression in general.
-
-    On the matrices of rank k its critical points are ``T_I C^{−1/2}``, where ``T_I`` is the sum of k singular triples
-    I of ``T C^{1/2}``; those of the k largest singular values are the minima, and all others strict saddles [2]_.
-
-    Parameters
-    ----------
-    target : array, shape=[m, n]
-        T.
-    covariance : array, shape=[n, n], optional
-        C, symmetric positive definite. Defaults to the identity.
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, an entry is not finite, or C is not symmetric positive definite.
-    """
-
-    def __init__(self, target: Any, covariance: Any = None) -> None:
-        self.target = np.array(target, dtype=float)
-        _check.finite(np, self.target, "the target")
-        if self.target.ndim != 2:
-            raise ValueError(f"the target has shape {self.target.shape}; a matrix is expected.")
-        n = self.target.shape[1]
-        self.covariance = np.eye(n) if covariance is None else np.array(covariance, dtype=float)
-        _check.finite(np, self.covariance, "the covariance")
-        c = self.covariance
-        if c.shape != (n, n) or not np.allclose(c, c.T, rtol=1e-12, atol=0):
-            raise ValueError(f"the covariance must be a symmetric {n}×{n} matrix; got shape {c.shape}.")
-        values, vectors = np.linalg.eigh(c)
-        if not values[0] > 1e-14 * values[-1]:
-            raise ValueError(
-                f"the covariance is singular (eigenvalues from {values[0]:.1e} to {values[-1]:.1e}): take as many "
-                "samples as inputs at least, and no inputs that depend on each other."
-            )
-        #: ``(least, largest)`` eigenvalue of C: strong convexity and smoothness of E.
-        self.convexity, self.smoothness = float(values[0]), float(values[-1])
-        self._inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        self._svd = np.linalg.svd(self.target @ (vectors * np.sqrt(values)) @ vectors.T, full_matrices=False)
-
-    @classmethod
-    def from_data(cls, inputs: Any, outputs: Any) -> QuadraticCost:
-        """Mean squared error ``½ Σ_i ‖X a_i − b_i‖²/k`` up to a constant, from k samples in columns.
-
-        Parameters
-        ----------
-        inputs : array, shape=[n, k]
-        outputs : array, shape=[m, k]
-        """
-        a, b = np.asarray(inputs, dtype=float), np.asarray(outputs, dtype=float)
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-            raise ValueError(f"inputs {a.shape} and outputs {b.shape} must be matrices with one column per sample.")
-        return cls(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T, a @ a.T / a.shape[1])
-
-    def cost(self, x: np.ndarray) -> float:
-        """``E(X)``."""
-        y = x - self.target
-        return float(np.sum((y @ self.covariance) * y)) / 2
-
-    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
-        """``E′(X) = (X − T) C``."""
-        return (x - self.target) @ self.covariance
-
-    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """``D²E(X)[Z] = Z C``."""
-        return z @ self.covariance
-
-    def critical_point(self, indices: Sequence[int]) -> np.ndarray:
-        """Critical point on the matrices of rank ``len(indices)``: the sum of these singular triples.
-
-        Parameters
-        ----------
-        indices : sequence of int
-            Places among the singular values of ``T C^{1/2}``, largest first, from 0.
-        """
-        u, s, vt = self._svd
-        chosen = list(indices)
-        return (u[:, chosen] * s[chosen]) @ vt[chosen] @ self._inverse_root
-
-    def minimum(self, rank: int) -> np.ndarray:
-        """Global minimum on the matrices of rank at most r: Eckart and Young, weighted."""
-        return self.critical_point(range(_check.rank(rank, *self.target.shape)))
-
-    def nearest_critical_point(self, x: np.ndarray, rank: int) -> tuple[tuple[int, ...], float]:
-        """Triples of the critical point of rank k that a matrix resembles most, and the distance from it.
-
-        The k triples are those with the largest ``u_iᵀ X C^{1/2} v_i/s_i``, which is 1 for those that X has, and 0 for
-        the others.
-        """
-        u, s, vt = self._svd
-        shares = np.einsum("ji,jk,ik->i", u, x, vt @ np.linalg.inv(self._inverse_root)) / np.where(s > 0, s, np.inf)
-        chosen = tuple(sorted(np.argsort(-shares)[:rank].tolist()))
-        return chosen, float(np.linalg.norm(x - self.critical_point(chosen)))
 
 
 class LimitKind(StrEnum):

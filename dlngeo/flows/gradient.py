@@ -8,19 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from geomstats.geometry.base import OpenSet, VectorSpace
 from geomstats.geometry.manifold import Manifold
 
-from dlngeo import _check
-from dlngeo.flows.factored import FactoredState
 from dlngeo.flows.integrate import Event, FlowStatus, Progress, Trajectory, integrate
-from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
-from dlngeo.geomstats.metrics import SpectralMetric
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+from dlngeo.flows.states import CheckedGradient, Gradient, state_of
 
 __all__ = ["Flow", "gradient_flow"]
 
-Gradient = Callable[[np.ndarray], Any]
 Cost = Callable[[np.ndarray], Any]
 
 
@@ -206,8 +200,8 @@ def gradient_flow(
         raise ValueError(f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first.")
     if loss_below is not None and cost is None:
         raise ValueError("loss_below needs the cost; pass cost=.")
-    gradient = _checked(euclidean_gradient, space.shape)
-    state, start = _coordinates(space, gradient, point, coordinates)
+    gradient = CheckedGradient(euclidean_gradient, space.shape)
+    state, start = state_of(space, gradient, point, coordinates)
     gradient.first(state.point(start))
 
     watched = []
@@ -241,106 +235,6 @@ def gradient_flow(
     return run(start, t)
 
 
-class _checked:
-    """The user's gradient as a function of NumPy arrays, with its shape checked."""
-
-    def __init__(self, function: Gradient, shape: tuple[int, ...]) -> None:
-        self.function, self.shape = function, tuple(shape)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.function(x), dtype=float)
-
-    def first(self, x: np.ndarray) -> None:
-        value = self(x)
-        if value.shape != self.shape:
-            raise ValueError(f"the gradient has shape {value.shape}, the points {self.shape}; return E′(x) unreshaped.")
-        _check.finite(np, value, "the gradient at the start")
-
-
-class _FactoredPoint(FactoredState):
-    """Factored matrices; see :class:`~dlngeo.flows.factored.FactoredState`."""
-
-    def singular_values(self, state: np.ndarray) -> np.ndarray:
-        return self.factors(state)[1]
-
-
-class _DensePoint:
-    """Points as they are."""
-
-    def __init__(self, space: Any, gradient: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.space, self.gradient = space, gradient
-        self._convert = GradientConverter(space)
-        # In an open set there is nothing to drift off; its boundary is no place to project to.
-        self._projects = not isinstance(space, OpenSet | VectorSpace) and hasattr(space, "projection")
-        self._spectral = isinstance(space.metric, SpectralMetric)
-
-    def pack(self, point: np.ndarray) -> np.ndarray:
-        return point.ravel()
-
-    def point(self, state: np.ndarray) -> np.ndarray:
-        x = state.reshape(self.space.shape)
-        return to_numpy(self.space.projection(to_gs(x))) if self._projects else x
-
-    def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
-        if not np.isfinite(state).all():
-            return np.full_like(state, np.nan)
-        x = self.point(state)
-        return -self._convert(self.gradient(x), x).ravel()
-
-    def squared_gradient_norm(self, state: np.ndarray) -> float:
-        x = self.point(state)
-        e = self.gradient(x)
-        return max(float(np.sum(e * self._convert(e, x))), 0.0)  # g(ξ, ξ) = ⟨E′, ξ⟩, up to round-off of either sign
-
-    def singular_values(self, state: np.ndarray) -> np.ndarray:
-        if not self._spectral:
-            raise ValueError("singular_value_below needs a space of matrices with a spectral metric.")
-        s = np.linalg.svd(state.reshape(self.space.shape), compute_uv=False)
-        return s[: self.space.metric.rank]
-
-
-def _coordinates(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:
-    """Choose the state; return it with the start in it."""
-    if coordinates not in ("auto", "factored", "dense"):
-        raise ValueError(f'coordinates must be "auto", "factored" or "dense", got {coordinates!r}.')
-    metric = space.metric
-    spectral = isinstance(metric, SpectralMetric) and fills(space)
-    kernel: Any = metric.kernel if spectral else None
-    possible = type(kernel) in (DepthKernel, InfiniteDepthKernel) and kernel.depth > 1
-    if coordinates == "factored" and not possible:
-        raise ValueError(
-            "factored coordinates exist for the DLN metric of depth > 1 on all matrices of a rank, not for "
-            f"{type(metric).__name__} on {type(space).__name__}."
-        )
-    given = isinstance(point, tuple)
-    factored = coordinates == "factored" or (coordinates == "auto" and possible and kernel.depth >= 2)
-    if given and not factored:
-        raise ValueError("a factored start (u, s, vt) needs factored coordinates: the DLN metric of depth > 1.")
-    if not given:
-        x = np.asarray(point, dtype=float)
-        if x.shape != tuple(space.shape):
-            raise ValueError(f"the start has shape {x.shape}, the points of the space {tuple(space.shape)}.")
-        _check.finite(np, x, "the start")
-    if spectral:
-        u, s, vt = point if given else np.linalg.svd(x, full_matrices=False)
-        u, s, vt = (np.asarray(a, dtype=float) for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank]))
-        m, n = space.shape
-        if (u.shape, s.shape, vt.shape) != ((m, metric.rank), (metric.rank,), (metric.rank, n)):
-            raise ValueError(
-                f"the start has factors of shapes {u.shape}, {s.shape}, {vt.shape}; expected "
-                f"({m}, {metric.rank}), ({metric.rank},), ({metric.rank}, {n})."
-            )
-        if not (s.min() > 0 and np.isfinite(s).all()):
-            raise ValueError(f"the start has rank below {metric.rank}; a zero singular value never moves. Perturb it.")
-        if factored:
-            state = _FactoredPoint((m, n), metric.rank, kernel, gradient)
-            return state, state.pack(u, s, vt)
-    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=1e-6)))):
-        raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")
-    dense = _DensePoint(space, gradient)
-    return dense, dense.pack(x)
-
-
 def _user_event(name: str, function: Callable[[float, np.ndarray], float], state: Any) -> Event:
     if name in ("loss", "gradient", "rank"):
         raise ValueError(f"the event name {name!r} is taken; choose another.")
@@ -352,7 +246,7 @@ def _flow(
 ) -> Flow:
     points = np.stack([state.point(y) for y in trajectory.states])
     losses, increase, message = losses_along(points, cost, trajectory.message, rtol)
-    spectral = isinstance(state, _FactoredPoint) or state._spectral
+    spectral = state.spectral
     solution = trajectory.solution
     return Flow(
         t=trajectory.t,

@@ -1,0 +1,121 @@
+"""The state of a gradient flow on a space of geomstats: points as they are, or factored matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geomstats.geometry.base import OpenSet, VectorSpace
+
+from dlngeo import _check
+from dlngeo.flows.factored import FactoredState
+from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
+from dlngeo.geomstats.metrics import SpectralMetric
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+
+__all__ = ["CheckedGradient", "DensePoint", "FactoredPoint", "Gradient", "state_of"]
+
+Gradient = Callable[[np.ndarray], Any]
+
+
+class CheckedGradient:
+    """The user's gradient as a function of NumPy arrays, with its shape checked."""
+
+    def __init__(self, function: Gradient, shape: tuple[int, ...]) -> None:
+        self.function, self.shape = function, tuple(shape)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.function(x), dtype=float)
+
+    def first(self, x: np.ndarray) -> None:
+        value = self(x)
+        if value.shape != self.shape:
+            raise ValueError(f"the gradient has shape {value.shape}, the points {self.shape}; return E′(x) unreshaped.")
+        _check.finite(np, value, "the gradient at the start")
+
+
+class FactoredPoint(FactoredState):
+    """Factored matrices; see :class:`~dlngeo.flows.factored.FactoredState`."""
+
+    spectral = True
+
+    def singular_values(self, state: np.ndarray) -> np.ndarray:
+        return self.factors(state)[1]
+
+
+class DensePoint:
+    """Points as they are."""
+
+    def __init__(self, space: Any, gradient: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.space, self.gradient = space, gradient
+        self._convert = GradientConverter(space)
+        # In an open set there is nothing to drift off; its boundary is no place to project to.
+        self._projects = not isinstance(space, OpenSet | VectorSpace) and hasattr(space, "projection")
+        self.spectral = isinstance(space.metric, SpectralMetric)
+
+    def pack(self, point: np.ndarray) -> np.ndarray:
+        return point.ravel()
+
+    def point(self, state: np.ndarray) -> np.ndarray:
+        x = state.reshape(self.space.shape)
+        return to_numpy(self.space.projection(to_gs(x))) if self._projects else x
+
+    def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
+        if not np.isfinite(state).all():
+            return np.full_like(state, np.nan)
+        x = self.point(state)
+        return -self._convert(self.gradient(x), x).ravel()
+
+    def squared_gradient_norm(self, state: np.ndarray) -> float:
+        x = self.point(state)
+        e = self.gradient(x)
+        return max(float(np.sum(e * self._convert(e, x))), 0.0)  # g(ξ, ξ) = ⟨E′, ξ⟩, up to round-off of either sign
+
+    def singular_values(self, state: np.ndarray) -> np.ndarray:
+        if not self.spectral:
+            raise ValueError("singular_value_below needs a space of matrices with a spectral metric.")
+        s = np.linalg.svd(state.reshape(self.space.shape), compute_uv=False)
+        return s[: self.space.metric.rank]
+
+
+def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:
+    """Choose the state; return it with the start in it."""
+    if coordinates not in ("auto", "factored", "dense"):
+        raise ValueError(f'coordinates must be "auto", "factored" or "dense", got {coordinates!r}.')
+    metric = space.metric
+    spectral = isinstance(metric, SpectralMetric) and fills(space)
+    kernel: Any = metric.kernel if spectral else None
+    possible = type(kernel) in (DepthKernel, InfiniteDepthKernel) and kernel.depth > 1
+    if coordinates == "factored" and not possible:
+        raise ValueError(
+            "factored coordinates exist for the DLN metric of depth > 1 on all matrices of a rank, not for "
+            f"{type(metric).__name__} on {type(space).__name__}."
+        )
+    given = isinstance(point, tuple)
+    factored = coordinates == "factored" or (coordinates == "auto" and possible and kernel.depth >= 2)
+    if given and not factored:
+        raise ValueError("a factored start (u, s, vt) needs factored coordinates: the DLN metric of depth > 1.")
+    if not given:
+        x = np.asarray(point, dtype=float)
+        if x.shape != tuple(space.shape):
+            raise ValueError(f"the start has shape {x.shape}, the points of the space {tuple(space.shape)}.")
+        _check.finite(np, x, "the start")
+    if spectral:
+        u, s, vt = point if given else np.linalg.svd(x, full_matrices=False)
+        u, s, vt = (np.asarray(a, dtype=float) for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank]))
+        m, n = space.shape
+        if (u.shape, s.shape, vt.shape) != ((m, metric.rank), (metric.rank,), (metric.rank, n)):
+            raise ValueError(
+                f"the start has factors of shapes {u.shape}, {s.shape}, {vt.shape}; expected "
+                f"({m}, {metric.rank}), ({metric.rank},), ({metric.rank}, {n})."
+            )
+        if not (s.min() > 0 and np.isfinite(s).all()):
+            raise ValueError(f"the start has rank below {metric.rank}; a zero singular value never moves. Perturb it.")
+        if factored:
+            state = FactoredPoint((m, n), metric.rank, kernel, gradient)
+            return state, state.pack(u, s, vt)
+    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=1e-6)))):
+        raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")
+    dense = DensePoint(space, gradient)
+    return dense, dense.pack(x)
