@@ -27,7 +27,7 @@ from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank, check_gradient, check_hessian, check_retraction, from_geomstats
 from dlngeo.retraction import _by_projection
 
-DEPTHS = [1, 2, 3.5, 8, math.inf]
+DEPTHS = [1, 3.5, 8, math.inf]
 
 
 def of_depth(depth, rng):
@@ -74,7 +74,6 @@ MANIFOLDS = {
     "product": lambda rng: Product([FixedRank(5, 4, 2, 3, rng=rng), Euclidean(3)]),
     "geomstats sphere": lambda rng: from_geomstats(Hypersphere(3)),
     "geomstats depth 3": lambda rng: matrices(3),
-    "geomstats depth inf": lambda rng: matrices(math.inf),
 }
 
 
@@ -96,7 +95,7 @@ def test_right_gradients_pass_and_wrong_ones_fail(name, rng):
         assert "slope" in wrong.failures[0]
 
 
-SECOND_ORDER = [*(f"depth {d}" for d in DEPTHS), "sphere", "Stiefel", "SPD", "geomstats depth inf"]
+SECOND_ORDER = [*(f"depth {d}" for d in DEPTHS), "sphere", "Stiefel", "SPD"]
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
@@ -138,6 +137,7 @@ def test_a_hessian_without_the_connection_fails(name, rng):
         return manifold.euclidean_to_riemannian_hessian(point, zero, product, vector)
 
     if name == "geomstats depth 3":
+        assert check_hessian(problem, rng=1)
         check = check_hessian(replaced(problem, hessian=flat), rng=1)
         assert len(check.failures) == 1
     else:
