@@ -9,7 +9,7 @@ from geomstats.test.conf import pytest_collection_modifyitems  # noqa: F401
 
 
 def pytest_configure(config):
-    for marker in ("ignore", "random", "shape", "vec"):
+    for marker in ("ignore", "mathprop", "random", "shape", "type", "vec"):
         config.addinivalue_line("markers", f"{marker}: set by geomstats on the test cases it ships")
 
 

@@ -10,11 +10,13 @@ from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.test.data import TestData
 from geomstats.test.parametrizers import DataBasedParametrizer
 from geomstats.test.random import RandomDataGenerator
+from geomstats.test_cases.geometry.base import LevelSetTestCase
+from geomstats.test_cases.geometry.fiber_bundle import FiberBundleTestCase
 from geomstats.test_cases.geometry.manifold import ManifoldTestCase
 from geomstats.test_cases.geometry.mixins import ProjectionTestCaseMixins
 from geomstats.test_cases.geometry.riemannian_metric import RiemannianMetricTestCase
 
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.geomstats import BalancedMatrices, DLNMetric, FixedRankMatrices, GaugeAction
 
 
 def cases(kind, *names):
@@ -98,6 +100,44 @@ LOGARITHMS = {
 }
 
 
+LEVEL_SET = {**MANIFOLD, **cases("vec_data", "submersion_vec", "tangent_submersion_vec")}
+
+WITHOUT_MATRICES = {
+    name: method
+    for name, method in CLOSED_FORMS.items()
+    if name.removesuffix("_vec_test_data") not in ("christoffels", "metric_matrix", "cometric_matrix")
+}
+
+FIBER_BUNDLE = {
+    **cases(
+        "vec_data",
+        "riemannian_submersion_vec",
+        "lift_vec",
+        "tangent_riemannian_submersion_vec",
+        "align_vec",
+        "horizontal_projection_vec",
+        "vertical_projection_vec",
+        "is_horizontal_vec",
+        "is_vertical_vec",
+        "horizontal_lift_vec",
+        "integrability_tensor_vec",
+    ),
+    **cases(
+        "random_data",
+        "riemannian_submersion_belongs_to_base",
+        "lift_belongs_to_total_space",
+        "riemannian_submersion_after_lift",
+        "tangent_riemannian_submersion_is_tangent",
+        "log_after_align_is_horizontal",
+        "horizontal_projection_is_horizontal",
+        "vertical_projection_is_vertical",
+        "tangent_riemannian_submersion_after_vertical_projection",
+        "horizontal_lift_is_horizontal",
+        "tangent_riemannian_submersion_after_horizontal_lift",
+    ),
+}
+
+
 class Moderate(RandomDataGenerator):
     """Points near a regular one and vectors short enough not to run into singular matrices: no trial is lost."""
 
@@ -116,6 +156,20 @@ class Moderate(RandomDataGenerator):
     def point_to_project(self, n_points=1):
         shape = (n_points, *self.space.shape) if n_points > 1 else self.space.shape
         return gs.random.normal(size=shape)
+
+
+class ModerateWeights(RandomDataGenerator):
+    """Balanced weights near the identities."""
+
+    def __init__(self, space):
+        super().__init__(space, amplitude=10.0)
+
+    def random_point(self, n_points=1):
+        return self.space.projection(self.point_to_project(n_points))
+
+    def point_to_project(self, n_points=1):
+        shape = (n_points, *self.space.shape) if n_points > 1 else self.space.shape
+        return gs.eye(self.space.d) + 0.1 * gs.random.normal(size=shape)
 
 
 def general_linear(depth):
@@ -152,9 +206,30 @@ class TestDLNMetricOnFixedRankMatrices(RiemannianMetricTestCase, metaclass=DataB
     testing_data = type("FixedRankMetricData", (Data,), {**CLOSED_FORMS, **LOGARITHMS})()
 
 
+class TestBalancedMatrices(LevelSetTestCase, metaclass=DataBasedParametrizer):
+    space = BalancedMatrices(3, 3)
+    data_generator = ModerateWeights(space)
+    testing_data = type("BalancedData", (Data,), LEVEL_SET)()
+
+
+class TestFrobeniusMetricOnBalancedMatrices(RiemannianMetricTestCase, metaclass=DataBasedParametrizer):
+    space = BalancedMatrices(2, 3)
+    data_generator = ModerateWeights(space)
+    testing_data = type("FrobeniusData", (Data,), {**WITHOUT_MATRICES, **LOGARITHMS})()
+
+
+class TestEndToEndBundle(FiberBundleTestCase, metaclass=DataBasedParametrizer):
+    total_space = BalancedMatrices(2, 3).equip_with_group_action(GaugeAction(2, 3))
+    total_space.equip_with_quotient()
+    base = GeneralLinear(2, positive_det=True, equip=False)
+    data_generator = ModerateWeights(total_space)
+    base_data_generator = Moderate(base)
+    testing_data = type("BundleData", (Data,), FIBER_BUNDLE)()
+
+
 def test_the_cases_are_those_that_geomstats_ships():
     """A name that geomstats renames would silently drop a test."""
-    shipped = dir(RiemannianMetricTestCase) + dir(ManifoldTestCase) + dir(ProjectionTestCaseMixins)
-    for name in {**MANIFOLD, **CLOSED_FORMS, **LOGARITHMS}:
+    shipped = dir(RiemannianMetricTestCase) + dir(LevelSetTestCase) + dir(FiberBundleTestCase)
+    for name in {**MANIFOLD, **LEVEL_SET, **CLOSED_FORMS, **LOGARITHMS, **FIBER_BUNDLE}:
         test = "test_" + name.removesuffix("_test_data")
         assert test in shipped or test.removesuffix("_vec") in shipped, test
