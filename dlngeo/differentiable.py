@@ -70,7 +70,7 @@ class DifferentiableFrame:
         self._point = _Point(Frame.at(untraced(x), kernel, rank))
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(Frame, name):
+        if name != "_point" and hasattr(self._point.frame, name):
             raise NotImplementedError(
                 f"Frame.{name} has no closed-form derivative, and that of the SVD is wrong where singular values "
                 "coincide; evaluate it at arrays without history (x.detach() in PyTorch)."

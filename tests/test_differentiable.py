@@ -349,9 +349,9 @@ def second(library, f, x):
 def test_what_has_no_derivative_is_refused_and_says_what_to_do(rng, library):
     x, y = rng.standard_normal((2, 3, 3))
     kernel = DepthKernel(3)
-    for name, vectors in (("ito_drift", ()), ("half_power", (y,)), ("split", (y,))):
+    for name in ("ito_drift", "half_power", "split", "s"):
         with pytest.raises(NotImplementedError, match=rf"Frame\.{name} has no closed-form derivative.*detach"):
-            gradients(library, lambda x, n=name, v=vectors: getattr(frame_at(x, kernel, None), n)(*v).sum(), x)
+            gradients(library, lambda x, name=name: getattr(frame_at(x, kernel, None), name), x)
     with pytest.raises(AttributeError, match="has no attribute 'volume'"):
         gradients(library, lambda x: frame_at(x, kernel, None).volume, x)
     with pytest.raises(NotImplementedError, match="one order more than is available"):
