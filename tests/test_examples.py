@@ -168,3 +168,16 @@ def test_example_autodiff_solvers(tmp_path):
     errors = np.array(json.loads(output))
     assert np.all(errors[-1] < [2e-3, 5e-4])
     np.testing.assert_allclose(np.log2(errors[:-1, 0] / errors[1:, 0]), 1, atol=0.05)
+
+
+def test_example_submersion(tmp_path):
+    result = run("submersion", tmp_path)
+    assert result["projection_error"] < 1e-9
+    assert result["alignment_error"] < 1e-8
+    assert result["vertical_part"] < 1e-12
+    assert result["quotient_distance"] == pytest.approx(result["distance"], rel=1e-8)
+    distances, middle = result["distances"], len(result["angles"]) // 2
+    assert distances[middle] == pytest.approx(result["distance"], rel=1e-8)
+    assert np.argmin(distances) == middle
+    assert np.all(np.delete(distances, middle) > result["distance"] + 0.05)
+    assert np.all(result["chords"] < distances)
