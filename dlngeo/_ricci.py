@@ -146,6 +146,8 @@ class _Triples:
         self.c_ab, self.a_bc, self.b_ac = d.psi(c, a, b), d.psi(a, b, c), d.psi(b, a, c)
         self.c_bb, self.a_bb, self.b_ab, self.b_bc = d.psi(c, b, b), d.psi(a, b, b), d.psi(b, a, b), d.psi(b, b, c)
         self.c_abb, self.a_bbc, self.b_abc = d.second(c, a, b, b), d.second(a, b, b, c), d.second(b, a, b, c)
+        self.g_c, self.g_a = d.weighted(c, a, b, b, self.c_abb), d.weighted(a, b, b, c, self.a_bbc)
+        self.g_b = d.weighted(b, a, b, c, self.b_abc)
         self.ab_bc = d.mixed(a, b, b, c)
 
     def __call__(self, alpha: Pair, beta: Pair) -> Any:
@@ -153,17 +155,16 @@ class _Triples:
         a, b, c, ab, bc = self.a, self.b, self.c, self.phi_ab, self.phi_bc
         # R^U and R^V of Y at (a, b), and of Z at (b, c).
         u, v, u_z, v_z = p * b + q * a, p * a + q * b, r * c + s * b, r * b + s * c
-        second = (r**2 * (q**2 * self.c_bb + u**2 * self.c_abb) + s**2 * (p**2 * self.c_bb + v**2 * self.c_abb)) / bc**2
-        second = (
-            second
-            + (q**2 * (r**2 * self.a_bb + u_z**2 * self.a_bbc) + p**2 * (s**2 * self.a_bb + v_z**2 * self.a_bbc))
-            / ab**2
-        )
-        second = second - (
-            ((p * s) ** 2 + (q * r) ** 2) * self.b_ac
-            + (p * s * u * u_z + q * r * v * v_z) * self.b_abc
-            + (p * r * u * v_z + q * s * u_z * v) * self.ab_bc
-        ) / (ab * bc)
+        # The squares of u, v, u_z and v_z less the terms that g takes, see Differences.weighted.
+        norm = (q * r) ** 2 + (p * s) ** 2
+        rest = r**2 * p * b * (p * b + 2 * q * a) + s**2 * q * b * (q * b + 2 * p * a)
+        second = (norm * self.g_c + rest * self.c_abb) / bc**2
+        rest = q**2 * s * b * (s * b + 2 * r * c) + p**2 * r * b * (r * b + 2 * s * c)
+        second = second + (norm * self.g_a + rest * self.a_bbc) / ab**2
+        rest = p * s * (p * r * b * c + q * r * a * c + q * s * a * b)
+        rest = rest + q * r * (p * r * a * b + p * s * a * c + q * s * b * c)
+        mixed = (p * r * u * v_z + q * s * u_z * v) * self.ab_bc
+        second = second - (norm * self.g_b + rest * self.b_abc + mixed) / (ab * bc)
         # Entries (a, c) and (c, a) of A′_Y Q, A′_Z P and H_PQ.
         yq = (u * r * self.c_ab / bc, v * s * self.c_ab / bc)
         zp = (v_z * p * self.a_bc / ab, u_z * q * self.a_bc / ab)
@@ -189,6 +190,7 @@ class _Pairs:
         self.a_aa, self.a_ab, self.b_aa = d.psi(a, a, a), d.psi(a, a, b), d.psi(b, a, a)
         self.b_ab, self.a_bb = d.psi(b, a, b), d.psi(a, b, b)
         self.a_aab = d.second(a, a, a, b)
+        self.g_a = d.weighted(a, a, a, b, self.a_aab)
 
     def _motions(self, alpha: Pair) -> tuple[Any, Any]:
         p, q = alpha
@@ -200,9 +202,11 @@ class _Pairs:
         a, aa, ab = self.a, self.aa, self.ab
         norm = p**2 + q**2
         b_aaa, aa_ab = d.second(self.j, self.i, self.i, self.i), d.mixed(self.i, self.i, self.i, self.j)
-        second = (norm * self.a_aa + (u**2 + v**2) * self.a_aab) / aa**2
-        second = second + norm * (self.b_aa + 4 * a**2 * b_aaa) / ab**2
-        second = second - (norm * self.a_ab + 2 * a * (q * u + p * v) * (self.a_aab + aa_ab)) / (ab * aa)
+        g_b = d.weighted(self.j, self.i, self.i, self.i, b_aaa)
+        rest = norm * a**2 + 4 * p * q * a * self.b
+        second = (norm * self.g_a + rest * self.a_aab) / aa**2
+        second = second + norm * (g_b + 3 * a**2 * b_aaa) / ab**2
+        second = second - (norm * self.g_a + rest * self.a_aab + 2 * a * (q * u + p * v) * aa_ab) / (ab * aa)
         total = second + 2 * a * self.a_aa / aa**2 * (u * q + v * p) * self.a_ab / ab
         total = total + 2 * a * self.a_aa / aa * a * norm * self.b_aa / ab**2
         for x, weight in ((v, p), (u, q)):
@@ -216,8 +220,9 @@ class _Pairs:
         a, b, aa, bb, ab, i, j = self.a, self.b, self.aa, self.bb, self.ab, self.i, self.j
         b_aab, a_abb = d.second(j, i, i, j), d.second(i, i, j, j)
         total = u * v * d.mixed(i, j, i, j) / (aa * bb) + 2 * a * b * (p**2 + q**2) * d.mixed(i, i, j, j) / ab**2
-        total = total - (p * q * self.b_ab + a * (p * u + q * v) * b_aab) / (ab * bb)
-        total = total - (p * q * self.a_ab + b * (q * u + p * v) * a_abb) / (ab * aa)
+        g_b, g_a, both = d.weighted(j, i, i, j, b_aab), d.weighted(i, i, j, j, a_abb), (p**2 + q**2) * a * b
+        total = total - (p * q * g_b + (p * q * a**2 + both) * b_aab) / (ab * bb)
+        total = total - (p * q * g_a + (p * q * b**2 + both) * a_abb) / (ab * aa)
         for x, y, weight in ((v, u, p), (u, v, q)):
             t_a, t_b = x * self.a_ab / aa, y * self.b_ab / bb
             w_a, w_b = 2 * a * weight * self.b_aa / ab, 2 * b * weight * self.a_bb / ab

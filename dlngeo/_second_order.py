@@ -105,6 +105,22 @@ class Differences:
             value = self.choose(two, self.psi(col, low, self.null) / self.values[..., low] ** 2, value)
         return self.choose(all_null, 0.0, value) if all_null.any() else value
 
+    def weighted(self, col: Any, k: Any, i: Any, j: Any, second: Any) -> Any:
+        """``g = f[k, j; col] + σ_i² f[k, i, j; col]``, from the value of the second term's difference.
+
+        It is the second divided difference of ``s² φ(s, col)`` in s², so symmetric in k, i and j. Its two terms cancel
+        unless i is the least of the singular values.
+        """
+        col, k, i, j = aligned(col, k, i, j)
+        low, middle, high = _ordered(k, i, j)
+        value = self.psi(col, low, middle) + self.values[..., high] ** 2 * second
+        if not self._descending:
+            for least, one, other in ((low, middle, high), (middle, low, high)):
+                v_least, v_one, v_other = self._at(least, one, other)
+                smaller = (v_least <= v_one) & (v_least <= v_other)
+                value = self._xp.where(smaller, self.psi(col, one, other) + v_least**2 * second, value)
+        return value
+
     def mixed(self, k: Any, i: Any, j: Any, col: Any, place: Any = None) -> Any:
         """``f11 = f[k, i; j, col]``, the divided difference in both arguments."""
         k, i, j, col = aligned(k, i, j, col)
@@ -127,25 +143,36 @@ class Differences:
 
     @cached_property
     def _third(self) -> Any:
-        """``h[k, i, j, col]`` at every set of indices, for kernels that are divided differences of one function h."""
-        if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)):
+        """``h[k, i, j, col]`` at every set of indices, for kernels that are divided differences of one function h.
+
+        None for other ones, and where the singular values do not descend: :meth:`second` would cancel there.
+        """
+        if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)) or not self._descending:
             return None
         sets = _sets(self.size, 4)
         return self._kernel._third(*self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets)))
 
-    def all_psi(self, rows: Any, cols: Any) -> Any:
-        """``f[k, j; col]`` at lists of indices, shape=[..., rows k, rows j, cols col]."""
-        return self._table_psi[..., cols, rows[:, None, None], rows[None, :, None]]
+    @cached_property
+    def _descending(self) -> bool:
+        s = self._frame.s
+        return bool(self._xp.all(s[..., 1:] <= s[..., :-1]))
 
     def all_second(self, rows: Any, cols: Any) -> Any:
-        """``f[k, i, j; col]``, shape=[..., rows k, rows j, rows i, cols col]."""
+        """``f2 = f[k, i, j; col]``, shape=[..., rows k, rows j, rows i, cols col]."""
         place = _place(rows[:, None, None], rows[:, None], rows)
-        return self._table_second[..., cols][..., place, :]
+        return self._tables_second[0][..., cols][..., place, :]
+
+    def all_weighted(self, rows: Any, cols: Any) -> Any:
+        """``g`` of k, i, j and col, shape=[..., rows k, rows j, cols i, cols col]."""
+        place = _place(rows[:, None, None], rows[:, None], cols)
+        return self._tables_second[1][..., cols][..., place, :]
 
     @cached_property
-    def _table_second(self) -> Any:
+    def _tables_second(self) -> tuple[Any, Any]:
+        col = np.arange(self.size)
         k, i, j = _sets(self.size, 3)[..., None]
-        return self.second(np.arange(self.size), k, i, j, _places(self.size, 1, 3))
+        second = self.second(col, k, i, j, _places(self.size, 1, 3))
+        return second, self.weighted(col, k, i, j, second)
 
     def all_mixed(self, rows: Any, cols: Any) -> Any:
         """``f[k, i; j, col]``, shape=[..., rows k, cols j, rows i, cols col]."""
@@ -265,15 +292,15 @@ class SecondOrder:
         eye[np.arange(rank), np.arange(rank), np.arange(rank)] = 1
         eye = self._xp.asarray(eye, dtype=values.dtype)
         self.sigma = self._xp.sum(values[..., None] * eye, axis=-3)
-        self.psi = differences.all_psi(rows, cols), differences.all_psi(cols, rows)
-        second = differences.all_second(rows, cols)
-        self.second = second, second if len(rows) == len(cols) else differences.all_second(cols, rows)
+        self.second, self.weighted = (
+            (table(rows, cols), table(rows, cols) if len(rows) == len(cols) else table(cols, rows))
+            for table in (differences.all_second, differences.all_weighted)
+        )
         self.mixed = differences.all_mixed(rows, cols)
 
     def _motions(self, y: Any) -> tuple[Any, Any]:
-        """First-order changes ``R^U`` of ``XXᵀ`` and ``R^V`` of ``XᵀX``."""
-        u, v = y @ self.sigma.mT, self.sigma.mT @ y
-        return u + u.mT, v + v.mT
+        """Halves of the first-order changes ``R^U`` of ``XXᵀ`` and ``R^V`` of ``XᵀX``: these are R + Rᵀ."""
+        return y @ self.sigma.mT, y.mT @ self.sigma
 
     def cometric(self, y: Any, z: Any, q: Any) -> Any:
         r"""Second derivative ``(D²_{YZ} A)(Q)`` along the manifold, at zero tangential acceleration.
@@ -283,21 +310,26 @@ class SecondOrder:
                 + \tilde R^U_{ki} R^U_{ij}) f2_l(k, i, j)\Big] Q_{jl} + (\text{the same on the right})
             + \sum_{ij} (R^U_{ki} \tilde R^V_{jl} + \tilde R^U_{ki} R^V_{jl}) f11(k, i; j, l)\, Q_{ij},
 
-        R the first-order changes by Y, and those with a tilde by Z.
+        R the first-order changes by Y, and those with a tilde by Z. The part ``Y_ki σ_i² Z_ji`` of the second term
+        cancels the first where σ_i is large; both are summed as ``Y_ki Z_ji g_l(k, i, j)``, see
+        :meth:`Differences.weighted`.
         """
         xp = self._xp
         (u_y, v_y), (u_z, v_z) = self._motions(y), self._motions(z)
-        out = self._one_side(0, y @ z.mT, u_y, u_z, q) + self._one_side(1, y.mT @ z, v_y, v_z, q.mT).mT
+        out = self._one_side(0, y, z, u_y, u_z, q) + self._one_side(1, y.mT, z.mT, v_y, v_z, q.mT).mT
+        u_y, v_y, u_z, v_z = (half + half.mT for half in (u_y, v_y, u_z, v_z))
         across = xp.stack(xp.broadcast_arrays(u_y, u_z), axis=-2)[..., :, None, :, :]  # k, order, i
         along = xp.stack(xp.broadcast_arrays(v_z, v_y), axis=-2)  # j, order, l
         both = (across * q.mT[..., None, :, None, :]) @ self.mixed  # k, j, order, l
         return out + xp.sum(both * along[..., None, :, :, :], axis=(-3, -2))
 
-    def _one_side(self, side: int, pairs: Any, first: Any, last: Any, q: Any) -> Any:
-        pairs = (pairs + pairs.mT)[..., None] * self.psi[side]  # k, j, l
-        chain = first[..., :, None, :] * last[..., None, :, :]
-        chain = chain + last[..., :, None, :] * first[..., None, :, :]  # k, j, i
-        pairs = pairs + (chain[..., None, :] @ self.second[side])[..., 0, :]
+    def _one_side(self, side: int, y: Any, z: Any, u_y: Any, u_z: Any, q: Any) -> Any:
+        def chains(a: Any, b: Any) -> Any:  # a_ki b_ji + b_ki a_ji at k, j, i
+            return a[..., :, None, :] * b[..., None, :, :] + b[..., :, None, :] * a[..., None, :, :]
+
+        rest = chains(u_y, u_z.mT) + chains(u_y.mT, u_z) + chains(u_y.mT, u_z.mT)
+        pairs = (chains(y, z)[..., None, :] @ self.weighted[side])[..., 0, :]
+        pairs = pairs + (rest[..., None, :] @ self.second[side])[..., 0, :]  # k, j, l
         return self._xp.sum(pairs * q[..., None, :, :], axis=-2)
 
     def force(self, y: Any, p: Any, q: Any) -> Any:
@@ -307,17 +339,20 @@ class SecondOrder:
         """
         xp = self._xp
         u, v = self._motions(y)
-        first, pull_u = self._pulled(0, p, q, u)
-        last, pull_v = self._pulled(1, p.mT, q.mT, v)
+        out = self._pulled(0, y, p, q, u) + self._pulled(1, y.mT, p.mT, q.mT, v).mT
+        u, v = u + u.mT, v + v.mT
         along = (self.mixed @ (p[..., :, None, :] * v[..., None, :, :])[..., None])[..., 0]  # k, j, i
         across = ((u[..., :, None, :] * q.mT[..., None, :, :])[..., None, :] @ self.mixed)[..., 0, :]  # k, j, l
-        pull_u = pull_u + xp.sum(q.mT[..., None, :, :] * along, axis=-2) / 2
-        pull_v = pull_v + xp.sum(p[..., :, None, :] * across, axis=-3) / 2
-        return first @ y + y @ last + (pull_u + pull_u.mT) @ self.sigma + self.sigma @ (pull_v + pull_v.mT)
+        pull_u = xp.sum(q.mT[..., None, :, :] * along, axis=-2) / 2
+        pull_v = xp.sum(p[..., :, None, :] * across, axis=-3) / 2
+        return out + (pull_u + pull_u.mT) @ self.sigma + self.sigma @ (pull_v + pull_v.mT)
 
-    def _pulled(self, side: int, p: Any, q: Any, motion: Any) -> tuple[Any, Any]:
+    def _pulled(self, side: int, y: Any, p: Any, q: Any, u: Any) -> Any:
         xp = self._xp
         pairs = p[..., :, None, :] * q[..., None, :, :]
-        pairs = (pairs + q[..., :, None, :] * p[..., None, :, :]) / 2  # k, j, l
-        inner = (self.second[side] @ pairs[..., None])[..., 0]  # k, j, i
-        return xp.sum(pairs * self.psi[side], axis=-1), xp.sum(motion[..., :, None, :] * inner, axis=-3)
+        pairs = ((pairs + q[..., :, None, :] * p[..., None, :, :]) / 2)[..., None]  # k, j, l
+        inner = (self.second[side] @ pairs)[..., 0]  # k, j, i
+        first = xp.sum((self.weighted[side] @ pairs)[..., 0] * y[..., None, :, :], axis=-2)
+        pull = xp.sum(u.mT[..., :, None, :] * inner, axis=-3)
+        back = xp.sum((u + u.mT)[..., :, None, :] * inner, axis=-3)
+        return first + (pull + back.mT) @ (self.sigma if side == 0 else self.sigma.mT)

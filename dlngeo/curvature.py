@@ -62,8 +62,9 @@ class Curvature:
 
     Tangent vectors are dense, shape=[..., m, n], or :class:`~dlngeo.frame.Blocks`; normal parts of dense ones are
     projected out. The first evaluation tabulates the divided differences of the kernel at all singular values, which
-    later ones share. One sectional curvature costs O(r⁴) and O((m + n) r²), the tables O(r⁴), and Ricci and scalar
-    curvature O(r³) beside them.
+    later ones share. One sectional curvature costs O(r⁴) and O((m + n) r²), the tables O(r⁴) time and memory, and Ricci
+    and scalar curvature O(r³) beside them. At condition numbers of 1e6 scalar curvature keeps 12 digits, and sectional
+    curvature 9 relative to its largest values.
 
     Parameters
     ----------

@@ -306,6 +306,41 @@ def test_curvature_does_not_see_rotations(rng, depth):
     assert moved.scalar() == pytest.approx(here.scalar(), rel=1e-11)
 
 
+@pytest.mark.parametrize("depth", [2.5, 50, INF])
+def test_singular_values_may_come_in_any_order_and_lie_wide_apart(rng, depth):
+    """Scalar curvature keeps its digits at condition numbers of 1e6, sectional ones relative to the largest."""
+    s = 10.0 ** np.linspace(1, -5, 6)
+    s[3] = s[2] * (1 - 1e-7)
+    u, _, vt = oracles.factors(rng, 6, 6, s)
+    order = rng.permutation(6)
+    kernel = kernel_of(depth, True)
+    sorted_, mixed = (Curvature(Frame(u[:, i], s[i], vt[i], kernel)) for i in (np.arange(6), order))
+    assert mixed.scalar() == pytest.approx(sorted_.scalar(), rel=1e-12)
+    noise = rng.standard_normal((2, 6, 6))
+    y, z = (sorted_.frame.scale(Blocks(core, None, None), 0.5) for core in noise)
+    moved = [Blocks(v.core[order][:, order], None, None) for v in (y, z)]
+    assert mixed.sectional(*moved) == pytest.approx(sorted_.sectional(y, z), abs=1e-9 * s[-1] ** (-2 / depth))
+    for indices in ((5, 0, 2, 3), (0, 5, 5, 1), (3, 2, 4, 4)):
+        value, again = (
+            float(c._differences.second(*(np.array(where[list(indices)]))))
+            for c, where in ((sorted_, np.arange(6)), (mixed, np.argsort(order)))
+        )
+        assert again == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("condition", [1e4, 1e6])
+def test_ill_conditioned_points_lose_little(rng, depth, condition):
+    """Against Gauss and O'Neill, where only the roots of the singular values matter, relative to the largest value."""
+    u, s, vt = oracles.factors(rng, 4, 4, np.geomspace(1, 1 / condition, 4))
+    frame = Frame(u, s, vt, DepthKernel(depth))
+    weights = oracles.balanced_factors(rng, u, s, vt, [4] * (depth - 1))
+    for y, z in frame.half_power(rng.standard_normal((10, 2, 4, 4))):
+        exact = upstairs(weights, *(oracles.lift(weights, frame.metric(v)) for v in (y, z)))
+        exact = exact / (frame.inner(y, y) * frame.inner(z, z) - frame.inner(y, z) ** 2)
+        assert Curvature(frame).sectional(y, z) == pytest.approx(exact, abs=1e-10 * s[-1] ** (-2 / depth))
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 5])
 def test_curvature_scales_as_that_of_a_cone(rng, depth):
     """Sectional curvature has the power ``−2/N`` of the singular values, and N times as large a metric a part of it."""
