@@ -146,13 +146,6 @@ def test_a_hessian_without_the_connection_fails(name, rng):
     assert not check
 
 
-def test_a_hessian_along_the_exponential_of_fixed_rank(rng):
-    problem = smooth(FixedRank(4, 3, 1, 3, rng=rng), rng)
-    check = check_hessian(problem, rng=0)
-    assert check.ok, check
-    assert check.slope == pytest.approx(3, abs=0.1)
-
-
 def test_the_completion_problem_passes(rng):
     problem = MatrixCompletion.from_matrix(rng.standard_normal((12, 9)), rng.random((12, 9)) < 0.5)
     for depth in (1, 3):

@@ -64,8 +64,8 @@ def test_they_converge_to_the_best_matrix(kind, where, depth, rng):
 @pytest.mark.parametrize("kind", ["completion", "approximation"])
 @pytest.mark.parametrize("condition", [1, 10, 100])
 def test_they_converge_at_all_conditions(condition, kind, where, depth):
-    """With half of the entries of a 40×30 matrix of condition 100, the cost of completion has spurious valleys, into which
-    conjugate gradients fall as well; hence the larger one.
+    """With half of the entries of a 40×30 matrix of condition 100, the cost of completion has spurious valleys, into
+    which conjugate gradients fall as well; hence the larger one.
     """
     for seed in range(3):
         rng = np.random.default_rng(seed)
