@@ -147,6 +147,9 @@ def test_stopping_resuming_and_dense_output(rng):
     assert stopped.status == "event"
     assert_allclose(stopped.losses[-1], level, rtol=1e-9)
     assert stopped.events["loss"] == stopped.t[-1]
+    fine = dlngeo.training_flow(w, cost.gradient, np.linspace(0, 5, 5001), cost=cost, loss_below=level)
+    assert np.all(np.diff(fine.t) > 0)  # no output after the event, though the solver's step goes on beyond it
+    assert_allclose(fine.t[-1], stopped.t[-1], rtol=1e-8)
     rest = stopped.resume([3, 5])
     assert rest.t[0] == stopped.t[-1]
     assert rest.status == "event"  # the loss is still below: it says so at once
