@@ -111,7 +111,8 @@ def shoot(
     ------
     GeodesicError
         If a geodesic of balanced weights reaches a singular layer before the last time: it leaves the manifold there.
-        Or if its energy is not conserved.
+        Or if its energy is not conserved. A geodesic that goes straight through a singular point of a leaf, as it can
+        if some ``G_p`` is singular, is followed beyond it.
     """
     times = np.ones(1) if times is None else np.atleast_1d(np.asarray(times, float))
     start = np.stack([weights, velocities])

@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
+from dlngeo import leaves
 from dlngeo.balanced import BalancedFrame
 from dlngeo.leaves import LeafFrame, nearby
 
@@ -197,6 +198,21 @@ def test_newton_agrees_with_the_nearest_point_to_second_order(rng):
         moved = nearby(w + h * off, target)
         errors.append(np.linalg.norm(LeafFrame(moved).tangent(w + h * off - moved)))
     np.testing.assert_allclose(np.diff(np.log(errors)) / np.diff(np.log(sizes)), 2, atol=0.2)
+
+
+def test_newton_converges_quadratically(rng, monkeypatch):
+    w, errors = rng.standard_normal((3, 3, 3)), []
+    target, original = imbalance(w), leaves.LeafFrame
+
+    def frame(point):
+        errors.append(np.abs(imbalance(point) - target).max())
+        return original(point)
+
+    monkeypatch.setattr(leaves, "LeafFrame", frame)
+    nearby(w + 0.03 * rng.standard_normal(w.shape), target)
+    assert len(errors) <= 4
+    assert errors[1] < errors[0] ** 2
+    assert errors[2] < errors[1] ** 2 * 10
 
 
 def imbalance(w):

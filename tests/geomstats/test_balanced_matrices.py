@@ -8,11 +8,13 @@ import pytest
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.integrate import solve_ivp
 
+import dlngeo
 from dlngeo import balanced_curvature, weight_geodesics
 from dlngeo.balanced import BalancedFrame
 from dlngeo.geodesics import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, FrobeniusMetric
 from dlngeo.geomstats.weight_space import WeightSpace
+from dlngeo.network import layer_gradient
 from dlngeo.pymanopt import from_geomstats
 from dlngeo.weight_geodesics import BALANCED, shoot
 
@@ -421,6 +423,19 @@ def test_pymanopt_minimises_on_it(rng, optimizer):
     found = optimizer(verbosity=0, max_iterations=60, min_gradient_norm=1e-7).run(problem, initial_point=start).point
     # The minimum is the metric projection.
     np.testing.assert_allclose(found, npa(space.projection(gsa(target))), atol=1e-5)
+
+
+def test_training_flows_are_its_gradient_flows(rng):
+    """The gradient of a loss of the product is tangent to the balanced weights, so nothing has to be projected."""
+    start, target = weights(rng, 2, 3), rng.standard_normal((2, 2))
+
+    def gradient(w):
+        return layer_gradient(oracles.multiply(w) - target, w)
+
+    times = np.linspace(0, 1, 3)
+    flow = dlngeo.gradient_flow(BalancedMatrices(2, 3), gradient, start, times)
+    trained = dlngeo.training_flow(start, lambda x: x - target, times)
+    np.testing.assert_allclose(np.asarray(flow.points), np.stack(trained.weights), atol=1e-9)
 
 
 # Interface.
