@@ -157,15 +157,15 @@ class Differences:
         s = self._frame.s
         return bool(self._xp.all(s[..., 1:] <= s[..., :-1]))
 
-    def all_second(self, rows: Any, cols: Any) -> Any:
-        """``f2 = f[k, i, j; col]``, shape=[..., rows k, rows j, rows i, cols col]."""
-        place = _place(rows[:, None, None], rows[:, None], rows)
-        return self._tables_second[0][..., cols][..., place, :]
-
-    def all_weighted(self, rows: Any, cols: Any) -> Any:
-        """``g`` of k, i, j and col, shape=[..., rows k, rows j, cols i, cols col]."""
-        place = _place(rows[:, None, None], rows[:, None], cols)
-        return self._tables_second[1][..., cols][..., place, :]
+    def all_second(self, rows: Any, cols: Any) -> tuple[Any, Any]:
+        """``f2`` and ``g`` of k, i, j and col, shape=[..., rows k, rows j, rows i, cols col]; i in cols for g."""
+        k, j = rows[:, None, None], rows[:, None]
+        places = _place(k, j, rows), _place(k, j, cols)
+        tables = self._tables_second
+        if len(cols) != self.size:
+            tables = tuple(table[..., cols] for table in tables)
+        second, weighted = (table[..., place, :] for table, place in zip(tables, places, strict=True))
+        return second, weighted
 
     @cached_property
     def _tables_second(self) -> tuple[Any, Any]:
@@ -292,10 +292,9 @@ class SecondOrder:
         eye[np.arange(rank), np.arange(rank), np.arange(rank)] = 1
         eye = self._xp.asarray(eye, dtype=values.dtype)
         self.sigma = self._xp.sum(values[..., None] * eye, axis=-3)
-        self.second, self.weighted = (
-            (table(rows, cols), table(rows, cols) if len(rows) == len(cols) else table(cols, rows))
-            for table in (differences.all_second, differences.all_weighted)
-        )
+        one = differences.all_second(rows, cols)
+        other = one if len(rows) == len(cols) else differences.all_second(cols, rows)
+        (self.second, self.weighted) = zip(one, other, strict=True)
         self.mixed = differences.all_mixed(rows, cols)
 
     def _motions(self, y: Any) -> tuple[Any, Any]:
