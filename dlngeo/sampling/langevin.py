@@ -30,7 +30,7 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.frame import Blocks, Frame
-from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
+from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.retraction import retract
 from dlngeo.sampling import _steps
@@ -278,12 +278,10 @@ class _Retraction(_Mover):
 
 
 class _Geodesic(_Mover):
-    """Any space of geomstats: its exponential map."""
+    """Any space of geomstats: its exponential map, and its metric in an orthonormal basis of each tangent space."""
 
     def __init__(self, sampler: Langevin, temperature: float) -> None:
         self.sampler, self.temperature, self.space = sampler, temperature, sampler.space
-        self.converter = GradientConverter(sampler.space)
-        self.closed = hasattr(self.space.metric, "random_gaussian_tangent_vec") and fills(self.space)
 
     def start(self, points: np.ndarray) -> State:
         if not np.all(to_numpy(self.space.belongs(to_gs(points), atol=1e-6))):
@@ -293,11 +291,16 @@ class _Geodesic(_Mover):
     def step(self, state: State, rng: np.random.Generator) -> State:
         h, points = self.sampler.step_size, state["points"]
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
-        gradient = _finite(self.sampler.potential_gradient(points))
+        gradient = _finite(self.sampler.potential_gradient(points)).reshape(len(points), -1)
+        basis, gram = self._frames(points)
+        # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and white noise of the
+        # metric is L^{−T} times white noise: both are L^{−T} times something.
+        lower = np.linalg.cholesky(gram)
+        drift = np.linalg.solve(lower, basis @ gradient[..., None])
+        kick = rng.standard_normal(drift.shape)
         amplitude = math.sqrt(2 * h * self.temperature)
-        vectors = np.stack(
-            [amplitude * self._noise(p, rng) - h * self.converter(g, p) for g, p in zip(gradient, points, strict=True)]
-        )
+        components = np.linalg.solve(np.swapaxes(lower, 1, 2), amplitude * kick - h * drift)
+        vectors = np.reshape(np.swapaxes(components, 1, 2) @ basis, points.shape)
         moved = to_numpy(self.space.metric.exp(to_gs(vectors), to_gs(points)))
         if not np.isfinite(moved).all():
             raise ValueError(
@@ -305,11 +308,25 @@ class _Geodesic(_Mover):
             )
         return {"points": moved}
 
-    def _noise(self, point: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sample ``N(0, g⁻¹)``: with the metric ``G = LLᵀ`` in an orthonormal basis, ``L^{−T}`` times white noise."""
-        basis, gram = self.converter.gram(point)
-        components = np.linalg.solve(np.linalg.cholesky(gram).T, rng.standard_normal(len(gram)))
-        return (components @ basis).reshape(self.space.shape)
+    def _frames(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Frobenius-orthonormal bases of the tangent spaces, shape=[n_chains, dim, size], and the metric in them."""
+        base, size, dim = to_gs(points), math.prod(self.space.shape), int(self.space.dim)
+        units = np.eye(size).reshape(size, 1, *self.space.shape)
+        images = [to_numpy(self.space.to_tangent(to_gs(np.broadcast_to(e, points.shape)), base)) for e in units]
+        _, values, basis = np.linalg.svd(np.stack([image.reshape(len(points), size) for image in images], axis=1))
+        if not np.all(np.sum(values > 1e-8 * values[:, :1], axis=1) == dim):
+            raise ValueError(
+                f"to_tangent of {type(self.space).__name__} does not map onto its {dim} dimensions; nothing can be "
+                "sampled with it."
+            )
+        basis = np.ascontiguousarray(basis[:, :dim])
+        vectors = basis.reshape(len(points), dim, *self.space.shape)
+        gram = np.empty((len(points), dim, dim))
+        for a in range(dim):
+            for b in range(a + 1):
+                products = self.space.metric.inner_product(to_gs(vectors[:, a]), to_gs(vectors[:, b]), base)
+                gram[:, a, b] = gram[:, b, a] = to_numpy(products).reshape(len(points))
+        return basis, gram
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()
