@@ -306,6 +306,14 @@ def test_a_curve_that_ends_is_measured_as_far_as_it_goes(rng):
     assert check_hessian(smooth(manifold, rng), rng=0)
 
 
+def test_a_level_error_is_not_taken_for_a_remainder(rng):
+    """Such as an exponential map to a tolerance has: it has an order too, which is zero."""
+    manifold = Sphere(4)
+    check = check_retraction(manifold, exponential=lambda p, v: manifold.exp(p, v) + 1e-9, rng=0)
+    assert check.ok, check
+    assert check.slope == pytest.approx(3, abs=0.1)
+
+
 def test_bad_arguments_are_refused(rng):
     manifold = Sphere(4)
     problem = smooth(manifold, rng)
