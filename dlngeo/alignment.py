@@ -41,11 +41,15 @@ _STARTS, _SWEEPS, _NEWTON_STEPS = 10, 1000, 10
 
 
 class Alignment(NamedTuple):
-    """Weights aligned along their fibre, the gauge transformation, and the horizontal velocity that leads to them."""
+    """Weights aligned along their fibre, the gauge transformation, and the horizontal velocity that leads to them.
+
+    ``residual`` is by how far the geodesic of that velocity misses them, relative to their norm.
+    """
 
     weights: Array
     gauge: Array
     velocity: Array
+    residual: float
 
 
 def act(gauge: Any, weights: Any) -> Any:
@@ -185,7 +189,7 @@ def _arrive(weights: Array, frame: BalancedFrame, gauge: Array, velocity: Array,
         missing = act(gauge, weights) - end
         previous, residual = residual, float(norm(missing)) / scale
         if residual <= tolerance:
-            return Alignment(act(gauge, weights), gauge, velocity)
+            return Alignment(act(gauge, weights), gauge, velocity, residual)
         if residual > previous:
             break
         if jacobian is None or residual > 0.1 * previous:

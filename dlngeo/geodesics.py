@@ -21,6 +21,7 @@ from scipy.interpolate import CubicSpline
 from dlngeo._paths import GeodesicError, Path, balanced_path, connecting_paths
 from dlngeo.frame import Frame
 from dlngeo.kernels import Kernel
+from dlngeo.network import balanced_weights, differential
 
 __all__ = ["Connecting", "GeodesicError", "connect", "shoot"]
 
@@ -169,10 +170,11 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
     The search starts from a path that turns the column and row spaces along their principal angles and
     interpolates polar factors within them: rotations along one-parameter subgroups, and the N-th roots of the
     positive parts linearly, as balanced factors would move. Collocation shortens the path roughly to a geodesic, and
-    Newton's method on the initial velocity makes it arrive. Where that fails, a path through aligned balanced
-    factors is tried too, which at integer depth is close to a shortest one, and the end point is moved along the
-    paths by continuation. The result is no longer than any of the paths: a longer geodesic is not a shortest one, and
-    is refused.
+    Newton's method on the initial velocity makes it arrive. Where that fails, at integer depth and full rank the
+    geodesic is sought among the balanced weights, whose coordinates stay good near singular matrices. Else a path
+    through aligned balanced factors is tried, which at integer depth is close to a shortest one, and the end point is
+    moved along the paths by continuation. The result is no longer than any of the paths: a longer geodesic is not a
+    shortest one, and is refused.
 
     Like any descent, this finds a locally shortest geodesic.
 
@@ -204,6 +206,11 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
     except GeodesicError:
         depth = getattr(kernel, "depth", 0)
         if depth in range(2, _MOST_FACTORS + 1):
+            if x0.shape == (rank, rank):
+                try:
+                    return _shortest(paths, [_through_weights], kernel, rank, tolerance)
+                except GeodesicError:
+                    pass
             paths.append(balanced_path(x0, x1, int(depth), rank))
         return _shortest(paths, [_directly, _by_continuation], kernel, rank, tolerance)
 
@@ -237,6 +244,19 @@ def _shortest(
 def _directly(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:
     nodes = path(np.linspace(0, 1, _NODES))
     return _arrive(nodes[0], nodes[-1], _collocate(nodes, kernel, rank), kernel, rank, tolerance)
+
+
+def _through_weights(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:
+    """Product of the shortest geodesic between the fibres of balanced weights."""
+    from dlngeo.alignment import align  # which needs the integrator of this module
+
+    x0, x1 = path(np.array([0.0, 1.0]))
+    depth = int(getattr(kernel, "depth", 0))
+    start, end = (np.stack(balanced_weights(x, depth)) for x in (x0, x1))
+    found = align(end, start, tolerance=0.1 * tolerance)
+    velocity = differential(found.velocity, start)
+    length = float(np.sqrt(Frame.at(x0, kernel, rank).inner(velocity, velocity)))
+    return Connecting(velocity, length, found.residual)
 
 
 def _by_continuation(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:

@@ -364,11 +364,30 @@ def test_a_search_that_misses_says_by_how_much(rng, monkeypatch):
     x0, v = start(rng, 3, 3, 3, 2, 1.0)
     [x1], _ = shoot(x0, v, DepthKernel(2), 3)
     monkeypatch.setattr(geodesics, "_NEWTON_STEPS", 1)
-    monkeypatch.setattr(geodesics, "_by_continuation", geodesics._directly)  # which only takes longer to fail
+    for other in ("_by_continuation", "_through_weights"):
+        monkeypatch.setattr(geodesics, other, geodesics._directly)
     with pytest.raises(GeodesicError, match=r"status: not converged, relative residual .*intermediate point") as caught:
         connect(x0, x1, DepthKernel(2), 3)
     assert caught.value.status == "not converged"
     assert 0 < caught.value.residual < 1
+
+
+@pytest.mark.parametrize(("depth", "normalized"), [(2, False), (3, True), (4, False)])
+def test_the_search_among_balanced_weights_finds_the_same_geodesic(rng, monkeypatch, depth, normalized):
+    kernel = DepthKernel(depth, normalized)
+    x0, v = start(rng, 3, 3, 3, depth, 0.6)
+    [x1], _ = shoot(x0, v, kernel, 3)
+
+    def refuse(*_):
+        raise GeodesicError("not this way", status="not converged")
+
+    for other in ("_directly", "_by_continuation"):
+        monkeypatch.setattr(geodesics, other, refuse)
+    found = connect(x0, x1, kernel, 3)
+    np.testing.assert_allclose(found.velocity, v, atol=1e-8)
+    np.testing.assert_allclose(found.length, 0.6 * np.sqrt(depth if normalized else 1), rtol=1e-8)
+    assert found.residual <= 1e-10
+    np.testing.assert_allclose(shoot(x0, found.velocity, kernel, 3)[0][0], x1, atol=1e-8)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, INF])
