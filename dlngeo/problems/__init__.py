@@ -1,8 +1,24 @@
 """Cost functions with closed-form derivatives, and a monitored way to minimise them."""
 
+from dlngeo.problems.approximation import LowRankApproximation
+from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
+from dlngeo.problems.regression import Regression
+from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
 
-__all__ = ["MatrixCompletion", "MatrixCost", "QuadraticLineSearcher", "Record", "Solution", "solve"]
+__all__ = [
+    "AutodiffCost",
+    "LowRankApproximation",
+    "MatrixCompletion",
+    "MatrixCost",
+    "MatrixSensing",
+    "QuadraticLineSearcher",
+    "RankOneSensing",
+    "Record",
+    "Regression",
+    "Solution",
+    "solve",
+]

@@ -9,7 +9,7 @@ import scipy.sparse
 
 from dlngeo import _check
 
-__all__ = ["csr", "of_matrix", "of_sparse", "shape"]
+__all__ = ["csr", "of_matrix", "of_sparse", "real", "shape"]
 
 
 def shape(value: Any) -> tuple[int, int]:
@@ -53,6 +53,19 @@ def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = 
             "for example by their mean or their sum (scipy.sparse.coo_array(...).sum_duplicates())."
         )
     return matrix
+
+
+def real(value: Any, name: str, ndim: int) -> np.ndarray:
+    """Return ``value`` as a non-empty float64 array with ``ndim`` axes and finite entries."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
+    if array.ndim != ndim or not array.size:
+        raise ValueError(f"{name} must have {ndim} axes and at least one entry, got shape {array.shape}.")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries; leave out what is missing.")
+    return array
 
 
 def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:

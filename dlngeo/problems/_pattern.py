@@ -95,7 +95,7 @@ class Pattern:
         self, indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], threads: int | None = None
     ) -> None:
         self.indptr, self.indices, self.shape = indptr, indices, shape
-        self.threads = numba.config.NUMBA_NUM_THREADS if threads is None else threads
+        self.threads: int = numba.config.NUMBA_NUM_THREADS if threads is None else threads  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return self.indices.size
@@ -126,8 +126,8 @@ class Pattern:
     def times(self, entries: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Multiply ``E right``; shapes (n, k) to (m, k)."""
         right = np.ascontiguousarray(right, entries.dtype)
-        blocks = self._blocks(entries, self._ranges(right.shape[1]))
-        return np.concatenate(self._map(lambda rows, block: block @ right, blocks))
+        ranges = self._ranges(right.shape[1])
+        return np.concatenate(self._map(lambda *rows: self._block(entries, rows) @ right, ranges))
 
     def transposed_times(self, entries: np.ndarray, left: np.ndarray) -> np.ndarray:
         """Multiply ``Eᵀ left``; shapes (m, k) to (n, k).
@@ -138,22 +138,27 @@ class Pattern:
         left = np.ascontiguousarray(left, entries.dtype)
         # To clear and add up the arrays must stay cheaper than the product.
         most = max(1, len(self) // self.shape[1])
-        blocks = self._blocks(entries, self._ranges(left.shape[1], most))
-        first, *others = self._map(lambda rows, block: block.T @ left[slice(*rows)], blocks)
+        ranges = self._ranges(left.shape[1], most)
+        first, *others = self._map(
+            lambda *rows: self._block(entries, rows, transposed=True) @ left[slice(*rows)], ranges
+        )
         for part in others:
             first += part
         return first
 
-    def _blocks(
-        self, entries: np.ndarray, ranges: list[tuple[int, int]]
-    ) -> list[tuple[tuple[int, int], scipy.sparse.csr_array]]:
-        """Cut E into ranges of rows, without copying entries."""
-        blocks = []
-        for first, last in ranges:
-            start, stop = int(self.indptr[first]), int(self.indptr[last])
-            part = (entries[start:stop], self.indices[start:stop], self.indptr[first : last + 1] - start)
-            blocks.append(((first, last), scipy.sparse.csr_array(part, shape=(last - first, self.shape[1]))))
-        return blocks
+    def _block(self, entries: np.ndarray, rows: tuple[int, int], transposed: bool = False) -> Any:
+        """Cut a range of rows out of E, without copying entries."""
+        first, last = rows
+        start, stop = int(self.indptr[first]), int(self.indptr[last])
+        shape = last - first, self.shape[1]
+        # Its arrays are set, since the constructors copy those that are small parts of others.
+        if transposed:
+            block = scipy.sparse.csc_array(shape[::-1], dtype=entries.dtype)
+        else:
+            block = scipy.sparse.csr_array(shape, dtype=entries.dtype)
+        block.data, block.indices = entries[start:stop], self.indices[start:stop]
+        block.indptr = self.indptr[first : last + 1] - self.indptr[first]
+        return block
 
     def _ranges(self, columns: int, most: int | None = None) -> list[tuple[int, int]]:
         """Ranges of rows with about as many entries each, one for each thread (several, unless ``most`` is given)."""

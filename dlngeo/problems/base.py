@@ -16,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo.problems.monitor import Record, Solution, solve
 
-__all__ = ["MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+__all__ = ["LastPoint", "MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
 
 
 class MatrixCost(abc.ABC):
@@ -88,6 +88,7 @@ class MatrixCost(abc.ABC):
             If the points of the manifold are neither triples nor single arrays nor balanced weights.
         """
         from dlngeo.pymanopt import Balanced, pull_back  # with geomstats, which dense matrices do without
+        from dlngeo.pymanopt.ambient import tangent_part_of_autodiff
 
         if isinstance(manifold, Balanced):
             return pull_back(manifold, self.cost, self.euclidean_gradient, self.euclidean_hessian)
@@ -120,9 +121,11 @@ class MatrixCost(abc.ABC):
             @numpy_backend
             def projected(*point: Any) -> Any:
                 vector = self._gradient_for_products(point)
-                if isinstance(vector, tuple):
-                    vector = low_rank(*vector)
-                return manifold.projection(point, vector)
+                if not isinstance(vector, tuple | list):
+                    return manifold.projection(point, vector)
+                if len(vector) == 2:
+                    return manifold.projection(point, low_rank(*vector))
+                return type(manifold.zero_vector(point))(*tangent_part_of_autodiff(point, vector)[0])
 
             return pymanopt.Problem(manifold, cost, riemannian_gradient=projected)
         return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
@@ -162,6 +165,26 @@ class MatrixCost(abc.ABC):
 
 
 # Points and directions.
+
+
+class LastPoint:
+    """What was computed at the last point, in case it is asked for again, as optimisers do."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[np.ndarray, ...], Any] | None = None
+
+    def get(self, arrays: tuple[Any, ...]) -> Any:
+        """Return what was kept for these arrays, or None, and then forget it, so that its memory is free."""
+        if self._kept is not None:
+            same, value = self._kept
+            if len(arrays) == len(same) and all(map(np.array_equal, arrays, same)):
+                return value
+            self._kept = None
+        return None
+
+    def keep(self, arrays: tuple[Any, ...], value: Any) -> None:
+        """Keep a value, with a copy of the arrays: identity would prove nothing about an array written into."""
+        self._kept = tuple(np.array(a) for a in arrays), value
 
 
 def is_factored(point: Any) -> bool:

@@ -18,12 +18,12 @@ from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import Pattern, padded
-from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
 
 __all__ = ["MatrixCompletion", "Residual"]
 
-# A curvature estimated from so many entries is off by 0.2 %, and a step that is off by ε loses ε² of the decrease.
-_ENOUGH_ENTRIES = 2**20
+# A curvature estimated from so many entries is off by half a percent; a step off by ε loses ε² of the decrease.
+_ENOUGH_ENTRIES = 2**18
 
 
 class MatrixCompletion(MatrixCost):
@@ -97,7 +97,7 @@ class MatrixCompletion(MatrixCost):
         self._values = matrix.data
         self.cols, self.values = _read_only(matrix.indices), _read_only(matrix.data)
         self.n_sampled = 0
-        self._memo: tuple[tuple[np.ndarray, ...], np.ndarray, float] | None = None
+        self._last = LastPoint()
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -257,12 +257,10 @@ class MatrixCompletion(MatrixCost):
 
     def _evaluate(self, point: Any) -> tuple[np.ndarray, float]:
         """Residual and cost; those of the last factored point are kept."""
-        arrays = tuple(point) if is_factored(point) else (point,)
-        if self._memo is not None and len(arrays) == 3 and all(map(np.array_equal, arrays, self._memo[0])):
-            return self._memo[1:]
+        if is_factored(point) and (known := self._last.get(tuple(point))) is not None:
+            return known
         arrays = factors(point, self.shape)
         self.n_sampled += 1
-        self._memo = None  # before the next residual is allocated
         with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
             if len(arrays) == 1:
                 residual = arrays[0][self.rows, self.cols] - self.values
@@ -271,9 +269,8 @@ class MatrixCompletion(MatrixCost):
             left, right = padded(u, self._dtype, s), padded(vt.T, self._dtype)
             residual, squares = self._pattern.sample(left, right, self._values)
         cost = finite_cost(0.5 * squares, arrays)
-        # A copy, because identity would prove nothing about a point that was written into. To copy and compare
-        # O((m + n) r) numbers is little beside O(|Ω| r); at a dense point sampling is a mere gather.
-        self._memo = (tuple(np.array(a) for a in arrays), residual, cost)
+        # To copy and compare O((m + n) r) numbers is little beside O(|Ω| r); at a dense point this is a mere gather.
+        self._last.keep(arrays, (residual, cost))
         return residual, cost
 
     def _matrix(self, entries: np.ndarray, *, dense: bool) -> Any:

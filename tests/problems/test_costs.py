@@ -1,0 +1,353 @@
+"""Every cost against its literal definition, by Taylor slopes along straight lines, and on the solvers."""
+
+from itertools import pairwise
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+import scipy.sparse
+from pymanopt.manifolds import Euclidean, FixedRankEmbedded
+from pymanopt.optimizers import ConjugateGradient, TrustRegions
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+from dlngeo.problems import (
+    AutodiffCost,
+    LowRankApproximation,
+    MatrixCompletion,
+    MatrixSensing,
+    QuadraticLineSearcher,
+    RankOneSensing,
+    Regression,
+)
+from dlngeo.pymanopt import FixedRank
+
+M, N, RANK = 7, 5, 3
+
+
+def least_squares(forms, values):
+    """Literal ``½ Σ (⟨A_i, X⟩ − y_i)²`` by a loop over measurements."""
+    return lambda x: 0.5 * sum((np.sum(a * x) - y) ** 2 for a, y in zip(forms, values, strict=True))
+
+
+def instances():
+    rng = np.random.default_rng(3)
+    few, many = rng.standard_normal((N, 4)), rng.standard_normal((N, 40)) * np.arange(1, 41)
+    target = rng.standard_normal((M, N)) * (rng.random((M, N)) < 0.6)
+    left, right, y = rng.standard_normal((50, M)), rng.standard_normal((50, N)), rng.standard_normal(50)
+    forms = rng.standard_normal((50, M, N))
+    values, vectors = np.linalg.eigh(many @ many.T)
+    whitener = vectors @ np.diag(values**-0.5) @ vectors.T
+
+    def regression(a, b):
+        return lambda x: 0.5 * np.linalg.norm(x @ a - b) ** 2
+
+    few_out, many_out = rng.standard_normal((M, 4)), rng.standard_normal((M, 40))
+    operator = aslinearoperator(target)
+    known, square = target != 0, 0.5 * np.sum(target**2)
+    return {
+        "completion": (
+            MatrixCompletion.from_matrix(target, observed=known),
+            lambda x: 0.5 * np.sum((x - target)[known] ** 2),
+        ),
+        "regression, few samples": (Regression(few, few_out), regression(few, few_out)),
+        "regression, many samples": (Regression(many, many_out), regression(many, many_out)),
+        "regression, whitened": (
+            Regression(many, many_out, whiten=True),
+            regression(whitener @ many, many_out),
+        ),
+        "rank-one sensing": (
+            RankOneSensing(left, right, y),
+            least_squares([np.outer(a, b) for a, b in zip(left, right, strict=True)], y),
+        ),
+        "dense sensing": (MatrixSensing(forms, y), least_squares(forms, y)),
+        "dense target": (LowRankApproximation(target), lambda x: 0.5 * np.linalg.norm(x - target) ** 2),
+        "sparse target": (
+            LowRankApproximation(scipy.sparse.coo_array(target)),
+            lambda x: 0.5 * np.linalg.norm(x - target) ** 2,
+        ),
+        "operator target": (
+            LowRankApproximation(operator, squared_norm=2 * square),
+            lambda x: 0.5 * np.linalg.norm(x - target) ** 2,
+        ),
+        "operator target of unknown norm": (
+            LowRankApproximation(operator),
+            lambda x: 0.5 * np.linalg.norm(x - target) ** 2 - square,
+        ),
+        "autodiff": (
+            AutodiffCost(lambda x: anp.sum(anp.cosh(x - target)), (M, N)),
+            lambda x: np.sum(np.cosh(x - target)),
+        ),
+    }
+
+
+CASES = instances()
+QUADRATIC = [name for name in CASES if name != "autodiff"]
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def factored_point(rng, scale=1.0):
+    u, v = (np.linalg.qr(rng.standard_normal((d, RANK)))[0] for d in (M, N))
+    return u, scale * np.array([2.0, 2.0, 0.3]), v.T
+
+
+def dense(point):
+    u, s, vt = point
+    return u @ np.diag(s) @ vt
+
+
+def as_array(derivative):
+    """A derivative of any matrix form as an array."""
+    if isinstance(derivative, tuple):
+        return derivative[0] @ derivative[1]
+    if scipy.sparse.issparse(derivative):
+        return derivative.toarray()
+    if isinstance(derivative, LinearOperator):
+        np.testing.assert_allclose(derivative.T @ np.eye(M), (derivative @ np.eye(N)).T, atol=1e-12)
+        np.testing.assert_allclose(derivative @ np.ones(N), (derivative @ np.eye(N)).sum(1), atol=1e-12)
+        np.testing.assert_allclose(derivative.T @ np.ones(M), (derivative @ np.eye(N)).sum(0), atol=1e-12)
+        return derivative @ np.eye(N)
+    return derivative
+
+
+def slope(steps, errors):
+    return np.polyfit(np.log(steps), np.log(np.abs(errors)), 1)[0]
+
+
+def test_cost_is_the_literal_one(case, rng):
+    cost, literal = case
+    point = factored_point(rng)
+    for x in (point, dense(point)):
+        for _ in range(2):  # kept, and then another point in between
+            assert cost.cost(x) == pytest.approx(literal(dense(point)), rel=1e-12)
+        assert cost.cost(2 * dense(point)) == pytest.approx(literal(2 * dense(point)), rel=1e-12)
+
+
+def test_derivatives_at_a_dense_point_have_their_taylor_orders(case, rng):
+    cost, literal = case
+    x, z = rng.standard_normal((2, M, N))
+    gradient, hessian = cost.euclidean_gradient(x), cost.euclidean_hessian(x, z)
+    steps = 2.0 ** -np.arange(3, 9)
+    first = [literal(x + t * z) - literal(x) - t * np.sum(gradient * z) for t in steps]
+    assert slope(steps, first) == pytest.approx(2, abs=0.1)
+    # The cubic term of a quadratic vanishes; a cosine is added, which makes the remainder of third order.
+    curvature = cost.curvature(x, z)
+    assert curvature == pytest.approx(np.sum(z * hessian), rel=1e-12)
+    second = [
+        literal(x + t * z) + np.sin(t) - literal(x) - t * (np.sum(gradient * z) + 1) - t**2 / 2 * curvature
+        for t in steps
+    ]
+    assert slope(steps, second) == pytest.approx(3, abs=0.15)
+    # D²E is symmetric.
+    w = rng.standard_normal((M, N))
+    assert np.sum(w * hessian) == pytest.approx(np.sum(z * cost.euclidean_hessian(x, w)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_derivatives_at_a_factored_point_are_those_at_the_dense_one(name, rng):
+    cost, _ = CASES[name]
+    point = factored_point(rng)
+    manifold = FixedRank(M, N, RANK, 3, rng=rng)
+    tangent = manifold.random_tangent_vector(point)
+    z = point[0] @ tangent.M @ point[2] + tangent.Up @ point[2] + point[0] @ tangent.Vp.T
+    np.testing.assert_allclose(
+        as_array(cost.euclidean_gradient(point)), cost.euclidean_gradient(dense(point)), atol=1e-11
+    )
+    for other in (manifold, FixedRankEmbedded(M, N, RANK)):
+        direction = other.embedding(point, tangent)
+        product = as_array(cost.euclidean_hessian(point, direction))
+        np.testing.assert_allclose(product, cost.euclidean_hessian(dense(point), z), rtol=1e-11, atol=1e-11)
+        assert cost.curvature(point, direction) == pytest.approx(cost.curvature(dense(point), z), rel=1e-11)
+
+
+def test_riemannian_derivatives_are_those_of_the_dense_ones(case, rng):
+    cost, _ = case
+    point = factored_point(rng)
+    manifold = FixedRank(M, N, RANK, 3, rng=rng)
+    tangent = manifold.random_tangent_vector(point)
+    problem = cost.problem(manifold)
+    e = cost.euclidean_gradient(dense(point))
+    z = point[0] @ tangent.M @ point[2] + tangent.Up @ point[2] + point[0] @ tangent.Vp.T
+    h = cost.euclidean_hessian(dense(point), z)
+    pairs = [
+        (problem.riemannian_gradient(point), manifold.euclidean_to_riemannian_gradient(point, e)),
+        (
+            problem.riemannian_hessian(point, tangent),
+            manifold.euclidean_to_riemannian_hessian(point, e, h, tangent),
+        ),
+    ]
+    embedded = FixedRankEmbedded(M, N, RANK)  # singular values are equal
+    pairs.append((cost.problem(embedded).riemannian_gradient(point), embedded.projection(point, e)))
+    for ours, expected in pairs:
+        size = max(np.linalg.norm(b) for b in expected)
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-11 * size)
+    assert cost.curvature(point, manifold.embedding(point, tangent)) == pytest.approx(np.sum(z * h), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_solvers_reach_a_critical_point(name):
+    cost, _ = CASES[name]
+    manifold = FixedRank(M, N, RANK, 2, rng=0)
+    start = cost.initial_point(RANK, 1.0, rng=0)
+    for optimizer in (
+        ConjugateGradient(verbosity=0, line_searcher=QuadraticLineSearcher(cost), max_iterations=3000),
+        TrustRegions(verbosity=0),
+    ):
+        solution = cost.solve(manifold, optimizer, initial_point=start)
+        scale = solution.history[0].gradient_norm
+        assert solution.history[-1].gradient_norm < 1e-4 * scale
+        assert solution.history[-1].cost < solution.history[0].cost
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_target_of_full_observation_is_approximated_by_its_truncated_svd(depth):
+    rng = np.random.default_rng(5)
+    target = rng.standard_normal((M, N))
+    u, s, vt = np.linalg.svd(target)
+    cost = LowRankApproximation(target)
+    optimizer = ConjugateGradient(
+        verbosity=0, line_searcher=QuadraticLineSearcher(cost), max_iterations=3000, min_gradient_norm=1e-9
+    )
+    solution = cost.solve(FixedRank(M, N, RANK, depth), optimizer, initial_point=cost.initial_point(RANK, 1.0, rng=1))
+    np.testing.assert_allclose(dense(solution.point), (u[:, :RANK] * s[:RANK]) @ vt[:RANK], atol=1e-6)
+    assert cost.relative_error(solution.point) == pytest.approx(np.linalg.norm(s[RANK:]) / np.linalg.norm(s))
+
+
+def test_a_line_search_on_a_flat_manifold_takes_one_trial_and_is_exact():
+    rng = np.random.default_rng(6)
+    inputs, outputs = rng.standard_normal((N, 30)), rng.standard_normal((M, 30))
+    cost = Regression(inputs, outputs)
+    manifold = Euclidean(M, N)
+    searcher = QuadraticLineSearcher(cost)
+    x = rng.standard_normal((M, N))
+    d = -cost.euclidean_gradient(x)
+    size, new = searcher.search(cost.cost, manifold, x, d, cost.cost(x), -np.sum(d * d))
+    assert searcher.n_trials == 1
+    assert size == pytest.approx(np.linalg.norm(new - x))
+    assert np.sum(cost.euclidean_gradient(new) * d) == pytest.approx(0, abs=1e-10 * np.sum(d * d))
+    # In M N dimensions conjugate gradients then end after as many steps.
+    optimizer = ConjugateGradient(verbosity=0, line_searcher=searcher, max_iterations=3 * M * N, min_gradient_norm=1e-9)
+    solution = cost.solve(manifold, optimizer, initial_point=x)
+    np.testing.assert_allclose(solution.point, outputs @ np.linalg.pinv(inputs), atol=1e-8)
+
+
+def test_a_line_search_backs_off_where_the_retraction_bends_and_gives_up_where_nothing_decreases():
+    cost = LowRankApproximation(np.ones((M, N)))
+    manifold = FixedRank(M, N, 1, 6)
+    x = cost.initial_point(1, 1e-4, rng=0)
+    problem = cost.problem(manifold)
+    d = problem.riemannian_gradient(x) * -1.0
+    df0 = -(manifold.norm(x, d) ** 2)
+    searcher = QuadraticLineSearcher(cost)
+    size, new = searcher.search(problem.cost, manifold, x, d, problem.cost(x), df0)
+    assert size > 0
+    assert problem.cost(new) < problem.cost(x)
+    calls = []
+    rising = QuadraticLineSearcher(cost, max_trials=4)
+    assert rising.search(lambda p: calls.append(p) or np.inf, manifold, x, d, 1.0, df0) == (0.0, x)
+    assert len(calls) == rising.n_trials == 4
+    steps = [np.linalg.norm(dense(p) - dense(x)) for p in calls]
+    assert all(0 < b < a for a, b in pairwise(steps))
+    with pytest.raises(TypeError, match="MatrixCost"):
+        QuadraticLineSearcher(lambda x: 0.0)
+    with pytest.raises(ValueError, match=r"in \(0, 1/2\)"):
+        QuadraticLineSearcher(cost, sufficient_decrease=0.5)
+
+
+def test_whitened_inputs_have_the_given_map_as_their_minimum(rng):
+    inputs, outputs = rng.standard_normal((N, 30)) * np.arange(1, N + 1)[:, None], rng.standard_normal((M, 30))
+    cost = Regression(inputs, outputs, whiten=True)
+    white = cost.whitener @ inputs
+    np.testing.assert_allclose(white @ white.T, np.eye(N), atol=1e-12)
+    best = outputs @ white.T
+    np.testing.assert_allclose(cost.euclidean_gradient(best), 0, atol=1e-12)
+    np.testing.assert_allclose(best @ cost.whitener, outputs @ np.linalg.pinv(inputs), atol=1e-12)
+    expected = np.linalg.norm(best @ white - outputs) / np.linalg.norm(outputs)
+    assert cost.relative_error(best) == pytest.approx(expected)
+    assert Regression(inputs, outputs).whitener is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cost_is_infinite_never_nan(name, rng):
+    cost, _ = CASES[name]
+    for bad in (np.nan, np.inf, 1e200):
+        u, s, vt = factored_point(rng)
+        assert cost.cost((u, s * bad, vt)) == np.inf
+        assert cost.cost((u, s, np.where(np.arange(N) == 0, bad, vt))) == np.inf
+        assert cost.cost(np.full((M, N), bad)) == np.inf
+
+
+def test_factored_functions_form_no_matrix(rng):
+    def squares(u, s, vt):  # ½ ‖X‖⁴ from Gram matrices
+        left = u * s
+        return 0.5 * anp.sum((left.T @ left) * (vt @ vt.T)) ** 2
+
+    cost = AutodiffCost(squares, (M, N), factored=True)
+    whole = AutodiffCost(lambda x: 0.5 * anp.sum(x**2) ** 2, (M, N))
+    point = factored_point(rng)
+    manifold = FixedRank(M, N, RANK, 2, rng=rng)
+    direction = manifold.embedding(point, manifold.random_tangent_vector(point))
+    assert cost.cost(point) == pytest.approx(whole.cost(dense(point)))
+    for a, b in zip(cost.euclidean_hessian(point, direction), whole.euclidean_hessian(point, direction), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11)
+    assert cost.curvature(point, direction) == pytest.approx(whole.curvature(point, direction))
+    with pytest.raises(ValueError, match="takes factors"):
+        cost.cost(dense(point))
+    with pytest.raises(ValueError, match="velocity of each factor"):
+        cost.euclidean_hessian(point, direction[:2])
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "jax"])
+def test_autodiff_by_torch_and_jax(backend, rng):
+    if backend == "pytorch":
+        sine = pytest.importorskip("torch").sin
+        atol = 1e-12
+    else:
+        jax = pytest.importorskip("jax")
+        sine = jax.numpy.sin
+        atol = 1e-12 if jax.config.jax_enable_x64 else 1e-5
+    cost = AutodiffCost(lambda x: sine(x).sum(), (M, N), backend=backend)
+    point = factored_point(rng)
+    x = dense(point)
+    assert cost.cost(point) == pytest.approx(np.sin(x).sum(), abs=10 * atol)
+    np.testing.assert_allclose(cost.euclidean_gradient(x), np.cos(x), atol=atol)
+    np.testing.assert_allclose(cost.euclidean_gradient(point)[2], (point[0] * point[1]).T @ np.cos(x), atol=10 * atol)
+    np.testing.assert_allclose(cost.euclidean_hessian(x, x), -np.sin(x) * x, atol=10 * atol)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Regression(np.ones((3, 4)), np.ones((2, 5))), ValueError, "as many columns"),
+        (lambda: Regression(np.ones(3), np.ones((2, 3))), ValueError, "inputs must have 2 axes"),
+        (lambda: Regression(np.ones((3, 4)), np.full((2, 4), np.nan)), ValueError, "outputs must be finite"),
+        (lambda: Regression(1j * np.ones((3, 4)), np.ones((2, 4))), TypeError, "inputs must be real"),
+        (lambda: Regression(np.ones((3, 9)), np.ones((2, 9)), whiten=True), ValueError, "linearly dependent"),
+        (lambda: Regression(np.ones((3, 2)), np.ones((2, 2)), whiten=True), ValueError, "linearly dependent"),
+        (
+            lambda: Regression(np.ones((1, 1)), np.zeros((1, 1))).relative_error(np.ones((1, 1))),
+            ValueError,
+            "undefined",
+        ),
+        (lambda: RankOneSensing(np.ones((3, 4)), np.ones((2, 4)), [1, 2, 3]), ValueError, "as many rows"),
+        (lambda: RankOneSensing(np.ones((3, 4)), np.ones((3, 4)), [1, 2]), ValueError, "3 measurements and 2 values"),
+        (lambda: MatrixSensing(np.ones((3, 4)), [1, 2, 3]), ValueError, "measurements must have 3 axes"),
+        (lambda: MatrixSensing(np.ones((1, 1, 1)), [0]).relative_error(np.ones((1, 1))), ValueError, "undefined"),
+        (lambda: LowRankApproximation(np.ones((2, 2)), squared_norm=4), ValueError, "belongs to a LinearOperator"),
+        (lambda: LowRankApproximation([[np.inf]]), ValueError, "target must be finite"),
+        (lambda: LowRankApproximation(aslinearoperator(np.eye(2))).relative_error(np.eye(2)), ValueError, "unknown"),
+        (lambda: AutodiffCost(np.sum, (2, 2), backend="numpy"), ValueError, "backend must be"),
+        (
+            lambda: Regression(np.ones((3, 4)), np.ones((2, 4))).cost(np.ones((3, 2))),
+            ValueError,
+            "the point has shapes",
+        ),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
