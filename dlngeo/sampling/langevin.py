@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.retraction import retract
 from dlngeo.sampling import _steps
 from dlngeo.sampling.chain import Sampler, State
+from dlngeo.spectral_entropy import SpectralEntropy
 
 __all__ = ["Langevin", "SpectralPotential"]
 
@@ -82,8 +83,8 @@ class Langevin(Sampler):
     kappa : float
         Anisotropy κ of isotropic noise: strength along horizontal directions, that along the fibres being 1. The law is
         ``∝ e^{−(β/κ)(E − S/β)} dvol_g``, and κ → 0 the gradient flow of the free energy [3]_.
-    inner_widths : sequence of int, optional
-        Inner widths of the network for the entropy; by default equal to the rank, where they add nothing.
+    widths : sequence of int, optional
+        Widths ``(d_0, …, d_N)`` of the network, for the entropy; as in :func:`dlngeo.entropy`, which has the default.
 
     Raises
     ------
@@ -101,7 +102,7 @@ class Langevin(Sampler):
         potential: Callable[[np.ndarray], np.ndarray] | None = None,
         noise: str = "base",
         kappa: float = 1.0,
-        inner_widths: tuple[int, ...] | None = None,
+        widths: Sequence[int] | None = None,
     ) -> None:
         self.space = space
         self.beta = _check.positive(beta, "beta")
@@ -120,11 +121,12 @@ class Langevin(Sampler):
         if isinstance(potential_gradient, SpectralPotential) and not deep:
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
         self.potential_gradient, self.potential, self.noise = potential_gradient, potential, noise
+        self.widths = widths
         temperature = self.kappa / self.beta
         if deep and metric.depth >= 2 and metric.depth.is_integer():
-            self._mover: _Mover = _Factors(self, temperature, inner_widths)
+            self._mover: _Mover = _Factors(self, temperature, widths)
         elif isinstance(metric, SpectralMetric) and fills(space):
-            self._mover = _Retraction(self, temperature, inner_widths)
+            self._mover = _Retraction(self, temperature, widths)
         else:
             self._mover = _Geodesic(self, temperature)
 
@@ -163,6 +165,7 @@ class Langevin(Sampler):
             "step_size": self.step_size,
             "noise": self.noise,
             "kappa": self.kappa,
+            "widths": None if self.widths is None else list(self.widths),
         }
 
 
@@ -182,14 +185,14 @@ class _Mover(ABC):
 class _Factors(_Mover):
     """Metrics of integer depth: balanced factors, with the state (U, Λ, V)."""
 
-    def __init__(self, sampler: Langevin, temperature: float, inner_widths: tuple[int, ...] | None) -> None:
+    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         metric = sampler.space.metric
         self.sampler, self.temperature = sampler, temperature
         self.rank, self.depth = metric.rank, int(metric.depth)
         self.m, self.n = sampler.space.shape
         # A normalised metric runs N times slower.
         self.h = sampler.step_size / (metric.depth if metric.kernel.normalized else 1)
-        self.excess = _excess(inner_widths, self.depth, self.rank)
+        self.excess = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths).excess * self.depth
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
@@ -232,10 +235,13 @@ class _Factors(_Mover):
 class _Retraction(_Mover):
     """Any other spectral metric: its second-order retraction, chain by chain, with the state (U, Σ, V)."""
 
-    def __init__(self, sampler: Langevin, temperature: float, inner_widths: tuple[int, ...] | None) -> None:
+    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
         self.depth = getattr(self.metric, "depth", math.inf)
-        self.excess = 0 if math.isinf(self.depth) else _excess(inner_widths, self.depth, self.metric.rank)
+        self.excess = 0.0
+        if not math.isinf(self.depth):
+            m, n = sampler.space.shape
+            self.excess = SpectralEntropy(m, n, self.depth, self.metric.rank, widths).excess * self.depth
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
@@ -293,7 +299,7 @@ class _Geodesic(_Mover):
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
         gradient = _finite(self.sampler.potential_gradient(points)).reshape(len(points), -1)
         basis, gram = self._frames(points)
-        # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and white noise of the
+        # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and noise of the
         # metric is L^{−T} times white noise: both are L^{−T} times something.
         lower = np.linalg.cholesky(gram)
         drift = np.linalg.solve(lower, basis @ gradient[..., None])
@@ -330,17 +336,6 @@ class _Geodesic(_Mover):
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()
-
-
-def _excess(inner_widths: tuple[int, ...] | None, depth: float, rank: int) -> int:
-    if inner_widths is None:
-        return 0
-    if len(inner_widths) != depth - 1 or min(inner_widths, default=rank) < rank:
-        raise ValueError(
-            f"inner_widths {tuple(inner_widths)} do not fit: depth {depth:g} has {depth - 1:g} inner layers, each "
-            f"at least as wide as the rank {rank}."
-        )
-    return sum(inner_widths) - rank * len(inner_widths)
 
 
 def _require_rank(s: np.ndarray, rank: int) -> None:

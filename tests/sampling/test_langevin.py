@@ -1,0 +1,321 @@
+"""Langevin dynamics against exact laws, with standard errors small enough that a bias of a per cent fails."""
+
+import geomstats.backend as gs
+import numpy as np
+import pytest
+import scipy.integrate
+from geomstats.geometry.general_linear import GeneralLinear
+from geomstats.geometry.hypersphere import Hypersphere
+from geomstats.geometry.poincare_half_space import PoincareHalfSpace
+from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDMatrices
+from pymanopt.manifolds import Sphere
+from scipy.stats import kstest
+
+from dlngeo import gradient_flow
+from dlngeo.balanced import dimension
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.laws import SpectralLaw
+from dlngeo.sampling import Langevin, SpectralPotential, from_pymanopt
+from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics import free_energy_gradient
+
+SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
+LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
+
+
+def deep(m, n, rank, depth, **options):
+    if m == n == rank:
+        space = GeneralLinear(m, equip=False)
+        space.equip_with_metric(DLNMetric, depth=depth, **options)
+        return space
+    return FixedRankMatrices(m, n, rank, depth=depth)
+
+
+def draw(rng, chains, m, n, rank, depth, degrees=None):
+    """Exact draws at base noise: Haar frames, and λ² the eigenvalues of a Wishart matrix of m + n − r degrees."""
+    u, _, _ = np.linalg.svd(rng.standard_normal((chains, m, rank)), full_matrices=False)
+    v, _, _ = np.linalg.svd(rng.standard_normal((chains, n, rank)), full_matrices=False)
+    lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
+    return (u * lam[:, None, :] ** depth) @ np.swapaxes(v, 1, 2)
+
+
+def relative(values, exact):
+    """Relative deviation of chain means from an exact value, and its standard error."""
+    means = values.mean(axis=1)
+    return means.mean() / exact - 1, means.std(ddof=1) / len(means) ** 0.5 / abs(exact)
+
+
+def extrapolated(run, h):
+    """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
+    (coarse, a), (fine, b) = run(h), run(h / 2)
+    return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
+
+
+def wishart_run(m, n, rank, depth, chains, duration, seed, **options):
+    space = deep(m, n, rank, depth)
+    start = draw(np.random.default_rng(seed), chains, m, n, rank, depth)
+
+    def run(h):
+        steps = int(duration * depth / 2 / h)  # the relaxation time is N/2
+        sampler = Langevin(space, SQUARES, 1.0, h, **options)
+        samples = sampler.sample(start, steps, thin=max(1, int(0.2 * depth / h / 2)), rng=seed + 1)
+        return relative(2 * samples.statistics["energy"], rank * (m + n - rank))
+
+    return run
+
+
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
+def test_the_spectrum_is_that_of_wishart_matrices(m, n, rank, depth):
+    deviation, error = extrapolated(wishart_run(m, n, rank, depth, 300, 6, 0), 0.1)
+    assert error < 0.05
+    assert abs(deviation) < 3.5 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
+def test_the_spectrum_is_that_of_wishart_matrices_to_a_per_cent(m, n, rank, depth):
+    deviation, error = extrapolated(wishart_run(m, n, rank, depth, 8000, 8, 0), 0.05)
+    assert error < 0.0055
+    assert abs(deviation) < 2.5 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3, 4, 8])
+def test_the_bias_is_of_first_order_also_near_singular_matrices(depth):
+    run = wishart_run(2, 2, 2, depth, 12000, 8, 3)
+    biases, errors = zip(*(run(h) for h in (0.4, 0.2, 0.1)), strict=True)
+    slope = np.log2(biases[0] / biases[2]) / 2
+    spread = (errors[0] ** 2 / biases[0] ** 2 + errors[2] ** 2 / biases[2] ** 2) ** 0.5 / 2 / np.log(2)
+    assert all(abs(bias) > 4 * error for bias, error in zip(biases, errors, strict=True))
+    assert abs(slope - 1) < 0.2 + 3 * spread
+
+
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), [(3, 3, 3, 3), (2, 2, 2, 8), (4, 3, 2, 2)])
+def test_isotropic_noise_adds_the_entropy(m, n, rank, depth):
+    # Equipartition upstairs: ⟨Σλ²⟩ β is the dimension of the balanced weights.
+    sizes = (n, *[min(m, n)] * (depth - 1), m)
+    exact = dimension(sizes, rank)
+    space = deep(m, n, rank, depth)
+    start = draw(np.random.default_rng(4), 300, m, n, rank, depth, degrees=m + n)
+
+    def run(h):
+        burn, steps = int(2 * depth / h), int(5 * depth / h)
+        sampler = Langevin(space, SQUARES, 1.0, h, noise="isotropic")
+        samples = sampler.sample(start, steps, burn_in=burn, thin=int(0.1 * depth / h), rng=5)
+        return relative(2 * samples.statistics["energy"], exact)
+
+    deviation, error = extrapolated(run, 0.1)
+    assert error < 0.06
+    assert abs(deviation) < 3.5 * error
+
+
+def test_each_singular_value_has_its_law():
+    m = n = rank = 2
+    depth, beta = 3, 2.0
+    law = SpectralLaw(lambda s: np.sum(s ** (2 / depth), -1) / 2, SpectralEntropy(m, n, depth), beta, noise="isotropic")
+    space = deep(m, n, rank, depth)
+    start = draw(np.random.default_rng(6), 2500, m, n, rank, depth) / beta ** (depth / 2)
+    sampler = Langevin(space, SQUARES, beta, 0.02, noise="isotropic")
+    points = sampler.sample(start, 400, burn_in=399, rng=7).points[:, 0]
+    lam = np.linalg.svd(points, compute_uv=False) ** (1 / depth)
+    for k in range(2):
+        exact = law.mean(lambda s, k=k: s[..., k] ** (1 / depth))
+        error = lam[:, k].std() / len(lam) ** 0.5
+        assert abs(lam[:, k].mean() - exact) < 3.5 * error + 0.01 * exact
+    # Frames are Haar-distributed: the square of an entry has the arcsine law.
+    u, _, vt = np.linalg.svd(points)
+    for frame in (u, vt):
+        assert kstest(frame[:, 0, 0] ** 2, "beta", args=(0.5, 0.5)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_brownian_motion_has_the_spectrum_of_gaussian_matrices(depth):
+    # With no potential and β = 2, the generator is ½Δ, and Λ_t has the law of the singular values of Λ_0 + √(t/N) G.
+    t, lam = 0.6, np.array([1.3, 0.8, 0.5])
+    start = np.broadcast_to(np.diag(lam**depth), (4000, 3, 3)).copy()
+    flat = SpectralPotential(lambda lam: np.zeros(len(lam)), np.zeros_like)
+
+    def run(h):
+        samples = Langevin(deep(3, 3, 3, depth), flat, 2.0, h).sample(start, round(t / h), rng=8)
+        return relative(np.sum(samples.state["lam"] ** 2, -1)[:, None], np.sum(lam**2) + 9 * t / depth)
+
+    deviation, error = extrapolated(run, 0.03)
+    assert error < 0.02
+    assert abs(deviation) < 3.5 * error
+
+
+def test_no_noise_is_the_gradient_flow_of_the_free_energy(rng):
+    depth, beta, t = 3, 2.0, 0.4
+    space = deep(3, 3, 3, depth)
+    x, target = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
+
+    def slope(point):
+        return np.asarray(free_energy_gradient(lambda y: y - target, np.asarray(point), depth, beta))
+
+    flow = gradient_flow(space, slope, x, [0.0, t], rtol=1e-10, atol=1e-12)
+    errors = []
+    for steps in (20, 40, 80):
+        sampler = Langevin(space, lambda y: y - target, beta, t / steps, noise="isotropic", kappa=0.0)
+        end = sampler.sample(x, steps, rng=0).points[0, -1]
+        errors.append(np.abs(end - np.asarray(flow.points[-1])).max())
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 1, atol=0.15)
+
+
+def test_kappa_scales_the_temperature_and_not_the_entropy():
+    # The law is e^{−(β/κ)(E − S/β)} dvol: that of β/κ with the entropy divided by κ.
+    depth, beta, kappa = 2, 1.0, 0.25
+    law = SpectralLaw(lambda s: np.sum(s, -1) / 2, SpectralEntropy(2, 2, depth), beta / kappa)
+    entropy = SpectralEntropy(2, 2, depth)
+
+    def weight(s):
+        return np.exp(entropy(s) / kappa)
+
+    exact = law.mean(lambda s: np.sum(s, -1) * weight(s)) / law.mean(weight)
+    start = draw(np.random.default_rng(9), 400, 2, 2, 2, depth)
+
+    def run(h):
+        sampler = Langevin(deep(2, 2, 2, depth), SQUARES, beta, h, noise="isotropic", kappa=kappa)
+        samples = sampler.sample(start, int(16 / h), burn_in=int(6 / h), thin=int(0.2 / h), rng=10)
+        return relative(2 * samples.statistics["energy"], exact)
+
+    deviation, error = extrapolated(run, 0.1)
+    assert error < 0.03
+    assert abs(deviation) < 3.5 * error
+
+
+@pytest.mark.parametrize("depth", [1, 2.5, np.inf])
+def test_other_depths_go_through_the_retraction(depth, rng):
+    # At depth 1, E = ½‖X‖² makes X Gaussian. Elsewhere one step has the drift and the covariance of the generator.
+    space = deep(2, 2, 2, depth)
+    x, h, chains = np.array([[1.3, 0.4], [-0.2, 0.9]]), 1e-3, 3000
+    sampler = Langevin(space, lambda y: y, 2.0, h)
+    moved = sampler.sample(np.broadcast_to(x, (chains, 2, 2)).copy(), 1, rng=rng).points[:, 0] - x
+    frame = space.metric.frame(x)
+    drift = -h * frame.cometric(x) + 0.5 * h * frame.ito_drift()
+    error = moved.std(axis=0) / chains**0.5
+    assert (np.abs(moved.mean(axis=0) - drift) < 4 * error).all()
+    covariance = np.cov(moved.reshape(chains, 4).T)
+    exact = h * np.asarray(space.metric.cometric_matrix(gs.array(x)))
+    scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
+    np.testing.assert_allclose(covariance / scale, exact / scale, atol=4 * (2 / chains) ** 0.5)
+
+
+def test_a_normalised_metric_runs_slower_by_the_depth(rng):
+    x = rng.standard_normal((5, 3, 3))
+    fast = Langevin(deep(3, 3, 3, 4), lambda y: y, 1.0, 0.01).sample(x, 3, rng=1).points
+    slow = Langevin(deep(3, 3, 3, 4, normalized=True), lambda y: y, 1.0, 0.04).sample(x, 3, rng=1).points
+    np.testing.assert_allclose(slow, fast, rtol=1e-12)
+
+
+def spd_space(metric):
+    space = SPDMatrices(2, equip=False)
+    space.equip_with_metric(metric)
+    return space
+
+
+def spd_bures():
+    # dvol = ∏_{i≤j}(x_i + x_j)^{−½} |x_1 − x_2| dx du, up to constants; E = tr X, in x = u².
+    def integral(f):
+        def weighted(v, u):
+            x, y = u * u, v * v
+            return abs(x - y) * (x + y) ** -0.5 * np.exp(-x - y) * f(x + y)
+
+        return scipy.integrate.dblquad(weighted, 0, 6, 0, 6)[0]
+
+    exact = integral(lambda s: s) / integral(lambda s: 1.0)
+    start = np.broadcast_to(np.eye(2), (500, 2, 2)).copy()
+    gradient = lambda x: np.broadcast_to(np.eye(2), x.shape)  # noqa: E731
+    return spd_space(SPDBuresWassersteinMetric), gradient, start, lambda x: np.trace(x, axis1=-2, axis2=-1), exact
+
+
+def spd_affine():
+    # With log-eigenvalues a, b: dvol = sinh(|a − b|/2) da db; E = ½‖log X‖², of Euclidean gradient X^{−1} log X.
+    def integral(f):
+        def weighted(b, a):
+            return np.sinh(abs(a - b) / 2) * np.exp(-(a * a + b * b) / 2) * f(a * a + b * b)
+
+        return scipy.integrate.dblquad(weighted, -7, 7, -7, 7)[0]
+
+    def gradient(x):
+        w, q = np.linalg.eigh(x)
+        return (q * (np.log(w) / w)[:, None, :]) @ np.swapaxes(q, 1, 2)
+
+    exact = integral(lambda s: s) / integral(lambda s: 1.0)
+    start = np.broadcast_to(np.eye(2), (500, 2, 2)).copy()
+    return spd_space(SPDAffineMetric), gradient, start, lambda x: np.sum(np.log(np.linalg.eigvalsh(x)) ** 2, -1), exact
+
+
+def hyperbolic():
+    # Half-plane, E = cosh(distance to i) = 1 + (x² + (y − 1)²)/(2y): ⟨E⟩ by the radial law sinh r e^{−E}.
+    def integral(power):
+        return scipy.integrate.quad(lambda r: np.sinh(r) * np.exp(-np.cosh(r)) * np.cosh(r) ** power, 0, 8)[0]
+
+    def gradient(p):
+        x, y = p[:, 0], p[:, 1]
+        return np.stack([x / y, (1 - (x**2 + 1) / y**2) / 2], axis=1)
+
+    start = np.broadcast_to([0.0, 1.0], (500, 2)).copy()
+    return (
+        PoincareHalfSpace(2),
+        gradient,
+        start,
+        lambda p: 1 + (p[:, 0] ** 2 + (p[:, 1] - 1) ** 2) / (2 * p[:, 1]),
+        integral(1) / integral(0),
+    )
+
+
+def sphere():
+    start = np.broadcast_to([0.0, 0.0, -1.0], (500, 3)).copy()
+    gradient = lambda x: np.broadcast_to([0.0, 0.0, 1.0], x.shape)  # noqa: E731
+    return Hypersphere(2), gradient, start, lambda x: x[:, 2], -(1 / np.tanh(1) - 1)
+
+
+@pytest.mark.parametrize("case", [spd_bures, spd_affine, hyperbolic, sphere])
+def test_the_law_on_other_spaces(case):
+    space, gradient, start, observable, exact = case()
+
+    def run(h):
+        sampler = Langevin(space, gradient, 1.0, h)
+        samples = sampler.sample(start, int(6 / h), burn_in=int(2 / h), thin=int(0.25 / h), rng=12)
+        return relative(samples.observe(observable), exact)
+
+    deviation, error = extrapolated(run, 0.05)
+    assert error < 0.11
+    assert abs(deviation) < 3.5 * error
+
+
+def test_manifolds_of_pymanopt_move_as_those_of_geomstats():
+    _, gradient, start, _, _ = sphere()
+    start = start[:4]
+    start = start + np.array([0.3, 0.1, 0.0])
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    # The bases of tangent spaces are free, so only the drift can be compared.
+    ours = Langevin(from_pymanopt(Sphere(3), (3,)), gradient, 1e30, 0.05).sample(start, 3, rng=2).points
+    theirs = Langevin(Hypersphere(2), gradient, 1e30, 0.05).sample(start, 3, rng=2).points
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    assert np.abs(ours[:, -1] - start).max() > 0.01
+    # The noise has unit variance in both tangent directions.
+    sampler = Langevin(from_pymanopt(Sphere(3), (3,)), np.zeros_like, 1.0, 1e-4)
+    kicks = (sampler.sample(np.broadcast_to(start[0], (2000, 3)).copy(), 1, rng=3).points[:, 0] - start[0]) / 2e-4**0.5
+    np.testing.assert_allclose(np.cov(kicks.T), np.eye(3) - np.outer(start[0], start[0]), atol=4 * (2 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda s: Langevin(s, SQUARES, 0.0, 0.1), ValueError, "beta must be positive"),
+        (lambda s: Langevin(s, SQUARES, 1.0, -1), ValueError, "step_size must be positive"),
+        (lambda s: Langevin(s, SQUARES, 1.0, 0.1, noise="white"), ValueError, "'base' or 'isotropic'"),
+        (lambda s: Langevin(s, SQUARES, 1.0, 0.1, kappa=0.5), ValueError, "pass noise='isotropic'"),
+        (lambda s: Langevin(GeneralLinear(3, equip=False), SQUARES, 1.0, 0.1), ValueError, "has no metric"),
+        (lambda s: Langevin(Hypersphere(2), SQUARES, 1.0, 0.1), ValueError, "potential of λ"),
+        (lambda s: Langevin(Hypersphere(2), SQUARES, 1.0, 0.1, noise="isotropic"), ValueError, "balanced weights"),
+        (lambda s: Langevin(s, SQUARES, 1.0, 0.1).sample(np.ones((2, 3)), 1), ValueError, "initial points of shape"),
+        (lambda s: Langevin(s, SQUARES, 1.0, 0.1).sample(np.diag([1.0, 1.0, 0.0]), 1), ValueError, "rank below 3"),
+        (lambda s: Langevin(s, lambda x: x / 0, 1.0, 0.1).sample(np.eye(3), 1), ValueError, "NaN or infinite"),
+        (lambda s: Langevin(Hypersphere(2), lambda x: x, 1.0, 0.1).sample(np.ones(3), 1), ValueError, "not in Hyper"),
+    ],
+)
+def test_bad_input_is_refused(call, error, match):
+    with np.errstate(all="ignore"), pytest.raises(error, match=match):
+        call(deep(3, 3, 3, 2))
