@@ -21,14 +21,15 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pymanopt
 from pymanopt.manifolds.manifold import Manifold
+
+from dlngeo.pymanopt._points import apart, draw, relative, seeded, tangency
 
 __all__ = ["Check", "check_gradient", "check_hessian", "check_retraction"]
 
@@ -163,12 +164,12 @@ def check_gradient(
         If a tangent vector comes without its point, or the cost at the point is not finite.
     """
     manifold = problem.manifold
-    with _seeded(rng):
-        point, direction = _draw(manifold, point, tangent_vector)
+    with seeded(rng):
+        point, direction = draw(manifold, point, tangent_vector)
     gradient = problem.riemannian_gradient(point)
     slope = float(manifold.inner_product(point, gradient, direction))
     found = _taylor(problem, point, lambda t: manifold.retraction(point, t * direction), slope, 0.0)
-    return _finish("gradient", 2, found, _tangency(manifold, point, gradient), tolerance, axes)
+    return _finish("gradient", 2, found, tangency(manifold, point, gradient), tolerance, axes)
 
 
 def check_hessian(
@@ -214,8 +215,8 @@ def check_hessian(
     if curve not in (None, "exp", "retraction"):
         raise ValueError(f'curve must be "exp", "retraction" or None, got {curve!r}.')
     manifold = problem.manifold
-    with _seeded(rng):
-        point, direction = _draw(manifold, point, tangent_vector)
+    with seeded(rng):
+        point, direction = draw(manifold, point, tangent_vector)
         a, b = (manifold.random_tangent_vector(point) for _ in range(2))
         weight_a, weight_b = np.random.default_rng(rng).uniform(0.5, 2, 2)
 
@@ -230,9 +231,9 @@ def check_hessian(
     size = max(weight_a * norm(of_a), weight_b * norm(of_b))
     skew = manifold.inner_product(point, of_a, b) - manifold.inner_product(point, a, of_b)
     residuals = {
-        **_tangency(manifold, point, along),
-        "linearity": _relative(norm(hessian(weight_a * a + weight_b * b) - together), size),
-        "symmetry": _relative(abs(float(skew)), norm(of_a) * norm(b) + norm(a) * norm(of_b)),
+        **tangency(manifold, point, along),
+        "linearity": relative(norm(hessian(weight_a * a + weight_b * b) - together), size),
+        "symmetry": relative(abs(float(skew)), norm(of_a) * norm(b) + norm(a) * norm(of_b)),
     }
     move = _exponential(manifold, point, direction) if curve != "retraction" else None
     if move is None:
@@ -288,21 +289,21 @@ def check_retraction(
     ValueError
         If a tangent vector comes without its point, or there is no exponential map.
     """
-    with _seeded(rng):
-        point, direction = _draw(manifold, point, tangent_vector)
+    with seeded(rng):
+        point, direction = draw(manifold, point, tangent_vector)
     exp = exponential or _exponential(manifold, point, direction)
     if exp is None:
         raise ValueError(f"{manifold} has no exponential map to compare with; pass one as exponential=…")
     ends = [_both(exp, manifold.retraction, point, t * direction) for t in _STEPS]
-    noise = 10 * np.finfo(float).eps * _apart(point, None)
+    noise = 10 * np.finfo(float).eps * apart(point, None)
 
     def against(measure: Callable[[Any, Any], float]) -> Check:
         errors = np.array([math.nan if pair is None else float(measure(*pair)) for pair in ends])
         start = float(measure(manifold.retraction(point, 0.0 * direction), point))
-        residuals = {"start": _relative(start, _apart(point, None))}
+        residuals = {"start": relative(start, apart(point, None))}
         return _finish(f"retraction of order {order}", order + 1, (errors, noise), residuals, tolerance, None)
 
-    check = against(distance or _apart)
+    check = against(distance or apart)
     if distance is None and not check.ok:
         try:
             other = against(manifold.dist)
@@ -390,61 +391,3 @@ def _finish(
     if axes is not None:
         check.plot(axes)
     return check
-
-
-# Points and vectors.
-
-
-def _draw(manifold: Manifold, point: Any, direction: Any) -> tuple[Any, Any]:
-    if point is None:
-        if direction is not None:
-            raise ValueError("a tangent vector was given without the point it is tangent at; pass both.")
-        point = manifold.random_point()
-    if direction is None:
-        direction = manifold.random_tangent_vector(point)
-    return point, direction
-
-
-@contextmanager
-def _seeded(rng: Any) -> Iterator[None]:
-    """Seed NumPy's global generator, which pymanopt and geomstats draw from, for the time being."""
-    if rng is None:
-        yield
-        return
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(np.random.default_rng(rng).integers(2**32))  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-
-
-def _tangency(manifold: Manifold, point: Any, vector: Any) -> dict[str, float]:
-    """Relative distance of a vector from its tangent part, if the manifold can tell."""
-    try:
-        tangent = manifold.to_tangent_space(point, vector)
-    except NotImplementedError:
-        return {}
-    return {"tangency": _relative(_apart(vector, tangent), _apart(tangent, None))}  # norms are of tangent vectors only
-
-
-def _relative(value: float, size: float) -> float:
-    return 0.0 if value == 0 else value / size if size > 0 else math.inf
-
-
-def _apart(a: Any, b: Any) -> float:
-    """Norm of the difference of two points or vectors, as arrays, or of the first if the second is None."""
-    if _is_factored(a):
-        (u, s, vt), (p, t, qt) = a, (np.zeros_like(a[0]), 0 * a[1], np.zeros_like(a[2])) if b is None else b
-        left, right = np.linalg.qr(np.hstack((u, p)))[1], np.linalg.qr(np.vstack((vt, qt)).T)[1]
-        return float(np.linalg.norm((left * np.concatenate((s, -t))) @ right.T))
-    if isinstance(a, list | tuple):
-        return math.hypot(*(_apart(x, None if b is None else y) for x, y in zip(a, b or a, strict=True)))
-    return float(np.linalg.norm(np.asarray(a) if b is None else np.asarray(a) - np.asarray(b)))
-
-
-def _is_factored(point: Any) -> bool:
-    if not (isinstance(point, list | tuple) and len(point) == 3 and np.ndim(point[1]) == 1):
-        return False
-    u, s, vt = point
-    return np.ndim(u) == np.ndim(vt) == 2 and np.shape(u)[1] == np.shape(vt)[0] == np.shape(s)[0]
