@@ -2,6 +2,8 @@
 
 from dlngeo.sampling.adapter import from_pymanopt
 from dlngeo.sampling.chain import Sampler, Samples
+from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.upstairs import UpstairsLangevin
 
-__all__ = ["Langevin", "Sampler", "Samples", "SpectralPotential", "from_pymanopt"]
+__all__ = ["ConstrainedHMC", "Langevin", "Sampler", "Samples", "SpectralPotential", "UpstairsLangevin", "from_pymanopt"]

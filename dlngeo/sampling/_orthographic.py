@@ -390,9 +390,24 @@ def _retract(q, lam, cores, sides, widths, residuals):  # type: ignore[no-untype
     for n in numba.prange(lam.shape[0]):
         y, mu = np.zeros(q[n].shape), np.empty(lam.shape[1])
         residuals[n] = _solve(q[n], lam[n], widths, cores[n], sides[n], y, mu)
-        if residuals[n] < math.inf:
-            _fold(y, mu, widths)
-            q[n], lam[n] = y, mu
+        if not residuals[n] < math.inf and not _first(q[n], lam[n], widths, cores[n], sides[n], y, mu):
+            residuals[n] = math.nan
+            continue
+        _fold(y, mu, widths)
+        q[n], lam[n] = y, mu
+
+
+@_jit
+def _first(q, lam, widths, cores, sides, y, mu):  # type: ignore[no-untyped-def]
+    """First iterate of :func:`_solve`."""
+    depth, r = cores.shape[0], lam.size
+    y[:], mu[:] = q, lam
+    c, turns, work = np.zeros((depth + 1, r, r)), np.empty((depth, r, r)), np.empty((3, depth))
+    for p in range(depth + 1):
+        for k in range(r):
+            c[p, k, k] = 1.0
+    moved = _follow(q, y, mu, widths, cores, sides, c, np.zeros(q.shape), turns, work)
+    return moved and np.all(np.isfinite(mu)) and np.all(mu != 0.0)
 
 
 def _project(lam, cores):  # type: ignore[no-untyped-def]
@@ -478,7 +493,8 @@ def retract(
     Returns
     -------
     array, shape=[chains]
-        Residuals relative to the norm of the weights; infinite where there was no solution and the chain stayed.
+        Residuals relative to the norm of the weights. Infinite where no solution was found and the chain moved by the
+        first iterate, a retraction of first order; NaN where that failed too, and the chain stayed.
     """
     residuals = np.zeros(len(lam))
     _retract_all(len(lam), frames, lam, cores, sides, widths, residuals)

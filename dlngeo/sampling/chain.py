@@ -136,8 +136,8 @@ class Sampler(ABC):
 
         Parameters
         ----------
-        initial_points : array-like, shape=[n_chains, *point_shape] or [*point_shape], or Samples
-            One chain starts at each point; or samples whose chains to continue.
+        initial_points : array-like, shape=[n_chains, *point_shape] or [*point_shape], or Samples, or dict
+            One chain starts at each point; or samples whose chains to continue, or a state.
         n_steps : int
             Steps, burn-in included.
         burn_in : int
@@ -164,8 +164,9 @@ class Sampler(ABC):
         if not 0 <= burn_in < n_steps:
             raise ValueError(f"burn_in must be at least 0 and below n_steps = {n_steps}, got {burn_in}.")
         generator = np.random.default_rng(rng)
-        if isinstance(initial_points, Samples):
-            state = {name: value.copy() for name, value in initial_points.state.items()}
+        given = initial_points.state if isinstance(initial_points, Samples) else initial_points
+        if isinstance(given, dict):
+            state = {name: value.copy() for name, value in given.items()}
         else:
             state = self.start(_initial(initial_points))
         points: list[np.ndarray] = []

@@ -1,0 +1,252 @@
+r"""Chains on the balanced weights of a deep linear network: what its samplers upstairs share.
+
+The state is frames ``Q_0, …, Q_N`` and λ, so that weights ``Q_p Λ Q_{p−1}ᵀ`` are balanced to round-off and ``λ^N`` is
+never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :mod:`dlngeo.sampling._orthographic`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlngeo import _check
+from dlngeo.balanced import BalancedFrame, dimension
+from dlngeo.geomstats.gradients import fills
+from dlngeo.geomstats.metrics import DLNMetric
+from dlngeo.network import Weights, imbalance, widths
+from dlngeo.sampling import _orthographic
+from dlngeo.sampling.chain import Sampler, State
+from dlngeo.sampling.langevin import SpectralPotential
+
+__all__ = ["BalancedSampler", "Vector"]
+
+Potential = Callable[[np.ndarray], np.ndarray]
+
+
+class Vector(NamedTuple):
+    """Tangent vectors: cores, shape=[chains, N, r, r], and sides, shape=[chains, N + 1, D, r]."""
+
+    cores: np.ndarray
+    sides: np.ndarray
+
+
+class BalancedSampler(Sampler, ABC):
+    """A sampler whose chains move on the balanced weights of rank r; its points are the products X.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Widths ``(d_0, …, d_N)``.
+    rank, depth : int
+        r and N.
+    dim : int
+        Dimension of the manifold of balanced weights.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        potential: Potential | SpectralPotential | None,
+        potential_gradient: Potential | SpectralPotential | None,
+        beta: float,
+        step_size: float,
+        noise: str,
+        rank: int | None,
+    ) -> None:
+        if noise not in ("base", "isotropic"):
+            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
+        self.noise = noise
+        self.widths, self.rank, self.slowness = _network(space, rank, noise)
+        self.depth, self.dim = len(self.widths) - 1, dimension(self.widths, self.rank)
+        self.beta, self.step_size = _check.positive(beta, "beta"), _check.positive(step_size, "step_size")
+        self.potential, self.potential_gradient = potential, potential_gradient
+        self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)
+        self._sizes = np.array(self.widths)
+        self._excess = sum(d - self.rank for d in self.widths[1:-1])
+
+    def start(self, points: np.ndarray) -> State:
+        shape = (self.widths[-1], self.widths[0])
+        points = points[None] if points.shape == shape else points
+        if points.shape[1:] != shape:
+            raise ValueError(f"initial points of shape {points.shape}; expected (n_chains, {shape[0]}, {shape[1]}).")
+        u, s, vt = np.linalg.svd(points, full_matrices=False)
+        if not (s[:, : self.rank] > 0).all():
+            raise ValueError(f"an initial point has rank below {self.rank}; start from points of that rank.")
+        inner = [np.broadcast_to(np.eye(d, self.rank), (len(points), d, self.rank)) for d in self.widths[1:-1]]
+        frames = [np.swapaxes(vt[:, : self.rank], 1, 2), *inner, u[..., : self.rank]]
+        return self._state(frames, s[:, : self.rank] ** (1 / self.depth))
+
+    def state_at(self, weights: Weights) -> State:
+        """State of chains at given balanced weights, to :meth:`sample` from.
+
+        Unlike matrices X, the weights of deep networks hold the digits of every λ.
+
+        Parameters
+        ----------
+        weights : sequence of array, shape=[n_chains, d_p, d_{p−1}], or array, shape=[n_chains, N, d, d]
+            Balanced weights.
+
+        Raises
+        ------
+        ValueError
+            If the widths differ from those of the sampler, or the weights are not balanced to 1e-6, or their
+            rank is below r.
+        """
+        if widths(weights) != self.widths:
+            raise ValueError(f"weights of widths {widths(weights)}; the sampler has {self.widths}.")
+        frame = BalancedFrame(weights, self.rank)
+        worst = max((float(np.max(np.abs(g))) for g in _list(imbalance(weights))), default=0.0)
+        if not worst <= 1e-6 * float(np.max(frame.lam)) ** 2:
+            raise ValueError(f"the weights are not balanced, by {worst:.1e}; balance them (dlngeo.network.rebalance).")
+        return self._state(frame.q, frame.lam)
+
+    def _state(self, frames: Sequence[np.ndarray], lam: np.ndarray) -> State:
+        stack = np.zeros((len(lam), self.depth + 1, max(self.widths), self.rank))
+        for p, (q, d) in enumerate(zip(frames, self.widths, strict=True)):
+            stack[:, p, :d] = q
+        return {"frames": stack, "lam": np.array(lam), **self._blank(len(lam))}
+
+    def _blank(self, chains: int) -> State:
+        """Statistics before the first step."""
+        return {"converged": np.ones(chains, dtype=bool)}
+
+    def points(self, state: State) -> np.ndarray:
+        return self._points(state["frames"], state["lam"])
+
+    def weights(self, state: State) -> list[np.ndarray]:
+        """Weights of a state, first layer first, shape=[n_chains, d_p, d_{p−1}] each."""
+        frames, lam = state["frames"], state["lam"]
+        return [
+            (frames[:, p + 1, :above] * lam[:, None, :]) @ np.swapaxes(frames[:, p, :below], 1, 2)
+            for p, (below, above) in enumerate(pairwise(self.widths))
+        ]
+
+    def _ends(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return U and V."""
+        return frames[:, -1, : self.widths[-1]], frames[:, 0, : self.widths[0]]
+
+    def _points(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        u, v = self._ends(frames)
+        return (u * lam[:, None, :] ** self.depth) @ np.swapaxes(v, 1, 2)
+
+    def _energy(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        if self.spectral is not None:
+            return np.asarray(self.spectral.value(lam), dtype=float)
+        assert self.potential is not None
+        return np.asarray(self.potential(self._points(frames, lam)), dtype=float)
+
+    def _gradient(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
+        """Gradient of E in the weights, which is horizontal."""
+        out = Vector(np.zeros((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
+        if self.spectral is not None:
+            self._add_radial(out, np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth)
+            return out
+        assert callable(self.potential_gradient)
+        euclidean = np.asarray(self.potential_gradient(self._points(frames, lam)), dtype=float)
+        u, v = self._ends(frames)
+        right, left = euclidean @ v, np.swapaxes(euclidean, 1, 2) @ u
+        core = np.swapaxes(u, 1, 2) @ right
+        powers = lam[:, None, :] ** np.arange(self.depth)[:, None]
+        out.cores[:] = powers[:, ::-1, :, None] * core[:, None] * powers[:, :, None, :]
+        if self.widths[-1] > self.rank:
+            out.sides[:, -1, : self.widths[-1]] = (right - u @ core) * powers[:, -1:]
+        if self.widths[0] > self.rank:
+            out.sides[:, 0, : self.widths[0]] = (left - v @ np.swapaxes(core, 1, 2)) * powers[:, -1:]
+        return out
+
+    def _add_radial(self, vector: Vector, slope: np.ndarray) -> None:
+        """Add the gradient of a function f of λ, from ``(1/N) ∂f/∂λ_k``."""
+        index = np.arange(self.rank)
+        vector.cores[:, :, index, index] += slope[:, None, :]
+
+    def _white(self, frames: np.ndarray, lam: np.ndarray, rng: np.random.Generator) -> Vector:
+        """Standard normal tangent vectors."""
+        out = Vector(rng.standard_normal((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
+        _orthographic.project(lam, out.cores)
+        for p, d in enumerate(self.widths):
+            if d > self.rank:
+                q, noise = frames[:, p, :d], rng.standard_normal((len(lam), d, self.rank))
+                # The mean of two independent sides, L_p and R_{p+1}, at inner layers.
+                scale = 1.0 if p in (0, self.depth) else 0.5**0.5
+                out.sides[:, p, :d] = scale * (noise - q @ (np.swapaxes(q, 1, 2) @ noise))
+        return out
+
+    def _split(self, lam: np.ndarray, vector: Vector) -> tuple[Vector, Vector]:
+        """Horizontal and vertical part of tangent vectors."""
+        larger = np.maximum(lam[:, :, None], lam[:, None, :])[:, None]
+        p = np.arange(self.depth)[:, None, None]
+        unit = (lam[:, None, :, None] / larger) ** (self.depth - 1 - p) * (lam[:, None, None, :] / larger) ** p
+        unit /= np.sum(unit**2, axis=1, keepdims=True) ** 0.5
+        along = np.sum(unit * vector.cores, axis=1, keepdims=True) * unit
+        outer = np.zeros_like(vector.sides)
+        outer[:, [0, -1]] = vector.sides[:, [0, -1]]
+        return Vector(along, outer), Vector(vector.cores - along, vector.sides - outer)
+
+    def _squared_norm(self, vector: Vector) -> np.ndarray:
+        sides = np.sum(vector.sides**2, axis=(2, 3))
+        return np.sum(vector.cores**2, axis=(1, 2, 3)) + 2 * np.sum(sides, axis=1) - sides[:, 0] - sides[:, -1]
+
+    def _entropy(self, lam: np.ndarray) -> np.ndarray:
+        """Entropy up to its constant, ``½ Σ_{k<l} log φ + Σ_p (d_p − r) Σ_k log λ_k``, from λ."""
+        total = self._excess * np.sum(np.log(lam), axis=-1) if self._excess else np.zeros(len(lam))
+        if self.depth == 1:
+            return total
+        for k in range(self.rank):
+            for j in range(k):
+                larger, ratio = np.maximum(lam[:, k], lam[:, j]), np.log(lam[:, k] / lam[:, j])
+                x = -2 * np.abs(ratio)
+                equal = x == 0
+                x = np.where(equal, -1.0, x)
+                terms = np.where(equal, self.depth, np.expm1(self.depth * x) / np.expm1(x))
+                total = total + (self.depth - 1) * np.log(larger) + np.log(terms) / 2
+        return total
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "sampler": type(self).__name__,
+            "widths": list(self.widths),
+            "rank": self.rank,
+            "beta": self.beta,
+            "step_size": self.step_size,
+            "noise": self.noise,
+        }
+
+
+def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...], int, float]:
+    """Widths, rank, and how many times slower time runs than in the unnormalised metric."""
+    metric = getattr(space, "metric", None)
+    if metric is None:
+        if isinstance(space, (str, int)) or not isinstance(space, Sequence):
+            raise TypeError(f"space must be widths (d_0, …, d_N) or have a DLNMetric, got {type(space).__name__}.")
+        sizes = tuple(_check.positive_integer(width, "a width") for width in space)
+        if len(sizes) < 2:
+            raise ValueError(f"widths {sizes} are too few; a network has at least two, (d_0, d_1).")
+        return sizes, min(sizes) if rank is None else _check.rank(rank, min(sizes), min(sizes)), 1.0
+    if not (isinstance(metric, DLNMetric) and metric.depth.is_integer() and fills(space)):
+        raise ValueError(
+            f"{type(space).__name__} has no balanced weights: it needs a DLNMetric of integer depth, on all matrices "
+            "of a rank. Langevin samples other spaces."
+        )
+    if rank not in (None, metric.rank):
+        raise ValueError(f"rank {rank} contradicts the space, of rank {metric.rank}; leave it out.")
+    m, n = space.shape
+    inner = metric.rank if noise == "base" else min(m, n)
+    depth = int(metric.depth)
+    return (n, *[inner] * (depth - 1), m), metric.rank, float(depth) if metric.kernel.normalized else 1.0
+
+
+def _list(layers: Any) -> list[np.ndarray]:
+    return layers if isinstance(layers, list) else list(np.moveaxis(layers, -3, 0))
+
+
+def finite_or_raise(values: np.ndarray, what: str) -> None:
+    """Raise if values hold NaN or infinity."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} holds NaN or infinite entries where the chains stand; check it at the initial points.")
+
+

@@ -1,0 +1,128 @@
+r"""Langevin dynamics simulated upstairs, on the balanced weights, with noise along or across the orbits.
+
+Noise of strength κ along horizontal directions and of strength ν along the orbits,
+
+.. math:: dW = -\operatorname{grad} E\,dt + \sqrt{2/\beta}\,(\sqrt\kappa\,P_{hor} + \sqrt\nu\,P_{ver}) \circ dB,
+
+moves the product X by the generator ``−grad E + (ν/β) grad S + (κ/β) Δ_g``: geodesics that start horizontally stay so
+and project to geodesics, and those that start along an orbit leave it, on average by minus its mean curvature,
+which projects to grad S [1]_ [2]_. Hence
+
+- ``κ = ν = 1``, isotropic noise: the law of X is ``e^{−β(E − S/β)} dvol_g``;
+- ``κ = 1, ν = 0``, noise orthogonal to the orbits: ``e^{−βE} dvol_g``, without entropy;
+- ``κ → 0, ν = 1``, noise tangent to the orbits: X moves without noise, by gradient flow of ``E − S/β``.
+
+A step moves by the orthographic retraction of ``−h grad E + √(2h/β)(√κ ξ_{hor} + √ν ξ_{ver})``, of second order, so that
+averages are of weak order 1 in h with no curvature term to compute. :class:`Langevin` simulates the same laws downstairs,
+in fewer variables; this is what training with noise does.
+
+References
+----------
+.. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+.. [2] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dlngeo import _check
+from dlngeo.sampling import _orthographic
+from dlngeo.sampling._balanced import BalancedSampler, Potential, Vector, finite_or_raise
+from dlngeo.sampling.chain import State
+from dlngeo.sampling.langevin import SpectralPotential
+
+__all__ = ["UpstairsLangevin"]
+
+
+class UpstairsLangevin(BalancedSampler):
+    r"""Unadjusted Langevin dynamics on the balanced weights; its points are their products.
+
+    Parameters
+    ----------
+    space : sequence of int, or geomstats Manifold
+        Widths ``(d_0, …, d_N)``; or a space with a :class:`~dlngeo.geomstats.DLNMetric` of integer depth, whose inner
+        widths are the rank, or with isotropic noise ``min(m, n)``, as in :func:`dlngeo.entropy`.
+    potential_gradient : callable or SpectralPotential
+        Euclidean gradient ``E′`` of the potential: maps points, shape=[n_chains, m, n], to arrays of that shape. Or a
+        potential of λ.
+    beta : float
+        Inverse temperature.
+    step_size : float
+        Step h in time.
+    rank : int, optional
+        Rank r. Defaults to the least width.
+    potential : callable, optional
+        The potential E itself, shape=[n_chains, m, n] to shape=[n_chains]: the statistic ``energy``.
+    noise : {"base", "isotropic"}
+        As in :class:`Langevin`. ``"base"``: noise orthogonal to the orbits. ``"isotropic"``: noise along all tangent
+        directions of the balanced weights.
+    kappa : float
+        Anisotropy κ of isotropic noise: strength along horizontal directions, that along the orbits being 1. At κ = 0 it
+        is tangent to the orbits, and X moves without noise up to ``O(√h)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is out of range, or the space has no balanced weights.
+
+    Notes
+    -----
+    Statistics: ``energy``, and ``converged``, whether the retraction did. A step that is too long for the curvature of
+    the manifold, as happens where a width exceeds the rank and λ_r is below ``√(h/β)``, has no orthographic retraction;
+    the chain is then moved by one of first order. Where that is not rare the step size is too large.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        potential_gradient: Potential | SpectralPotential,
+        beta: float,
+        step_size: float,
+        *,
+        rank: int | None = None,
+        potential: Potential | None = None,
+        noise: str = "base",
+        kappa: float = 1.0,
+    ) -> None:
+        super().__init__(space, potential, potential_gradient, beta, step_size, noise, rank)
+        self.kappa = float(kappa) if kappa == 0 else _check.positive(kappa, "kappa")
+        if noise == "base" and kappa != 1:
+            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
+        if not callable(potential_gradient) and self.spectral is None:
+            raise TypeError(
+                "potential_gradient must be callable or a SpectralPotential, "
+                f"got {type(potential_gradient).__name__}."
+            )
+
+    def step(self, state: State, rng: np.random.Generator) -> State:
+        frames, lam = state["frames"].copy(), state["lam"].copy()
+        h = self.step_size / self.slowness
+        gradient = self._gradient(frames, lam)
+        for part in gradient:
+            finite_or_raise(part, "the gradient of the potential")
+        horizontal, vertical = self._split(lam, self._white(frames, lam, rng))
+        across = math.sqrt(2 * h * self.kappa / self.beta)
+        along = math.sqrt(2 * h / self.beta) if self.noise == "isotropic" else 0.0
+        move = Vector(
+            *(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True))
+        )
+        residuals = _orthographic.retract(frames, lam, *move, self._sizes)
+        if np.isnan(residuals).any():
+            raise ValueError(
+                f"the step of chain {int(np.argmax(np.isnan(residuals)))} lost rank; take a step_size below "
+                f"{self.step_size:g}."
+            )
+        return {"frames": frames, "lam": lam, "converged": residuals < math.inf}
+
+    def statistics(self, state: State) -> State:
+        out = {"converged": state["converged"]}
+        if self.spectral is not None or self.potential is not None:
+            out["energy"] = self._energy(state["frames"], state["lam"])
+        return out
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "kappa": self.kappa}
