@@ -4,6 +4,7 @@ from dlngeo.problems.approximation import LowRankApproximation
 from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
+from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
 from dlngeo.problems.regression import Regression
@@ -11,6 +12,7 @@ from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
 
 __all__ = [
     "AutodiffCost",
+    "DistributedCompletion",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",
@@ -19,6 +21,7 @@ __all__ = [
     "RankOneSensing",
     "Record",
     "Regression",
+    "RowBlock",
     "Solution",
     "solve",
 ]

@@ -52,7 +52,7 @@ def _sample(
 
 
 @_compiled
-def _squared_norm(first: int, last: int, indptr: Any, indices: Any, left: Any, right: Any, stride: int) -> Any:
+def _squares(first: int, last: int, indptr: Any, indices: Any, left: Any, right: Any, stride: int) -> Any:
     """Sum of squares of every ``stride``-th entry of ``left rightᵀ``, and how many these are.
 
     The place in a row where the stride begins runs through all residues from row to row, so that no column is favoured.
@@ -112,12 +112,12 @@ class Pattern:
         parts = self._map(_sample, [(*rows, *arguments) for rows in self._ranges(left.shape[1])])
         return out, sum(parts)
 
-    def squared_norm(self, left: np.ndarray, right: np.ndarray, stride: int) -> float:
-        """Estimate ``Σ_Ω (left rightᵀ)²`` from one in ``stride`` entries; with stride 1 it is exact."""
+    def squares(self, left: np.ndarray, right: np.ndarray, stride: int) -> tuple[float, int]:
+        """Sum the squares of one in ``stride`` entries of ``left rightᵀ`` on Ω, and count them."""
         arguments = (self.indptr, self.indices, left, right, stride)
-        parts = self._map(_squared_norm, [(*rows, *arguments) for rows in self._ranges(left.shape[1])])
-        squares, count = (sum(column) for column in zip(*parts, strict=True))
-        return squares * (len(self) / count) if count else 0.0
+        parts = self._map(_squares, [(*rows, *arguments) for rows in self._ranges(left.shape[1])])
+        squares, counts = zip(*parts, strict=True)
+        return sum(squares), sum(counts)
 
     def matrix(self, entries: np.ndarray) -> scipy.sparse.csr_array:
         """Build the matrix E with ``entries`` on Ω and zeros elsewhere; it shares their memory."""

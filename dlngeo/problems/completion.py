@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from dlngeo import _check
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import Pattern, padded
 from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
 
-__all__ = ["MatrixCompletion", "Residual"]
+if TYPE_CHECKING:
+    from dlngeo.problems.distributed import DistributedCompletion
+
+__all__ = ["ENOUGH_ENTRIES", "MatrixCompletion", "Residual"]
 
 # A curvature estimated from so many entries is off by half a percent; a step off by ε loses ε² of the decrease.
-_ENOUGH_ENTRIES = 2**18
+ENOUGH_ENTRIES = 2**18
 
 
 class MatrixCompletion(MatrixCost):
@@ -182,7 +186,7 @@ class MatrixCompletion(MatrixCost):
         entries, _ = self._pattern.sample(padded(left, self._dtype), padded(right.T, self._dtype), None)
         return self._matrix(entries, dense=False)
 
-    def curvature(self, point: Any, direction: Any, max_entries: int | None = _ENOUGH_ENTRIES) -> float:
+    def curvature(self, point: Any, direction: Any, max_entries: int | None = ENOUGH_ENTRIES) -> float:
         """Evaluate ``D²E(X)[Ż, Ż] = Σ_Ω Ż_ij²``, from a part of the entries if there are many.
 
         Parameters
@@ -197,7 +201,8 @@ class MatrixCompletion(MatrixCost):
             return float(np.sum(factors(direction, self.shape)[0][self.rows, self.cols] ** 2))
         left, right = direction_factors(point, direction, self.shape)
         stride = 1 if max_entries is None else max(1, len(self) // max_entries)
-        return self._pattern.squared_norm(padded(left, self._dtype), padded(right.T, self._dtype), stride)
+        squares, count = self._pattern.squares(padded(left, self._dtype), padded(right.T, self._dtype), stride)
+        return squares * (len(self) / count) if count else 0.0
 
     def relative_error(self, point: Any) -> float:
         """Evaluate ``‖P_Ω(X) − a‖ / ‖a‖``, which on entries that were held out is the error of prediction.
@@ -252,6 +257,29 @@ class MatrixCompletion(MatrixCost):
             for part in (~chosen, chosen)
         )
         return train, heldout
+
+    def distribute(self, client: Any, n_blocks: int, directory: Any = None) -> DistributedCompletion:
+        """Hand the entries to the workers of a cluster, in blocks of rows with about as many entries each.
+
+        Parameters
+        ----------
+        client : distributed.Client
+            Connection to the cluster (``pip install dlngeo[cluster]``).
+        n_blocks : int
+            Number of blocks, several for each worker; fewer if some rows have very many entries.
+        directory : path, optional
+            An existing folder that all workers see, to which the blocks are written and from which workers read them,
+            again if one is lost. Without it the blocks remain in the memory of the scheduler for that.
+
+        Returns
+        -------
+        DistributedCompletion
+            The same cost.
+        """
+        from dlngeo.problems.distributed import DistributedCompletion, row_blocks
+
+        blocks = row_blocks(self, _check.positive_integer(n_blocks, "n_blocks"), directory)
+        return DistributedCompletion(client, blocks, self.shape, dtype=self._dtype)
 
     # Inside.
 
