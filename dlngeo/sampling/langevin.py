@@ -149,7 +149,8 @@ class Langevin(Sampler):
     def statistics(self, state: State) -> State:
         out = {}
         if isinstance(self.potential_gradient, SpectralPotential):
-            out["energy"] = self.potential_gradient.value(state["lam"])
+            lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
+            out["energy"] = self.potential_gradient.value(lam)
         elif self.potential is not None:
             out["energy"] = np.asarray(self.potential(self.points(state)))
         return out
