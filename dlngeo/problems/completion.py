@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ENOUGH_ENTRIES", "MatrixCompletion", "Residual"]
 
-# A curvature estimated from so many entries is off by half a percent; a step off by ε loses ε² of the decrease.
-ENOUGH_ENTRIES = 2**18
+# A curvature estimated from so many entries is off by a percent or less; a step off by ε loses ε² of the decrease.
+ENOUGH_ENTRIES = 2**16
 
 
 class MatrixCompletion(MatrixCost):

@@ -57,21 +57,16 @@ def raw_parts(problem, point):
     """Seconds of one sampled product, the two sparse products, and the QR factors and small SVD of a retraction."""
     u, s, vt = point
     pattern = problem._pattern
-    entries = problem.residual(point).copy()
+    entries = problem.residual(point)
     left, right = padded(u, entries.dtype, s), padded(vt.T, entries.dtype)
     u, v = np.ascontiguousarray(u), np.ascontiguousarray(vt.T)
     parts = {
-        "sampled product": lambda: pattern.sample(left, right, entries),
+        "sampled product": lambda: pattern.sample(left, right, problem._values),
         "E v": lambda: pattern.times(entries, v),
         "Eᵀ u": lambda: pattern.transposed_times(entries, u),
         "QR and SVD": lambda: np.linalg.svd(np.linalg.qr(u)[1] @ np.linalg.qr(v)[1].T),
     }
-    seconds = {}
-    for name, part in parts.items():
-        start = time.perf_counter()
-        part()
-        seconds[name] = time.perf_counter() - start
-    return seconds
+    return {name: best_time(part, 2) for name, part in parts.items()}
 
 
 def iteration_and_parts(problem, steps=6):
