@@ -37,9 +37,10 @@ from dlngeo.sampling._svd import orthonormalize
 __all__ = ["leap", "project", "retract"]
 
 # The residual ‖ρ‖ relative to ‖W‖ at which to stop, how often to try, and how near the way back must return.
-TOLERANCE, ITERATIONS, RETURN = 1e-13, 60, 1e-9
+TOLERANCE, ITERATIONS, RETURN = 1e-12, 60, 1e-9
 
 _jit = numba.njit(cache=True, error_model="numpy")
+_over_chains = numba.njit(cache=True, error_model="numpy", parallel=True)
 
 
 @_jit
@@ -359,42 +360,38 @@ def _fold(y, mu, widths):  # type: ignore[no-untyped-def]
             k -= 1
 
 
-def _leap(q, lam, cores, sides, widths, steps, residuals):  # type: ignore[no-untyped-def]
-    chains = lam.shape[0]
-    for n in numba.prange(chains):
-        if not residuals[n] < math.inf:
-            continue
-        depth, r = cores.shape[1], lam.shape[1]
-        y, mu, back, nu = np.zeros(q[n].shape), np.empty(r), np.zeros(q[n].shape), np.empty(r)
-        c, e, work = np.empty((depth + 1, r, r)), np.zeros(q[n].shape), np.empty((3, depth))
-        residual = _solve(q[n], lam[n], widths, steps[n] * cores[n], steps[n] * sides[n], y, mu)
-        if not residual < math.inf:
-            residuals[n] = math.inf
-            continue
-        _fold(y, mu, widths)
-        core, side = np.empty(cores[n].shape), np.zeros(sides[n].shape)
-        _difference(y, mu, q[n], lam[n], widths, core, side, c, e, work)
-        if not _solve(y, mu, widths, core, side, back, nu) < math.inf:
-            residuals[n] = math.inf
-            continue
-        miss_core, miss_side = np.empty(cores[n].shape), np.zeros(sides[n].shape)
-        _difference(q[n], lam[n], back, nu, widths, miss_core, miss_side, c, e, work)
-        miss = math.sqrt(_squared_norm(miss_core, miss_side, widths) / (depth * np.sum(lam[n] ** 2)))
-        residuals[n] = max(residuals[n], residual) if miss < RETURN else math.inf
-        if miss < RETURN:
-            q[n], lam[n] = y, mu
-            cores[n], sides[n] = core / -steps[n], side / -steps[n]
+@_jit
+def _leap_one(q, lam, cores, sides, widths, step):  # type: ignore[no-untyped-def]
+    depth, r = cores.shape[0], lam.size
+    y, mu, back, nu = np.zeros(q.shape), np.empty(r), np.zeros(q.shape), np.empty(r)
+    core, side = cores * step, sides * step
+    residual = _solve(q, lam, widths, core, side, y, mu)
+    if not residual < math.inf:
+        return math.inf
+    _fold(y, mu, widths)
+    c, e, work = np.empty((depth + 1, r, r)), np.zeros(q.shape), np.empty((3, depth))
+    # The way back, −ε times the new momentum, is P(W − W′) in the new frames.
+    _difference(y, mu, q, lam, widths, core, side, c, e, work)
+    if not _solve(y, mu, widths, core, side, back, nu) < math.inf:
+        return math.inf
+    miss_core, miss_side = np.empty(cores.shape), np.zeros(sides.shape)
+    _difference(q, lam, back, nu, widths, miss_core, miss_side, c, e, work)
+    miss = math.sqrt(_squared_norm(miss_core, miss_side, widths) / (depth * np.sum(lam**2)))
+    if not miss < RETURN:
+        return math.inf
+    q[:], lam[:], cores[:], sides[:] = y, mu, core / -step, side / -step
+    return residual
 
 
-def _retract(q, lam, cores, sides, widths, residuals):  # type: ignore[no-untyped-def]
-    for n in numba.prange(lam.shape[0]):
-        y, mu = np.zeros(q[n].shape), np.empty(lam.shape[1])
-        residuals[n] = _solve(q[n], lam[n], widths, cores[n], sides[n], y, mu)
-        if not residuals[n] < math.inf and not _first(q[n], lam[n], widths, cores[n], sides[n], y, mu):
-            residuals[n] = math.nan
-            continue
-        _fold(y, mu, widths)
-        q[n], lam[n] = y, mu
+@_jit
+def _retract_one(q, lam, cores, sides, widths):  # type: ignore[no-untyped-def]
+    y, mu = np.zeros(q.shape), np.empty(lam.size)
+    residual = _solve(q, lam, widths, cores, sides, y, mu)
+    if not residual < math.inf and not _first(q, lam, widths, cores, sides, y, mu):
+        return math.nan
+    _fold(y, mu, widths)
+    q[:], lam[:] = y, mu
+    return residual
 
 
 @_jit
@@ -410,31 +407,26 @@ def _first(q, lam, widths, cores, sides, y, mu):  # type: ignore[no-untyped-def]
     return moved and np.all(np.isfinite(mu)) and np.all(mu != 0.0)
 
 
+# Loops of one call each, since what stands in a parallel loop takes long to compile.
+
+
+@_over_chains
+def _leap(q, lam, cores, sides, widths, steps, residuals):  # type: ignore[no-untyped-def]
+    for n in numba.prange(lam.shape[0]):
+        if residuals[n] < math.inf:
+            residuals[n] = max(residuals[n], _leap_one(q[n], lam[n], cores[n], sides[n], widths, steps[n]))
+
+
+@_over_chains
+def _retract(q, lam, cores, sides, widths, residuals):  # type: ignore[no-untyped-def]
+    for n in numba.prange(lam.shape[0]):
+        residuals[n] = _retract_one(q[n], lam[n], cores[n], sides[n], widths)
+
+
+@_over_chains
 def _project(lam, cores):  # type: ignore[no-untyped-def]
     for n in numba.prange(lam.shape[0]):
         _tangent(lam[n], cores[n], np.empty((3, cores.shape[1])))
-
-
-# Below this many chains starting the threads costs more than they save.
-_PARALLEL_FROM = 16
-
-
-class _Both:
-    """A loop over chains, compiled with and without threads."""
-
-    def __init__(self, function):  # type: ignore[no-untyped-def]
-        self.serial = numba.njit(cache=True, error_model="numpy")(function)
-        self.parallel = numba.njit(cache=True, error_model="numpy", parallel=True)(function)
-
-    def __call__(self, chains: int, *args) -> None:  # type: ignore[no-untyped-def]
-        if chains < _PARALLEL_FROM:
-            self.serial(*args)
-        else:
-            with one_parallel_loop:
-                self.parallel(*args)
-
-
-_leap_all, _retract_all, _project_all = _Both(_leap), _Both(_retract), _Both(_project)
 
 
 def project(lam: np.ndarray, cores: np.ndarray) -> None:
@@ -447,7 +439,8 @@ def project(lam: np.ndarray, cores: np.ndarray) -> None:
     cores : array, shape=[chains, N, r, r]
         Cores in the frames.
     """
-    _project_all(len(lam), lam, cores)
+    with one_parallel_loop:
+        _project(lam, cores)
 
 
 def leap(
@@ -477,7 +470,8 @@ def leap(
         Largest residual so far. Chains at which it is infinite do not move, and those whose step has no solution or
         does not lead back get infinity.
     """
-    _leap_all(len(lam), frames, lam, cores, sides, widths, steps, residuals)
+    with one_parallel_loop:
+        _leap(frames, lam, cores, sides, widths, steps, residuals)
 
 
 def retract(
@@ -497,5 +491,6 @@ def retract(
         first iterate, a retraction of first order; NaN where that failed too, and the chain stayed.
     """
     residuals = np.zeros(len(lam))
-    _retract_all(len(lam), frames, lam, cores, sides, widths, residuals)
+    with one_parallel_loop:
+        _retract(frames, lam, cores, sides, widths, residuals)
     return residuals

@@ -117,18 +117,8 @@ class ConstrainedHMC(BalancedSampler):
         energy = self._energy(frames, lam)
         finite_or_raise(energy, "the potential")
         before = self._potential(energy, lam) + self._squared_norm(momentum) / 2
-        residuals = np.zeros(chains)
-        force = self._force(frames, lam)
-        finite_or_raise(force.cores, "the gradient of the potential")
-        for _ in range(self.n_leapfrog):
-            _kick(momentum, force, steps / 2)
-            _orthographic.leap(frames, lam, *momentum, self._sizes, steps, residuals)
-            force = self._force(frames, lam)
-            # A trajectory that ran off to where the force overflows is rejected.
-            lost = ~np.isfinite(force.cores).all(axis=(1, 2, 3)) | ~np.isfinite(force.sides).all(axis=(1, 2, 3))
-            residuals[lost] = math.inf
-            force.cores[lost], force.sides[lost] = 0, 0
-            _kick(momentum, force, steps / 2)
+        finite_or_raise(self._force(frames, lam).cores, "the gradient of the potential")
+        residuals = self._integrate(frames, lam, momentum, steps)
         converged = residuals < math.inf
         proposed = self._energy(frames, lam)
         after = self._potential(proposed, lam) + self._squared_norm(momentum) / 2
@@ -148,6 +138,21 @@ class ConstrainedHMC(BalancedSampler):
             "converged": converged,
             "residual": np.where(converged, residuals, 0),
         }
+
+    def _integrate(self, frames: np.ndarray, lam: np.ndarray, momentum: Vector, steps: np.ndarray) -> np.ndarray:
+        """Follow the motion for a trajectory, in place; the residuals are infinite where it is to be rejected."""
+        residuals = np.zeros(len(lam))
+        force = self._force(frames, lam)
+        for _ in range(self.n_leapfrog):
+            _kick(momentum, force, steps / 2)
+            _orthographic.leap(frames, lam, *momentum, self._sizes, steps, residuals)
+            force = self._force(frames, lam)
+            # A trajectory that ran off to where the force overflows is rejected.
+            lost = ~np.isfinite(force.cores).all(axis=(1, 2, 3)) | ~np.isfinite(force.sides).all(axis=(1, 2, 3))
+            residuals[lost] = math.inf
+            force.cores[lost], force.sides[lost] = 0, 0
+            _kick(momentum, force, steps / 2)
+        return residuals
 
     def _potential(self, energy: np.ndarray, lam: np.ndarray) -> np.ndarray:
         """``βV``."""

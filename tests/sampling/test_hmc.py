@@ -1,0 +1,443 @@
+"""Constrained HMC: the integrator against its definition, and the laws against exact ones, so that 1 % of bias fails."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from geomstats.geometry.general_linear import GeneralLinear
+from geomstats.geometry.hypersphere import Hypersphere
+from scipy.stats import kstest
+
+from dlngeo import end_to_end, imbalance
+from dlngeo.balanced import BalancedFrame, dimension, inner, norm
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.network import haar
+from dlngeo.sampling import ConstrainedHMC, SpectralPotential, _orthographic
+from dlngeo.sampling._balanced import Vector
+from dlngeo.spectral_entropy import SpectralEntropy
+
+SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
+LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
+NETWORKS = [
+    ((3, 3, 3), 3),
+    ((3, 3, 3, 3, 3), 3),
+    ((4, 2, 2, 6), 2),
+    ((3, 5, 4, 6), 3),
+    ((4, 4, 4), 2),
+    ((4, 3), 2),
+    ((2, 3, 2, 4), 1),
+]
+TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
+a_network = pytest.mark.parametrize(("widths", "rank"), NETWORKS, ids=str)
+a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
+
+
+def cost(x):
+    """Energy that depends on the frames."""
+    m, n = x.shape[-2:]
+    target = np.sin(np.arange(m * n)).reshape(m, n)
+    return np.sum((x - target) ** 2, axis=(-2, -1)) / 2
+
+
+def cost_gradient(x):
+    m, n = x.shape[-2:]
+    return x - np.sin(np.arange(m * n)).reshape(m, n)
+
+
+def balanced(rng, chains, widths, rank, low=0.7, high=1.8):
+    frames = [haar(rng, (chains, d, rank)) for d in widths]
+    lam = np.sort(rng.uniform(low, high, (chains, rank)))[:, ::-1]
+    return [(q * lam[:, None]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+
+
+def dense(sampler, frames, vector):
+    """Vectors layer by layer."""
+    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
+    sides = [vector.sides[:, p, :d] for p, d in enumerate(sampler.widths)]
+    return [
+        q[p + 1] @ vector.cores[:, p] @ q[p].mT + sides[p + 1] @ q[p].mT + q[p + 1] @ sides[p].mT
+        for p in range(sampler.depth)
+    ]
+
+
+def compressed(sampler, frames, vectors):
+    """Tangent vectors in the frames: the inverse of :func:`dense`."""
+    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
+    cores = np.stack([q[p + 1].mT @ v @ q[p] for p, v in enumerate(vectors)], axis=1)
+    sides = np.zeros_like(frames)
+    for p, d in enumerate(sampler.widths):
+        side = vectors[0].mT @ q[1] if p == 0 else vectors[p - 1] @ q[p - 1]
+        sides[:, p, :d] = side - q[p] @ (q[p].mT @ side)
+    return Vector(cores, sides)
+
+
+def leap(sampler, state, momentum, step):
+    """Position step from a state, out of place."""
+    frames, lam, moved = state["frames"].copy(), state["lam"].copy(), Vector(*(part.copy() for part in momentum))
+    residuals = np.zeros(len(lam))
+    _orthographic.leap(frames, lam, *moved, sampler._sizes, np.full(len(lam), step), residuals)
+    return {"frames": frames, "lam": lam}, moved, residuals
+
+
+def flat(vectors):
+    return np.concatenate([v.reshape(len(v), -1) for v in vectors], axis=1)
+
+
+@a_network
+def test_momenta_are_white_noise_on_the_tangent_space(rng, widths, rank):
+    sampler = ConstrainedHMC(widths, SQUARES, None, 1.0, 0.1, 1, rank=rank)
+    state = sampler.state_at([np.repeat(w, 4000, axis=0) for w in balanced(rng, 1, widths, rank)])
+    momentum = sampler._white(state["frames"], state["lam"], rng)
+    vectors = dense(sampler, state["frames"], momentum)
+    np.testing.assert_allclose(sampler._squared_norm(momentum), norm(vectors) ** 2, rtol=1e-12)
+    some = [v[:5] for v in vectors]
+    frame = BalancedFrame([w[:5] for w in sampler.weights(state)], rank)
+    np.testing.assert_allclose(flat(frame.tangent(some)), flat(some), atol=1e-13)
+    covariance = np.cov(flat(vectors).T)
+    assert np.trace(covariance) == pytest.approx(dimension(widths, rank), abs=6 * (2 * sampler.dim / 4000) ** 0.5)
+    # A projector up to sampling errors, of size √(dim/n) in the operator norm.
+    eigenvalues = np.linalg.eigvalsh(covariance)[::-1]
+    assert abs(eigenvalues[: sampler.dim] - 1).max() < 3 * (sampler.dim / 4000) ** 0.5
+    np.testing.assert_allclose(eigenvalues[sampler.dim :], 0, atol=1e-12)
+
+
+@a_network
+def test_position_steps_solve_their_equations(rng, widths, rank):
+    sampler = ConstrainedHMC(widths, SQUARES, None, 1.0, 0.1, 1, rank=rank)
+    weights = balanced(rng, 30, widths, rank)
+    state = sampler.state_at(weights)
+    momentum = sampler._white(state["frames"], state["lam"], rng)
+    p, step = dense(sampler, state["frames"], momentum), 0.05
+    moved, after, residuals = leap(sampler, state, momentum, step)
+    there = sampler.weights(moved)
+    assert residuals.max() < 1e-12
+    assert max((abs(g).max() for g in imbalance(there)), default=0) < 1e-14 * 10
+    force = [b - a - step * v for a, b, v in zip(weights, there, p, strict=True)]
+    np.testing.assert_allclose(flat(BalancedFrame(weights, rank).tangent(force)), 0, atol=1e-11)
+    velocity = [(b - a) / step for a, b in zip(weights, there, strict=True)]
+    expected = flat(BalancedFrame(there, rank).tangent(velocity))
+    np.testing.assert_allclose(flat(dense(sampler, moved["frames"], after)), expected, atol=1e-12)
+    # And back.
+    again, back, residuals = leap(sampler, moved, Vector(-after.cores, -after.sides), step)
+    assert residuals.max() < 1e-12
+    np.testing.assert_allclose(flat(sampler.weights(again)), flat(weights), atol=1e-10)
+    np.testing.assert_allclose(-flat(dense(sampler, again["frames"], back)), flat(p), atol=1e-9)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_singular_value_crosses_zero_smoothly(rng, depth):
+    """Straight through in one branch: the determinant of every layer changes sign, that of X at odd depth."""
+    sampler = ConstrainedHMC((3,) * (depth + 1), SQUARES, None, 1.0, 0.1, 1)
+    frames = [haar(rng, (1, 3, 3)) for _ in range(depth + 1)]
+    weights = [(q * [1.3, 0.8, 0.02]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    state = sampler.state_at(weights)
+    shrink = [-(q * [0.0, 0.0, 1.0]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    moved, _, residuals = leap(sampler, state, compressed(sampler, state["frames"], shrink), 0.1)
+    assert residuals[0] < 1e-12
+    for w, before in zip(sampler.weights(moved), weights, strict=True):
+        assert np.linalg.det(w) / np.linalg.det(before) == pytest.approx(-4, rel=1e-9)
+
+
+@a_tiny_network
+def test_the_integrator_is_symplectic(rng, widths, rank):
+    """Hence it preserves volume: ``Σ dW ∧ dp`` on the tangent bundle, by central differences."""
+    sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, 0.1, 2, rank=rank)
+    weights = balanced(rng, 1, widths, rank)
+    frame = BalancedFrame(weights, rank)
+    p = frame.tangent([rng.standard_normal(w.shape) for w in weights])
+    pairs = [[frame.tangent([rng.standard_normal(w.shape) for w in weights]) for _ in range(2)] for _ in range(4)]
+    h = 1e-5
+
+    def at(direction, t):
+        """A curve in the tangent bundle, and its image."""
+        zero = sampler.state_at(weights)
+        vector = compressed(sampler, zero["frames"], [t * v for v in direction[0]])
+        assert _orthographic.retract(zero["frames"], zero["lam"], *vector, sampler._sizes)[0] < 1e-12
+        here = sampler.weights(zero)
+        q = BalancedFrame(here, rank).tangent([a + t * b for a, b in zip(p, direction[1], strict=True)])
+        momentum = compressed(sampler, zero["frames"], q)
+        residuals = sampler._integrate(zero["frames"], zero["lam"], momentum, np.array([0.2]))
+        assert residuals[0] < 1e-12
+        there, momenta = sampler.weights(zero), dense(sampler, zero["frames"], momentum)
+        return [flat(x)[0] for x in (here, q, there, momenta)]
+
+    rates = []
+    for direction in pairs:
+        rates.append([(a - b) / (2 * h) for a, b in zip(at(direction, h), at(direction, -h), strict=True)])
+    for (w1, p1, v1, q1), (w2, p2, v2, q2) in combinations(rates, 2):
+        assert v1 @ q2 - v2 @ q1 == pytest.approx(w1 @ p2 - w2 @ p1, abs=1e-7)
+        assert np.linalg.norm(v1 - w1) > 0.1  # not the identity
+
+
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@a_network
+def test_forces_are_derivatives_of_the_potential(rng, widths, rank, noise):
+    sampler = ConstrainedHMC(widths, cost, cost_gradient, 1.7, 0.1, 1, rank=rank, noise=noise)
+    weights = balanced(rng, 5, widths, rank)
+    state = sampler.state_at(weights)
+    vector = sampler._white(state["frames"], state["lam"], rng)
+    m, n = widths[-1], widths[0]
+    spectral = SpectralEntropy(m, n, sampler.depth, rank, widths)
+
+    def potential(t):
+        frames, lam = state["frames"].copy(), state["lam"].copy()
+        _orthographic.retract(frames, lam, t * vector.cores, t * vector.sides, sampler._sizes)
+        x = end_to_end(sampler.weights({"frames": frames, "lam": lam}))
+        direct = 1.7 * cost(x) + (spectral(lam**sampler.depth) if noise == "base" else 0)
+        # Up to the constant of the entropy.
+        constant = spectral.constant if noise == "base" else 0
+        np.testing.assert_allclose(sampler._potential(cost(x), lam), direct - constant, rtol=1e-11)
+        return direct
+
+    h = 1e-5
+    force = dense(sampler, state["frames"], sampler._force(state["frames"], state["lam"]))
+    slope = inner(force, dense(sampler, state["frames"], vector))
+    np.testing.assert_allclose(slope, (potential(h) - potential(-h)) / (2 * h), rtol=1e-7, atol=1e-7)
+
+
+def test_forces_of_spectral_potentials_are_those_of_the_same_matrix_functions(rng):
+    frobenius = SpectralPotential(lambda lam: np.sum(lam**6, -1) / 2, lambda lam: 3 * lam**5)
+    one = ConstrainedHMC((4, 3, 3, 5), frobenius, None, 1.7, 0.1, 1, rank=2)
+    two = ConstrainedHMC((4, 3, 3, 5), lambda x: np.sum(x**2, (1, 2)) / 2, lambda x: x, 1.7, 0.1, 1, rank=2)
+    state = one.state_at(balanced(rng, 5, (4, 3, 3, 5), 2))
+    for a, b in zip(*(s._force(state["frames"], state["lam"]) for s in (one, two)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("widths", "rank"), [((3, 3, 3), 3), ((4, 2, 3, 5), 2)], ids=str)
+def test_energy_errors_are_of_third_order_locally_and_second_globally(rng, widths, rank):
+    def error(step, count):
+        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank)
+        state = sampler.state_at(balanced(np.random.default_rng(4), 20, widths, rank, 1.2, 1.8))
+        frames, lam = state["frames"], state["lam"]
+        momentum = sampler._white(frames, lam, np.random.default_rng(3))
+        total = []
+        for _ in range(2):
+            energy = cost(sampler._points(frames, lam))
+            total.append(sampler._potential(energy, lam) + sampler._squared_norm(momentum) / 2)
+            if len(total) == 1:
+                assert np.isfinite(sampler._integrate(frames, lam, momentum, np.full(20, step))).all()
+        return np.sqrt(np.mean((total[1] - total[0]) ** 2))
+
+    local = np.log2(error(0.01, 1) / error(0.005, 1))
+    assert local == pytest.approx(3, abs=0.15)
+    overall = np.log2(error(0.02, 20) / error(0.01, 40))
+    assert overall == pytest.approx(2, abs=0.15)
+
+
+# Laws.
+
+
+def draw(rng, chains, m, n, rank, depth, degrees=None):
+    """Weights at an exact draw of base noise: Haar frames, λ² the eigenvalues of a Wishart matrix."""
+    frames = [haar(rng, (chains, d, rank)) for d in (n, *[rank] * (depth - 1), m)]
+    lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
+    return [(q * lam[:, None]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+
+
+def quarter(depth, step):
+    """Steps of a quarter of a period of ``E = ½Σλ²``."""
+    return round(np.pi / 2 * depth**0.5 / step / 0.75)
+
+
+def z_score(values, exact):
+    """Deviation of the mean over independent chains (first axis) in standard errors, and the relative error."""
+    means = values.reshape(len(values), -1).mean(axis=1)
+    error = means.std(ddof=1) / len(means) ** 0.5
+    return (means.mean() - exact) / error, error / exact if exact else np.inf
+
+
+def wishart(m, n, rank, depth, noise, chains, steps, step_size=0.3):
+    rng = np.random.default_rng(depth)
+    widths = (n, *[rank] * (depth - 1), m)
+    beta = 1.0 if noise == "base" else 1.5
+    sampler = ConstrainedHMC(widths, SQUARES, None, beta, step_size, quarter(depth, step_size), noise=noise)
+    initial = sampler.state_at(draw(rng, chains, m, n, rank, depth))
+    samples = sampler.sample(initial, steps, burn_in=0 if noise == "base" else steps // 4, rng=rng)
+    assert samples.statistics["accept_probability"].mean() > 0.6
+    return sampler, samples
+
+
+def check_moments(m, n, rank, depth, noise, chains, steps, precision):
+    sampler, samples = wishart(m, n, rank, depth, noise, chains, steps)
+    # βΣλ² is χ², of the dimension of the manifold on which the density is e^{−βE} times a homogeneous one.
+    degrees = rank * (m + n - rank) if noise == "base" else sampler.dim
+    total = 2 * sampler.beta * samples.statistics["energy"]
+    z, error = z_score(total, degrees)
+    assert abs(z) < 3.2
+    assert error < precision
+    z, _ = z_score(total**2, degrees * (degrees + 2))
+    assert abs(z) < 3.2
+    if noise == "base":
+        fourth = np.sum(samples.state["lam"] ** 4, axis=-1)
+        z, _ = z_score(fourth, rank * (m + n - rank) * (m + n + 1))
+        assert abs(z) < 3.2
+    return samples
+
+
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
+def test_the_laws_are_exact(m, n, rank, depth, noise):
+    check_moments(m, n, rank, depth, noise, 80, 20, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
+def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
+    chains = {2: 2500, 4: 1500, 8: 1500, 3: 1500}[depth]
+    samples = check_moments(m, n, rank, depth, noise, chains, 32, 0.0035 if depth < 8 or noise == "isotropic" else 0.007)
+    if noise == "isotropic":
+        return
+    # Each singular value, and the frames, at the end.
+    reference = np.linalg.svd(np.random.default_rng(9).standard_normal((200_000, rank, m + n - rank)), compute_uv=False)
+    for k in range(rank):
+        assert kstest(samples.state["lam"][:, k], reference[:, k]).pvalue > 1e-3
+    for x in (samples.points[:, -1], samples.points[:, -1].mT):
+        u = np.linalg.svd(x)[0][..., :rank]
+        d = u.shape[1]
+        z, _ = z_score(u[:, 0, 0] ** 2, 1 / d)
+        assert abs(z) < 3.2
+        z, _ = z_score(u[:, 0, 0] ** 2 * u[:, 1, 1] ** 2, (d + 1) / (d * (d - 1) * (d + 2)))
+        assert abs(z) < 3.2
+
+
+def test_chains_forget_where_they_start():
+    """From one diagonal matrix, of one sign of the determinant, to the law of all."""
+    sampler = ConstrainedHMC((2, 2, 2), SQUARES, None, 1.0, 0.4, 4)
+    samples = sampler.sample(np.broadcast_to(np.diag([6.0, 3.0]), (400, 2, 2)), 40, burn_in=20, rng=1)
+    assert abs(z_score(2 * samples.statistics["energy"], 4.0)[0]) < 3.2
+    x = samples.points
+    assert abs(z_score(np.sign(np.linalg.det(x)), 0.0)[0]) < 3.2
+    assert abs(z_score(x[..., 0, 0] ** 2 - x[..., 1, 0] ** 2, 0.0)[0]) < 3.2
+    assert abs(z_score(x[..., 0, 0] * x[..., 1, 0], 0.0)[0]) < 3.2
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_potentials_of_the_frames_by_importance_sampling(rng, depth):
+    """``⟨X⟩``, from both components of the invertible matrices, though all chains start in one."""
+    target = np.array([[0.8, 0.5], [-0.9, 0.6]])
+
+    def potential(x):
+        s = np.linalg.svd(x, compute_uv=False)
+        return np.sum(s ** (2 / depth), -1) / 2 - np.sum(target * np.tanh(x), axis=(1, 2))
+
+    def gradient(x):
+        u, s, vt = np.linalg.svd(x)
+        return (u * s[:, None] ** (2 / depth - 1) / depth) @ vt - target / np.cosh(x) ** 2
+
+    weights = draw(rng, 200_000, 2, 2, 2, depth)
+    x = end_to_end(weights)
+    weight = np.exp(np.sum(target * np.tanh(x), axis=(1, 2)))
+    start = x[np.linalg.det(x) > 0][:300]
+    sampler = ConstrainedHMC((2,) * (depth + 1), potential, gradient, 1.0, 0.3, quarter(depth, 0.3))
+    samples = sampler.sample(start, 30, burn_in=10, rng=rng)
+    for f in (lambda y: np.tanh(y[..., 0, 0]), lambda y: np.tanh(y[..., 1, 0]), lambda y: np.sign(np.linalg.det(y))):
+        exact = np.sum(weight * f(x)) / np.sum(weight)
+        z, _ = z_score(f(samples.points), exact)
+        assert abs(exact) > 0.1
+        assert abs(z) < 3.2
+
+
+def test_deep_networks_keep_their_digits(rng):
+    """At depth 64 a dense X would hold none of the small λ."""
+    sampler = ConstrainedHMC((3,) * 65, SQUARES, None, 1.0, 0.1, 12)
+    initial = sampler.state_at(draw(rng, 16, 3, 3, 3, 64))
+    samples = sampler.sample(initial, 3, rng=rng)
+    assert samples.statistics["accepted"].mean() > 0.3
+    assert samples.statistics["residual"].max() < 1e-12
+    weights = sampler.weights(samples.state)
+    assert max(abs(g).max() for g in imbalance(weights)) < 1e-13
+    for w in weights:
+        np.testing.assert_allclose(np.linalg.svd(w, compute_uv=False), samples.state["lam"], rtol=1e-11)
+
+
+def test_steps_too_long_are_rejected_and_said_to_be(rng):
+    sampler = ConstrainedHMC((3, 3, 3), SQUARES, None, 1.0, 50.0, 3)
+    x = end_to_end(draw(rng, 20, 3, 3, 3, 2))
+    samples = sampler.sample(x, 2, rng=rng)
+    moved = samples.statistics["accepted"].any(axis=1)
+    assert not samples.statistics["converged"].all()
+    mirrored = np.abs(np.linalg.svd(samples.points[:, -1], compute_uv=False) - np.linalg.svd(x, compute_uv=False))
+    assert mirrored[~moved].max() < 1e-12
+    assert np.all(samples.statistics["accept_probability"][~samples.statistics["converged"]] == 0)
+
+
+def test_walls_are_rejected(rng):
+    """An infinite potential cuts the law off."""
+
+    def potential(x):
+        energy = np.sum(x**2, axis=(1, 2)) / 2
+        return np.where(x[:, 0, 0] > 0, energy, np.inf)
+
+    sampler = ConstrainedHMC((2, 2), potential, lambda x: x, 1.0, 0.5, 3)
+    samples = sampler.sample(np.broadcast_to(np.eye(2), (300, 2, 2)), 20, burn_in=10, rng=rng)
+    assert samples.points[..., 0, 0].min() > 0
+    assert abs(z_score(samples.points[..., 0, 0], (2 / np.pi) ** 0.5)[0]) < 3.2
+
+
+def test_tuning_reaches_the_acceptance(rng):
+    x = end_to_end(draw(rng, 100, 3, 3, 3, 2))
+    sampler, state = ConstrainedHMC((3, 3, 3), SQUARES, None, 1.0, 0.05, 30).tuned(x, 60, acceptance=0.8, rng=rng)
+    assert sampler.step_size * sampler.n_leapfrog == pytest.approx(1.5, rel=0.2)
+    samples = sampler.sample(state, 10, rng=rng)
+    assert samples.statistics["accept_probability"].mean() == pytest.approx(0.8, abs=0.1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        sampler.tuned(x, acceptance=1.0)
+
+
+def test_spaces_give_the_network():
+    space = GeneralLinear(3, equip=False)
+    space.equip_with_metric(DLNMetric, depth=4)
+    assert ConstrainedHMC(space, SQUARES, None, 1.0, 0.1, 1).widths == (3,) * 5
+    space = FixedRankMatrices(5, 4, 2, depth=3)
+    assert ConstrainedHMC(space, SQUARES, None, 1.0, 0.1, 1).widths == (4, 2, 2, 5)
+    assert ConstrainedHMC(space, SQUARES, None, 1.0, 0.1, 1, noise="isotropic").widths == (4, 4, 4, 5)
+
+
+def test_runs_can_be_repeated_and_continued(rng):
+    x = end_to_end(draw(rng, 5, 3, 3, 3, 2))
+    sampler = ConstrainedHMC((3, 3, 3), SQUARES, None, 1.0, 0.2, 3)
+    whole = sampler.sample(x, 6, rng=4)
+    generator = np.random.default_rng(4)
+    first = sampler.sample(x, 2, rng=generator)
+    second = sampler.sample(first, 4, rng=generator)
+    np.testing.assert_array_equal(whole.points[:, 2:], second.points)
+    assert whole.settings["n_leapfrog"] == 3
+    assert set(whole.statistics) == {"energy", "accept_probability", "accepted", "converged", "residual"}
+
+
+def test_what_is_wrong_is_said(rng):
+    def make(space=(3, 3, 3), potential=SQUARES, gradient=None, **options):
+        return ConstrainedHMC(space, potential, gradient, 1.0, 0.1, 2, **options)
+
+    with pytest.raises(TypeError, match="potential_gradient is missing"):
+        make(potential=cost)
+    with pytest.raises(TypeError, match="potential must be callable"):
+        make(potential=3.0)
+    with pytest.raises(TypeError, match="space must be widths"):
+        make(space=3)
+    with pytest.raises(ValueError, match="too few"):
+        make(space=(3,))
+    with pytest.raises(ValueError, match="rank 4 exceeds"):
+        make(rank=4)
+    with pytest.raises(ValueError, match="noise must be"):
+        make(noise="white")
+    with pytest.raises(ValueError, match="jitter must be"):
+        make(jitter=1)
+    with pytest.raises(ValueError, match="no balanced weights"):
+        make(space=Hypersphere(2))
+    with pytest.raises(ValueError, match="contradicts"):
+        make(space=FixedRankMatrices(5, 4, 2, depth=3), rank=3)
+    with pytest.raises(ValueError, match="expected"):
+        make().sample(np.zeros((2, 4, 3)), 1)
+    with pytest.raises(ValueError, match="rank below 3"):
+        make().sample(np.zeros((2, 3, 3)), 1)
+    with pytest.raises(ValueError, match="the sampler has"):
+        make().state_at(draw(rng, 2, 3, 3, 3, 3))
+    with pytest.raises(ValueError, match="not balanced"):
+        make().state_at([2 * w if p else w for p, w in enumerate(draw(rng, 2, 3, 3, 3, 2))])
+    with pytest.raises(ValueError, match="gradient of the potential"):
+        make(potential=cost, gradient=lambda x: x * np.nan).sample(np.eye(3), 1)
+    with pytest.raises(ValueError, match="the potential holds"):
+        make(potential=lambda x: x[:, 0, 0] * np.nan, gradient=cost_gradient).sample(np.eye(3), 1)
