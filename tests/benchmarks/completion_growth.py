@@ -96,7 +96,9 @@ class Growth(NamedTuple):
 
 GROWTHS = {
     # The slope tends to 1 as the entries outweigh the factors.
-    "entries": Growth((1_000_000, 2_000_000, 4_000_000), {"size": 4000, "rank": 10, "depth": 3}, (0.5, 1.25)),
+    "entries": Growth(
+        (1_000_000, 2_000_000, 4_000_000, 8_000_000), {"size": 8000, "rank": 10, "depth": 3}, (0.5, 1.25)
+    ),
     # The factors leave the caches within this range, which alone raises the slope; an m×n array would take from 3 to
     # 50 GB, of slope 2.
     "size": Growth((20_000, 40_000, 80_000), {"entries": 1_000_000, "rank": 10, "depth": 3}, (0.2, 1.6)),
@@ -114,5 +116,7 @@ def growth(name, steps=4, rounds=2):
         all_of = {**fixed, name: size}
         completion = problem(all_of["size"], all_of["size"], all_of["entries"], rng)
         cases.append((completion, {k: all_of[k] for k in ("rank", "depth")}))
+    if name == "entries":
+        sizes = [len(completion) for completion, _ in cases]  # fewer than were drawn, since places are distinct
     seconds = [[min(iterations(c, steps=steps, **options)) for c, options in cases] for _ in range(rounds)]
     return np.array(sizes), np.min(seconds, axis=0)

@@ -13,6 +13,7 @@ LABELS = {
     "rank": "rank",
     "depth": "depth",
 }
+TICKS = (10, 20, 50, 100, 200, 500)
 
 
 def draw(curves):
@@ -24,12 +25,12 @@ def draw(curves):
         ax.loglog(sizes, 1e3 * np.exp(offset) * sizes**slope, color="C0", label=f"slope {slope:.2f}")
         if name != "depth":
             ax.loglog(sizes, 1e3 * seconds[0] * sizes / sizes[0], "--", color="0.6", label="slope 1")
-        ax.set_xticks(sizes, [f"{s:,}" for s in sizes], rotation=30, fontsize=8)
+        ax.set_xticks(sizes, [f"{s / 1e6:.1f} M" if s >= 1e6 / 2 else f"{s:,}" for s in sizes], fontsize=8)
+        ax.set_yticks(TICKS, map(str, TICKS))
         ax.minorticks_off()
         ax.set_xlabel(LABELS[name])
         ax.legend(frameon=False, fontsize=8)
-        fixed = ", ".join(f"{LABELS[k]} {v:,}" for k, v in GROWTHS[name].fixed.items())
-        ax.set_title(fixed.replace(", rank", "\nrank"), fontsize=7)
+        ax.set_title("\n".join(f"{LABELS[k]} {v:,}" for k, v in GROWTHS[name].fixed.items()), fontsize=8)
     axes[0].set_ylabel("milliseconds per iteration")
     return figure
 
