@@ -1,9 +1,19 @@
 """Samplers: Riemannian Langevin dynamics on any space."""
 
+from dlngeo.sampling._store import CheckpointError
 from dlngeo.sampling.adapter import from_pymanopt
 from dlngeo.sampling.chain import Sampler, Samples
 from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
 from dlngeo.sampling.upstairs import UpstairsLangevin
 
-__all__ = ["ConstrainedHMC", "Langevin", "Sampler", "Samples", "SpectralPotential", "UpstairsLangevin", "from_pymanopt"]
+__all__ = [
+    "CheckpointError",
+    "ConstrainedHMC",
+    "Langevin",
+    "Sampler",
+    "Samples",
+    "SpectralPotential",
+    "UpstairsLangevin",
+    "from_pymanopt",
+]

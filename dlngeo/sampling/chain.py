@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import Progress
 
 from dlngeo import _check
 
-__all__ = ["Sampler", "Samples", "State"]
+__all__ = ["Draws", "Sampler", "Samples", "Standing", "State"]
 
 State = dict[str, np.ndarray]
+
+
+class Standing(NamedTuple):
+    """Where chains stand: all that the next step depends on.
+
+    It is replaced as a whole, after each step. So an interruption, wherever it strikes, finds a consistent one.
+    """
+
+    state: State
+    n_steps: int
+    n_draws: int
+    rng: Mapping[str, Any]
+
+
+class Draws(NamedTuple):
+    """Points and statistics, one entry for each draw."""
+
+    points: list[np.ndarray]
+    statistics: list[State]
 
 
 @dataclass
@@ -43,6 +64,29 @@ class Samples:
     n_steps: int
     status: str
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Samples:
+        """Read the draws of a checkpoint, of a run that is complete or not, and leave it as it is.
+
+        Parameters
+        ----------
+        path : path
+            What :meth:`Sampler.sample` got as ``checkpoint``.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no checkpoint, or it is damaged.
+        ImportError
+            If zarr is not installed.
+        """
+        from dlngeo.sampling import _store, checkpoint
+
+        manifest = _store.read_manifest(Path(path))
+        draws, standing = checkpoint.read(Path(path), manifest)
+        header = manifest["header"]
+        return _samples(draws, standing, manifest["status"], header["settings"], header["shape"])
 
     def observe(self, observable: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Evaluate a function of the points at all draws.
@@ -130,14 +174,17 @@ class Sampler(ABC):
         burn_in: int = 0,
         thin: int = 1,
         rng: Any = None,
-        progress: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        progress: bool | Callable[[int], Any] = False,
     ) -> Samples:
         """Run the chains.
 
         Parameters
         ----------
         initial_points : array-like, shape=[n_chains, *point_shape] or [*point_shape], or Samples, or dict
-            One chain starts at each point; or samples whose chains to continue, or a state.
+            One chain starts at each point; or samples whose chains to continue, or a state. Samples go on as one long
+            run would if ``rng`` is the generator that made them.
         n_steps : int
             Steps, burn-in included.
         burn_in : int
@@ -146,16 +193,27 @@ class Sampler(ABC):
             Keep a point every so many steps.
         rng : numpy.random.Generator or int, optional
             Generator or seed.
-        progress : bool
-            Show a progress bar.
+        checkpoint : path, optional
+            Folder to keep the run in, see :mod:`dlngeo.sampling.checkpoint`. If it holds this run, begun before and
+            killed or interrupted at any moment, the run goes on bit for bit as if it never stopped; it may also get
+            more steps. If it holds anything else, it is refused.
+        checkpoint_every : int, optional
+            Steps between checkpoints; by default every 30 seconds. There is always one at the end.
+        progress : bool or callable
+            Show a progress bar; or call this with the number of steps done, after each.
 
         Returns
         -------
         Samples
-            Of fewer draws, with status ``"interrupted"``, if Ctrl-C was pressed.
+            Of fewer draws, with status ``"interrupted"``, if Ctrl-C was pressed: the chains and the generator stand
+            after the last whole step.
 
         Raises
         ------
+        CheckpointError
+            If the checkpoint is not one of this run, damaged, in use, or of more steps.
+        ImportError
+            If there is to be a checkpoint and zarr is not installed.
         ValueError
             If the points have the wrong shape or are not finite, the numbers of steps are inconsistent, or a step
             fails: chains stop where they are rather than go on wrong.
@@ -163,35 +221,84 @@ class Sampler(ABC):
         n_steps, thin = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(thin, "thin")
         if not 0 <= burn_in < n_steps:
             raise ValueError(f"burn_in must be at least 0 and below n_steps = {n_steps}, got {burn_in}.")
+        if checkpoint_every is not None:
+            checkpoint_every = _check.positive_integer(checkpoint_every, "checkpoint_every")
         generator = np.random.default_rng(rng)
         given = initial_points.state if isinstance(initial_points, Samples) else initial_points
         if isinstance(given, dict):
-            state = {name: value.copy() for name, value in given.items()}
+            state = _copy(given)
         else:
-            state = self.start(_initial(initial_points))
-        points: list[np.ndarray] = []
-        statistics: list[State] = []
-        done, status = 0, "complete"
-        with Progress(disable=not progress, transient=True) as bar:
-            task = bar.add_task("sampling", total=n_steps)
+            given = {"points": _initial(given)}
+            state = self.start(given["points"])
+        at, draws, status = Standing(state, 0, 0, generator.bit_generator.state), Draws([], []), "interrupted"
+        shape = list(np.shape(self.points(state)))
+        with ExitStack() as stack:
+            file = None
+            if checkpoint is not None:
+                from dlngeo.sampling.checkpoint import Checkpoint, header
+
+                about = header(self.settings(), given, None if rng is None else at.rng, shape, burn_in, thin)
+                opened = Checkpoint(checkpoint, about, at, self._first_step, n_steps, checkpoint_every)
+                file = stack.enter_context(opened)
+                draws, at = file.draws, file.standing
+                generator = _restored(generator, at.rng)
+            tick = stack.enter_context(_ticks(progress, n_steps))
+            tick(at.n_steps)
             try:
-                while done < n_steps:
-                    state = self.step(state, generator)
-                    done += 1
+                while at.n_steps < n_steps:
+                    state = self.step(_copy(at.state), generator)
+                    done = at.n_steps + 1
                     if done > burn_in and (done - burn_in) % thin == 0:
-                        points.append(self.points(state))
-                        statistics.append({name: np.array(value) for name, value in self.statistics(state).items()})
-                    bar.advance(task)
+                        draws.points.append(np.array(self.points(state)))
+                        draws.statistics.append(_copy(self.statistics(state)))
+                    at = Standing(state, done, len(draws.points), generator.bit_generator.state)
+                    tick(done)
+                    if file is not None and done < n_steps:
+                        file.append_if_due(draws, at)
+                status = "complete"
             except KeyboardInterrupt:
-                status = "interrupted"
-        if points:
-            stacked = np.stack(points, axis=1)
-        else:
-            like = self.points(state)
-            stacked = np.empty((len(like), 0, *like.shape[1:]))
-        names = statistics[0] if statistics else {}
-        columns = {name: np.stack([row[name] for row in statistics], axis=1) for name in names}
-        return Samples(stacked, columns, state, done, status, self.settings())
+                pass
+            finally:
+                generator.bit_generator.state = at.rng
+                if file is not None:
+                    file.append(draws, at, status)
+        return _samples(draws, at, status, self.settings(), shape)
+
+    def _first_step(self, state: State) -> State:
+        """Step under a fixed generator, by which a checkpoint knows its chain."""
+        return self.step(_copy(state), np.random.default_rng(0))
+
+
+def _copy(arrays: Mapping[str, Any]) -> State:
+    return {name: np.array(value) for name, value in arrays.items()}
+
+
+def _restored(generator: np.random.Generator, rng: Mapping[str, Any]) -> np.random.Generator:
+    name = rng["bit_generator"]
+    if generator.bit_generator.state["bit_generator"] != name:
+        generator = np.random.Generator(getattr(np.random, name)())
+    generator.bit_generator.state = rng
+    return generator
+
+
+@contextmanager
+def _ticks(progress: bool | Callable[[int], Any], n_steps: int) -> Iterator[Callable[[int], Any]]:
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda done: None
+    else:
+        with Progress(transient=True) as bar:
+            task = bar.add_task("sampling", total=n_steps)
+            yield lambda done: bar.update(task, completed=done)
+
+
+def _samples(draws: Draws, at: Standing, status: str, settings: dict[str, Any], shape: Sequence[int]) -> Samples:
+    """Stack the draws; one that an interrupted step began is not among them."""
+    rows = draws.statistics[: at.n_draws]
+    columns = {name: np.stack([row[name] for row in rows], axis=1) for name in (rows[0] if rows else ())}
+    points = np.stack(draws.points[: at.n_draws], axis=1) if rows else np.empty((shape[0], 0, *shape[1:]))
+    return Samples(points, columns, at.state, at.n_steps, status, settings)
 
 
 def _initial(points: Any) -> np.ndarray:

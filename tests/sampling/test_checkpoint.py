@@ -1,0 +1,469 @@
+"""Runs that are killed go on bit for bit, and what is no checkpoint of theirs is refused and left alone."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dlngeo.geomstats import FixedRankMatrices
+from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, SpectralPotential, _store
+
+zarr = pytest.importorskip("zarr")
+
+N_STEPS = 60
+OPTIONS = {"burn_in": 7, "thin": 2}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # what a process wrote is there for others, however it ended
+
+
+class Walk(Sampler):
+    """A walk with a state of several types, one of them adapted, that draws a varying number of random numbers."""
+
+    def __init__(self, size=1.0, push=0.0):
+        self.size, self.push = size, push
+
+    def start(self, points):
+        chains = len(points)
+        return {"x": points, "n": np.zeros(chains, np.int32), "scale": np.array(1.0), "up": np.zeros(chains, bool)}
+
+    def step(self, state, rng):
+        x, n = state["x"], state["n"] + 1
+        x = 0.9 * x + self.push + self.size * state["scale"] * rng.standard_normal(x.shape)
+        rng.integers(0, 10, size=int(n[0]) % 3, dtype=np.int32)  # leaves half a word in the generator
+        return {"x": x, "n": n, "scale": np.tanh(state["scale"] + 0.01 * np.mean(x**2)), "up": x[:, 0] > 0}
+
+    def points(self, state):
+        return state["x"]
+
+    def statistics(self, state):
+        return {"up": state["up"], "size": np.sum(state["x"] ** 2, axis=-1)}
+
+    def settings(self):
+        return {"sampler": "Walk", "size": self.size, "numbers": (np.float64(1), np.int64(2)), "bound": np.inf}
+
+
+SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
+SPACE = FixedRankMatrices(3, 4, 2, depth=3)
+SAMPLERS = {
+    "walk": Walk(),
+    "langevin": Langevin(SPACE, lambda x: x, 2.0, 0.02, potential=lambda x: np.sum(x**2, axis=(1, 2)) / 2),
+    "hmc": ConstrainedHMC(SPACE, SQUARES, None, 2.0, 0.2, 3),
+}
+
+
+def start(name="walk"):
+    rng = np.random.default_rng(0)
+    if name == "walk":
+        return rng.standard_normal((3, 2))
+    return np.einsum("cik,cjk->cij", rng.standard_normal((3, 3, 2)), rng.standard_normal((3, 4, 2)))
+
+
+def run(path, name="walk", n_steps=N_STEPS, every=4, rng=5, **options):
+    return SAMPLERS[name].sample(
+        start(name), n_steps, rng=rng, checkpoint=path, checkpoint_every=every, **{**OPTIONS, **options}
+    )
+
+
+def whole(name="walk", n_steps=N_STEPS, rng=5):
+    return SAMPLERS[name].sample(start(name), n_steps, rng=rng, **OPTIONS)
+
+
+def assert_same(a, b):
+    assert (a.n_steps, a.status) == (b.n_steps, b.status)
+    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics), ({"x": a.points}, {"x": b.points})):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
+            assert ours[name].tobytes() == theirs[name].tobytes()
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def interrupted_at(path, name="walk", n_steps=N_STEPS, after=30, **options):
+    def press(done):
+        if done == after:
+            raise KeyboardInterrupt
+
+    return run(path, name, n_steps, progress=press, **options)
+
+
+# Killed
+
+
+def child(path, name, calls):
+    """Run in a process; with ``calls``, be killed before the file operation of that number."""
+    os.fsync = lambda handle: None
+    if calls is not None:
+        left = [calls]
+
+        def counted(function):
+            def call(*args, **kwargs):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return call
+
+        _store.sync = counted(_store.sync)
+        os.rename, os.replace, os.unlink = counted(os.rename), counted(os.replace), counted(os.unlink)
+    run(path, name, 12 if calls is not None else N_STEPS, every=4)
+
+
+def process(*args):
+    """Start a process that has everything imported, so that starting it costs nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dlngeo.sampling", "dlngeo.geomstats", "zarr", "pytest"])
+    out = context.Process(target=child, args=args)
+    out.start()
+    return out
+
+
+@pytest.mark.parametrize("name", ["walk", "langevin"])
+def test_a_run_killed_at_random_moments_goes_on_bit_for_bit(name, tmp_path):
+    path, moments, killed = tmp_path / "a.zarr", random.Random(name), []
+    for _ in range(100):
+        running = process(path, name, None)
+        if len(killed) < 5:
+            while not path.exists():
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.15))
+            running.kill()
+        running.join(60)
+        if running.exitcode == 0:
+            break
+        assert running.exitcode == -signal.SIGKILL
+        killed.append(Samples.load(path).n_steps)
+    assert len(killed) > 1
+    assert sorted(killed) == killed
+    assert_same(Samples.load(path), whole(name))
+    assert_same(run(path, name), whole(name))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def every_operation(path, stride):
+    """Kill before each operation on files, and each time go on; return the number of kills."""
+    expected = whole(n_steps=12)
+    for killed, k in enumerate(range(0, 10_000, stride)):
+        shutil.rmtree(path, ignore_errors=True)
+        running = process(path, "walk", k)
+        running.join(60)
+        if running.exitcode == 0:
+            return killed
+        assert running.exitcode == -signal.SIGKILL
+        assert_same(run(path, n_steps=12), expected)
+    raise AssertionError
+
+
+def test_a_run_killed_between_any_two_writes_goes_on(tmp_path):
+    assert every_operation(tmp_path / "a.zarr", 13) >= 5
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_every_single_write_goes_on(tmp_path):
+    assert every_operation(tmp_path / "a.zarr", 1) >= 80
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_all_is_on_the_disk_before_the_manifest_says_so(tmp_path, monkeypatch):
+    path, events = (tmp_path / "a.zarr").resolve(), []
+    monkeypatch.setattr(_store, "sync", events.append)
+    replace = type(path).replace
+    monkeypatch.setattr(type(path), "replace", lambda a, b: events.append(f"to {b}") or replace(a, b))
+    run(path, n_steps=12)
+    moves = [k for k, event in enumerate(events) if str(event).startswith("to ") and event.endswith("a.zarr/zarr.json")]
+    assert len(moves) == 3  # it was made elsewhere
+    written = set(events[: moves[-1]])
+    for entry in [*(path / "3").rglob("*"), path / "3", path / "zarr.json.partial", path]:
+        assert entry in written
+    assert path in events[moves[-1] :]
+
+
+# Interrupted, extended, reread
+
+
+@pytest.mark.parametrize("after", [1, 7, 8, 33])
+def test_ctrl_c_keeps_what_is_done(after, tmp_path):
+    path = tmp_path / "a.zarr"
+    first = interrupted_at(path, after=after)
+    assert (first.n_steps, first.status) == (after, "interrupted")
+    assert_same(Samples.load(path), first)
+    assert_same(run(path), whole())
+
+
+def test_a_complete_run_is_not_done_again_but_may_get_more_steps(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    run(path, n_steps=30)
+    before = contents(path)
+    steps = []
+    monkeypatch.setattr(
+        Walk, "step", lambda self, state, rng, step=Walk.step: steps.append(1) or step(self, state, rng)
+    )
+    assert_same(run(path, n_steps=30), whole(n_steps=30))
+    assert len(steps) == 1 + 30  # the step that is compared, and the run without a checkpoint
+    assert contents(path) == before
+    assert_same(run(path, n_steps=45), whole(n_steps=45))
+    assert Samples.load(path).n_steps == 45
+    with pytest.raises(CheckpointError, match="has got to 45 steps, beyond the 30 asked for"):
+        run(path, n_steps=30)
+
+
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
+def test_the_generator_goes_on_too(kind, tmp_path):
+    path = tmp_path / "a.zarr"
+    there, here, again = (np.random.Generator(kind(3)) for _ in range(3))
+    expected = whole(rng=there)
+    interrupted_at(path, rng=here)
+    assert_same(run(path, rng=again), expected)
+    assert again.random() == there.random()
+    # Without a generator, the one of the checkpoint goes on.
+    assert_same(run(path, rng=None), expected)
+
+
+def test_a_run_without_a_seed_goes_on(tmp_path):
+    path = tmp_path / "a.zarr"
+    first = interrupted_at(path, rng=None)
+    second = run(path, rng=None)
+    assert np.array_equal(second.points[:, : first.points.shape[1]], first.points)
+    assert second.n_steps == N_STEPS
+    with pytest.raises(CheckpointError, match="the random generator or seed differed"):
+        run(path, rng=0)
+
+
+def test_samples_go_on_under_a_checkpoint(tmp_path):
+    generator, other = np.random.default_rng(1), np.random.default_rng(1)
+    first = Walk().sample(start(), 10, rng=generator)
+    Walk().sample(start(), 10, rng=other)
+    expected = Walk().sample(first, 20, rng=generator)
+    found = Walk().sample(first, 20, rng=other, checkpoint=tmp_path / "b.zarr", checkpoint_every=3)
+    assert_same(found, expected)
+    with pytest.raises(CheckpointError, match="initial points differed"):
+        Walk().sample(found, 20, checkpoint=tmp_path / "b.zarr")
+
+
+def test_what_is_written_grows_with_the_draws_that_are_new(tmp_path, monkeypatch):
+    def written(every):
+        sizes = []
+        monkeypatch.setattr(_store, "sync", lambda p: sizes.append(p.stat().st_size if p.is_file() else 0))
+        options = {"checkpoint": tmp_path / f"{every}.zarr", "checkpoint_every": every}
+        Walk().sample(np.zeros((50, 40)), 100, rng=0, **options)
+        return sum(sizes)
+
+    draws = 50 * 40 * 100 * 8
+    assert written(50) > draws
+    assert written(5) < 1.6 * draws  # 18 checkpoints more, each with the state and some attributes
+
+
+def test_by_default_time_decides(tmp_path, monkeypatch):
+    now, steps = [0.0], []
+    monkeypatch.setattr("dlngeo.sampling.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def tick(done):
+        about = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["dlngeo_checkpoint"]
+        steps.append(about["n_steps"])
+        now[0] += 11
+
+    run(tmp_path / "a.zarr", n_steps=10, every=None, progress=tick)
+    assert steps == [0, 0, 0, 2, 2, 2, 5, 5, 5, 8, 8]
+
+
+def test_zarr_reads_it(tmp_path):
+    run(tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r", zarr_format=3)
+    about = group.attrs["dlngeo_checkpoint"]
+    assert (about["n_steps"], about["status"]) == (N_STEPS, "complete")
+    parts = [group[f"{k}/arrays/points"][...] for k in range(1, about["part"] + 1) if f"{k}/arrays/points" in group]
+    assert np.array_equal(np.concatenate(parts, axis=1), whole().points)
+    kept = [k for k in range(about["part"] + 1) if f"{k}/state" in group]
+    assert kept == [0, about["part"]]
+
+
+# Refused
+
+
+@pytest.mark.parametrize("kind", ["truncated", "emptied", "flipped", "missing"])
+def test_every_damaged_file_is_an_error_and_nothing_is_lost(kind, tmp_path):
+    path, expected = tmp_path / "a.zarr", whole(n_steps=14)
+    run(path, n_steps=14, every=5)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    assert len(files) > 30
+    refused = set()
+    for file in files:
+        good = file.read_bytes()
+        if kind == "missing":
+            file.unlink()
+        else:
+            flipped = bytes([*good[:-1], good[-1] ^ 64])
+            file.write_bytes({"truncated": good[: len(good) // 2], "emptied": b"", "flipped": flipped}[kind])
+        before = contents(path)
+        try:
+            # An array of zeros may be missing, and metadata may say the same in other words; then nothing is wrong.
+            assert_same(run(path, n_steps=14), expected)
+        except CheckpointError as error:
+            refused.add(file)
+            message = "is no checkpoint" if file == path / "zarr.json" and kind == "missing" else "is damaged"
+            assert message in str(error)  # noqa: PT017
+            assert str(path) in str(error)  # noqa: PT017
+        assert contents(path) == before
+        file.write_bytes(good)
+    # Folders within a part are groups of zarr, whose files say nothing.
+    needed = {file for file in files if file.parent.name not in ("arrays", "state", "statistics")}
+    if kind == "flipped":
+        needed = {file for file in needed if file.name != "zarr.json"}
+    if kind == "missing":
+        needed = {file for file in needed if any(file.read_bytes())}
+    assert needed <= refused
+    assert_same(run(path), whole())
+
+
+def other_options():
+    yield "thin", {"thin": 3}, "thin differed, 2 and now 3"
+    yield "burn-in", {"burn_in": 8}, "burn_in differed, 7 and now 8"
+    yield "seed", {"rng": 6}, "the random generator or seed differed"
+    yield "generator", {"rng": np.random.Generator(np.random.MT19937(5))}, "the random generator or seed differed"
+
+
+@pytest.mark.parametrize(("options", "message"), [pytest.param(o, m, id=i) for i, o, m in other_options()])
+def test_another_run_is_refused(options, message, tmp_path):
+    path = tmp_path / "a.zarr"
+    interrupted_at(path)
+    before = contents(path)
+    with pytest.raises(CheckpointError, match=message):
+        run(path, **options)
+    assert contents(path) == before
+    assert_same(run(path), whole())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "points", "message"),
+    [
+        (Walk(size=2.0), start(), "other settings: size was 1.0 and is now 2.0"),
+        (Walk(push=0.1), start(), "a step from its start leads elsewhere"),
+        (Walk(), start() + 1e-12, "the initial points differed"),
+        (Walk(), start()[:2], r"the shape of the points differed, \[3, 2\] and now \[2, 2\]"),
+        (SAMPLERS["langevin"], start("langevin"), "other settings"),
+    ],
+    ids=["settings", "potential", "start", "shape", "sampler"],
+)
+def test_another_chain_is_refused(sampler, points, message, tmp_path):
+    path = tmp_path / "a.zarr"
+    interrupted_at(path)
+    before = contents(path)
+    with pytest.raises(CheckpointError, match=message):
+        sampler.sample(points, N_STEPS, rng=5, checkpoint=path, **OPTIONS)
+    assert contents(path) == before
+
+
+def test_a_potential_that_the_settings_do_not_name_is_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    run(path, "langevin", n_steps=10)
+    stiff = Langevin(SPACE, lambda x: 2 * x, 2.0, 0.02, potential=lambda x: np.sum(x**2, axis=(1, 2)))
+    with pytest.raises(CheckpointError, match="leads elsewhere"):
+        stiff.sample(start("langevin"), N_STEPS, rng=5, checkpoint=path, **OPTIONS)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    file, folder, group, later = (tmp_path / name for name in ("file", "folder", "group", "later"))
+    file.write_text("mine")
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    zarr.open_group(group, mode="w", zarr_format=3, attributes={"by": "another"})
+    run(later, n_steps=10)
+    manifest = later / "zarr.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    before = contents(tmp_path)
+    for path, message in [(file, "is a file"), (folder, "no zarr.json"), (group, "no checkpoint"), (later, "format 2")]:
+        with pytest.raises(CheckpointError, match=message):
+            run(path)
+        with pytest.raises(CheckpointError):
+            Samples.load(path)
+    assert contents(tmp_path) == before
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        Samples.load(tmp_path / "absent")
+
+
+def test_an_empty_folder_and_a_missing_one_are_fine(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "a" / "b.zarr"):
+        assert_same(run(path, n_steps=10), whole(n_steps=10))
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+
+    def meanwhile(done):
+        if done == 20:
+            with pytest.raises(CheckpointError, match="in use by another run"):
+                run(path)
+
+    assert_same(run(path, progress=meanwhile), whole())
+
+
+def test_what_a_failing_step_left_is_kept(tmp_path):
+    path, step = tmp_path / "a.zarr", Walk.step
+    failing = Walk()
+    calls = 0
+
+    def until(state, rng):
+        nonlocal calls
+        calls += 1
+        if calls == 12:  # one of them is the step that is compared, twice
+            raise ValueError("too long a step")
+        return step(failing, state, rng)
+
+    failing.step = until
+    with pytest.raises(ValueError, match="too long a step"):
+        failing.sample(start(), N_STEPS, rng=5, checkpoint=path, **OPTIONS)
+    assert Samples.load(path).n_steps == 9
+    assert_same(run(path), whole())
+
+
+def test_settings_and_states_that_no_file_can_hold_are_refused(tmp_path):
+    class Opaque(Walk):
+        def settings(self):
+            return {"potential": np.sum}
+
+    class Boxed(Walk):
+        def step(self, state, rng):
+            return {**super().step(state, rng), "n": np.array([None] * 3)}
+
+    with pytest.raises(TypeError, match="settings must be numbers"):
+        Opaque().sample(start(), 5, rng=0, checkpoint=tmp_path / "a")
+    with pytest.raises(TypeError, match="holds Python objects"):
+        Boxed().sample(start(), 5, rng=0, checkpoint=tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_writing_waits_for_the_end(tmp_path, monkeypatch):
+    path, sync, pressed = tmp_path / "a.zarr", _store.sync, []
+
+    def press(p):
+        if not pressed and "3" in p.relative_to(tmp_path.resolve()).parts:
+            pressed.append(p)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        sync(p)
+
+    monkeypatch.setattr(_store, "sync", press)
+    first = run(path)
+    assert pressed
+    assert (first.n_steps, first.status) == (12, "interrupted")
+    assert_same(Samples.load(path), first)
+    assert_same(run(path), whole())
