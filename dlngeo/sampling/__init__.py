@@ -3,11 +3,13 @@
 from dlngeo.sampling._store import CheckpointError
 from dlngeo.sampling.adapter import from_pymanopt
 from dlngeo.sampling.chain import Sampler, Samples
+from dlngeo.sampling.ensemble import Cell, sweep
 from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
 from dlngeo.sampling.upstairs import UpstairsLangevin
 
 __all__ = [
+    "Cell",
     "CheckpointError",
     "ConstrainedHMC",
     "Langevin",
@@ -16,4 +18,5 @@ __all__ = [
     "SpectralPotential",
     "UpstairsLangevin",
     "from_pymanopt",
+    "sweep",
 ]

@@ -1,0 +1,262 @@
+"""Sweeps: the same sampler over a grid of depths, temperatures, shapes, seeds, on all cores or on a cluster.
+
+One code path for all of joblib's backends: processes of this machine, or, inside
+``joblib.parallel_config(backend="dask")``, the workers of a cluster. Cells draw from independent streams, whose keys
+are the coordinates of the cell and not its place in the grid: a grid may grow, or be run in parts, in any order and by
+any number of workers, and every cell stays what it was. With a folder for checkpoints a cell that is done is not
+done again, and one whose worker was killed goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numba
+import numpy as np
+from rich.progress import Progress
+from threadpoolctl import threadpool_limits
+
+from dlngeo import _check
+from dlngeo.sampling._store import plain
+from dlngeo.sampling.chain import Sampler
+
+__all__ = ["Cell", "cell_path", "sweep"]
+
+_POLL = 0.1  # seconds between looks at how far the workers are
+_RESERVED = ("rng", "chain", "draw")
+
+
+class Cell(NamedTuple):
+    """What to run in a cell of a sweep.
+
+    Attributes
+    ----------
+    sampler : Sampler
+    initial_points : array, Samples or dict
+        As :meth:`Sampler.sample` takes them.
+    observables : dict of callable
+        Functions of points, shape=[n, *point_shape], to values, shape=[n, …], by name.
+    """
+
+    sampler: Sampler
+    initial_points: Any
+    observables: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}
+
+
+def sweep(
+    make: Callable[..., Cell],
+    grid: Mapping[str, Iterable[Any]],
+    n_steps: int,
+    *,
+    seed: int,
+    burn_in: int = 0,
+    thin: int = 1,
+    n_jobs: int | None = None,
+    backend: Any = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    progress: bool | Callable[[int], Any] = False,
+) -> Any:
+    """Run a sampler at each point of a grid.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(rng, **coordinates)`` returns the :class:`Cell` of one point of the grid, with initial points that may be
+        drawn from the generator ``rng``. It is sent to the workers, so it may be any function, a local one too.
+    grid : dict
+        Values of the coordinates by name: ``{"depth": [1, 2, 4], "beta": [1.0, 10.0], "replica": range(5)}``. They are
+        numbers, strings, or tuples of such.
+    n_steps, burn_in, thin
+        As in :meth:`Sampler.sample`.
+    seed : int
+        Root of all streams: a cell gets the child of ``numpy.random.SeedSequence(seed)`` whose spawn key is the digest
+        of its coordinates.
+    n_jobs : int, optional
+        Cells to run at a time, −1 for all cores, as in joblib: by default 1, or what ``joblib.parallel_config`` says.
+        Each runs in one thread.
+    backend : str, optional
+        Backend of joblib; by default processes, or what ``joblib.parallel_config`` says.
+    checkpoint_dir : path, optional
+        Folder for one checkpoint of each cell, which all workers can reach. What is done there is not done again, and
+        what is half done goes on.
+    checkpoint_every
+        As in :meth:`Sampler.sample`.
+    progress : bool or callable
+        Show a progress bar; or call this now and then with the number of steps done in all cells.
+
+    Returns
+    -------
+    xarray.Dataset
+        Observables and the statistics of the sampler at all draws, of dimensions ``(*grid, "chain", "draw", …)``, with
+        the coordinates of the grid. ArviZ takes what is left of it at one point of the grid.
+
+    Raises
+    ------
+    CheckpointError
+        If a checkpoint is one of another run, or damaged.
+    KeyboardInterrupt
+        On Ctrl-C; the checkpoints keep what is done.
+    ImportError
+        If xarray, or with checkpoints zarr, is not installed.
+    TypeError, ValueError
+        If the grid is empty or its values are of other types, observables differ in shape from cell to cell, or a
+        step fails.
+    """
+    xarray = _import_xarray()
+    n_steps = _check.positive_integer(n_steps, "n_steps")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
+    axes = {name: list(values) for name, values in grid.items()}
+    for name, values in axes.items():
+        if not values or name in _RESERVED:
+            raise ValueError(f"the grid's {name!r} " + ("has no values." if not values else "is a name taken here."))
+        if len({json.dumps(plain(value)) for value in values}) < len(values):
+            raise ValueError(f"the grid's {name!r} holds a value twice: {values}. Replicas need a coordinate.")
+    cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    if checkpoint_dir is not None:
+        Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
+    options = {"burn_in": burn_in, "thin": thin, "checkpoint_every": checkpoint_every}
+    with _counted(progress, len(cells), n_steps) as counts, threadpool_limits(1):
+        tasks = (
+            joblib.delayed(_run)(
+                make,
+                cell,
+                n_steps,
+                int(seed),
+                {**options, "checkpoint": None if checkpoint_dir is None else cell_path(checkpoint_dir, cell)},
+                (counts.filename, place),
+            )
+            for place, cell in enumerate(cells)
+        )
+        columns = []
+        for place, found in enumerate(joblib.Parallel(n_jobs, backend=backend, return_as="generator")(tasks)):
+            counts[place] = n_steps
+            columns.append(found)
+    return _dataset(xarray, axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
+
+
+def cell_path(folder: str | Path, cell: Mapping[str, Any]) -> Path:
+    """Where the checkpoint of a cell is, named for its coordinates.
+
+    Parameters
+    ----------
+    folder : path
+        The folder that :func:`sweep` got.
+    cell : dict
+        Coordinates by name.
+    """
+    words = ",".join(f"{name}={_label(value)}" for name, value in cell.items())
+    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9.,=+-]+', '_', words)[:80]}-{_digest(cell).hex()[:8]}.zarr"
+
+
+def _run(
+    make: Callable[..., Cell],
+    cell: dict[str, Any],
+    n_steps: int,
+    seed: int,
+    options: dict[str, Any],
+    counter: tuple[str, int],
+) -> dict[str, np.ndarray]:
+    """Run one cell, in a worker."""
+    key = tuple(int(word) for word in np.frombuffer(_digest(cell)[:16], dtype="<u4"))
+    for_start, for_chain = (np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=key).spawn(2))
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            sampler, points, observables = make(for_start, **cell)
+            samples = sampler.sample(points, n_steps, rng=for_chain, progress=_counter(*counter), **options)
+            if samples.status == "interrupted":
+                raise KeyboardInterrupt
+            columns = {name: samples.observe(function) for name, function in observables.items()}
+    finally:
+        numba.set_num_threads(threads)
+    for name in columns.keys() & samples.statistics.keys():
+        raise ValueError(f"the observable {name!r} has the name of a statistic of {type(sampler).__name__}; rename it.")
+    return {**columns, **samples.statistics}
+
+
+def _dataset(
+    xarray: Any, axes: Mapping[str, Sequence[Any]], columns: list[dict[str, np.ndarray]], about: dict[str, Any]
+) -> Any:
+    sizes = [len(values) for values in axes.values()]
+    variables = {}
+    for name in sorted(set().union(*columns)):
+        shapes = {found[name].shape if name in found else () for found in columns}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"{name!r} has different shapes in different cells, {sorted(shapes)}; give observables and chains of "
+                "one shape, or sweep over each apart."
+            )
+        (shape,) = shapes
+        dims = (*axes, "chain", "draw", *(f"{name}_dim_{k}" for k in range(len(shape) - 2)))
+        variables[name] = (dims, np.stack([found[name] for found in columns]).reshape(*sizes, *shape))
+    coordinates = {name: [_label(value) for value in values] for name, values in axes.items()}
+    return xarray.Dataset(variables, coordinates, about)
+
+
+def _label(value: Any) -> Any:
+    """Return a number or a string as it is, and ``3x4`` for the tuple (3, 4)."""
+    return "x".join(str(_label(entry)) for entry in value) if isinstance(value, (tuple, list)) else value
+
+
+def _digest(cell: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).digest()
+
+
+def _counter(file: str, place: int) -> Callable[[int], Any] | bool:
+    try:
+        counts = np.memmap(file, dtype=np.int64, mode="r+")
+    except OSError:
+        return False  # on another machine; then only whole cells are counted
+
+    def tick(done: int) -> None:
+        counts[place] = done
+
+    return tick
+
+
+@contextmanager
+def _counted(progress: bool | Callable[[int], Any], n_cells: int, n_steps: int) -> Iterator[np.memmap]:
+    """Give a file in which workers count their steps, and show their sum."""
+    with tempfile.TemporaryDirectory(prefix="dlngeo-") as folder, Progress(disable=progress is not True) as bar:
+        counts = np.memmap(Path(folder) / "steps", dtype=np.int64, mode="w+", shape=(n_cells,))
+        task, over = bar.add_task("sampling", total=n_cells * n_steps), threading.Event()
+
+        def show() -> None:
+            while not over.wait(_POLL):
+                report()
+
+        def report() -> None:
+            done = int(np.sum(counts))
+            bar.update(task, completed=done)
+            if callable(progress):
+                progress(done)
+
+        watcher = threading.Thread(target=show, daemon=True)
+        watcher.start()
+        try:
+            yield counts
+        finally:
+            over.set()
+            watcher.join()
+            report()
+
+
+def _import_xarray() -> Any:
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("sweeps need xarray: pip install 'dlngeo[sampling]'.") from error
+    return xarray

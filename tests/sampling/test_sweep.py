@@ -1,0 +1,236 @@
+"""Sweeps: every cell is what it would be alone, whoever runs it and however often its worker dies."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import joblib
+import numba
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from dlngeo.geomstats import FixedRankMatrices
+from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, sweep
+from dlngeo.sampling.ensemble import cell_path
+
+pytest.importorskip("xarray")
+
+GRID = {"depth": [2, 3], "beta": [1.0, 4.0], "shape": [(2, 3), (3, 3)]}
+N_STEPS = 40
+
+
+def squares():
+    return SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
+
+
+def make(rng, depth, beta, shape, chains=3):
+    m, n = shape
+    space = FixedRankMatrices(m, n, 2, depth=depth)
+    points = np.einsum("cik,cjk->cij", rng.standard_normal((chains, m, 2)), rng.standard_normal((chains, n, 2)))
+    return Cell(Langevin(space, squares(), beta, 0.02), points, {"norm": lambda x: np.linalg.norm(x, axis=(1, 2))})
+
+
+class Walk(Sampler):
+    """A slow walk."""
+
+    def __init__(self, pause=0.0):
+        self.pause = pause
+
+    def start(self, points):
+        return {"x": points}
+
+    def step(self, state, rng):
+        time.sleep(self.pause)
+        return {"x": state["x"] + rng.standard_normal(state["x"].shape)}
+
+    def points(self, state):
+        return state["x"]
+
+    def settings(self):
+        return {"sampler": "Walk"}
+
+
+def walk(rng, k, **options):
+    return Cell(Walk(**options), rng.standard_normal((2, 3)), {"x": lambda x: x, "first": lambda x: x[:, 0]})
+
+
+def test_the_result_has_the_coordinates_of_the_grid():
+    found = sweep(make, GRID, N_STEPS, seed=0, burn_in=10, thin=3)
+    assert dict(found.sizes) == {"depth": 2, "beta": 2, "shape": 2, "chain": 3, "draw": 10}
+    assert set(found.data_vars) == {"norm", "energy"}
+    assert found["shape"].values.tolist() == ["2x3", "3x3"]
+    assert found.attrs == {"seed": 0, "n_steps": N_STEPS, "burn_in": 10, "thin": 3}
+    vectors = sweep(walk, {"k": range(2)}, 5, seed=0)
+    assert vectors["x"].dims == ("k", "chain", "draw", "x_dim_0")
+    assert np.array_equal(vectors["x"][..., 0], vectors["first"])
+
+
+def test_a_cell_depends_on_its_coordinates_and_the_seed_alone():
+    whole = sweep(make, GRID, N_STEPS, seed=3)
+    part = {"shape": [(3, 3)], "beta": [9.0, 4.0], "depth": [3]}
+    found = sweep(make, part, N_STEPS, seed=3)
+    at = {"depth": 3, "beta": 4.0, "shape": "3x3"}
+    assert np.array_equal(found.sel(at)["norm"], whole.sel(at)["norm"])
+    assert not np.array_equal(sweep(make, part, N_STEPS, seed=4).sel(at)["norm"], whole.sel(at)["norm"])
+
+
+def test_cells_have_streams_of_their_own():
+    found = sweep(walk, {"k": range(50)}, 40, seed=0)["x"].values
+    steps = np.diff(found, axis=2).reshape(50, -1)
+    assert len(np.unique(found[:, :, 0])) == found[:, :, 0].size
+    correlations = np.corrcoef(steps)[np.triu_indices(50, 1)]
+    assert abs(np.sqrt(steps.shape[1]) * correlations).max() < 5  # the largest of 1225 z-scores
+
+
+@pytest.mark.parametrize("backend", [None, "loky", "threading"])
+def test_workers_change_nothing(backend):
+    alone = sweep(make, GRID, N_STEPS, seed=1)
+    assert sweep(make, GRID, N_STEPS, seed=1, n_jobs=2, backend=backend).identical(alone)
+
+
+def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_path):
+    def threads(rng, k):
+        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        counts = [os.getpid(), numba.get_num_threads(), max(blas)]
+        return Cell(Walk(), np.zeros((1, 3)), {"counts": lambda x: np.broadcast_to(counts, (len(x), 3))})
+
+    before = (numba.get_num_threads(), threadpool_info())
+    found = sweep(threads, {"k": range(4)}, 1, seed=0, n_jobs=2)["counts"].values.reshape(-1, 3)
+    assert os.getpid() not in found[:, 0]
+    assert np.all(found[:, 1:] == 1)
+    alone = sweep(threads, {"k": range(2)}, 1, seed=0)["counts"].values.reshape(-1, 3)
+    assert np.all(alone == [os.getpid(), 1, 1])
+    assert (numba.get_num_threads(), threadpool_info()) == before
+
+
+def test_cells_that_are_done_are_not_done_again(tmp_path):
+    pytest.importorskip("zarr")
+
+    def counting(rng, k):
+        cell = walk(rng, k)
+        step = cell.sampler.step
+        log = tmp_path / "log"
+
+        def logged(state, generator):
+            with log.open("a") as file:
+                file.write(f"{k}\n")
+            return step(state, generator)
+
+        cell.sampler.step = logged
+        return cell
+
+    folder = tmp_path / "checkpoints"
+    first = sweep(counting, {"k": [0, 1]}, 20, seed=0, checkpoint_dir=folder, n_jobs=2)
+    (tmp_path / "log").unlink()
+    second = sweep(counting, {"k": [0, 1, 2]}, 20, seed=0, checkpoint_dir=folder)
+    again = (tmp_path / "log").read_text().split()
+    assert [again.count(k) for k in "012"] == [1, 1, 22]  # one step is compared
+    assert second.sel(k=[0, 1]).identical(first)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(cell_path(folder, {"k": k}).name for k in range(3))
+    with pytest.raises(CheckpointError, match="the initial points differed"):
+        sweep(counting, {"k": [0]}, 20, seed=1, checkpoint_dir=folder)
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    pytest.importorskip("zarr")
+
+    def interrupted(rng, k):
+        cell, calls = walk(rng, k), iter(range(9))
+        step = cell.sampler.step
+
+        def pressed(state, generator):
+            if k == 1 and next(calls) == 8:
+                raise KeyboardInterrupt
+            return step(state, generator)
+
+        cell.sampler.step = pressed
+        return cell
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(interrupted, {"k": range(3)}, 20, seed=0, checkpoint_dir=tmp_path)
+    assert Samples.load(cell_path(tmp_path, {"k": 0})).status == "complete"
+    assert Samples.load(cell_path(tmp_path, {"k": 1})).n_steps == 6  # the first step is compared, twice
+    assert not cell_path(tmp_path, {"k": 2}).exists()
+    found = sweep(walk, {"k": range(3)}, 20, seed=0, checkpoint_dir=tmp_path)
+    assert found.identical(sweep(walk, {"k": range(3)}, 20, seed=0))
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
+    pytest.importorskip("zarr")
+    distributed = pytest.importorskip("distributed")
+    folder = tmp_path / "checkpoints"
+
+    def deadly(rng, k):
+        """Kill the worker once, in the middle of a cell, some time after a checkpoint."""
+        cell = walk(rng, k)
+        step, mark = cell.sampler.step, Path(tmp_path, f"killed {k}")
+
+        def killed(state, generator):
+            reached = cell_path(folder, {"k": k}).exists() and Samples.load(cell_path(folder, {"k": k})).n_steps
+            if k % 2 and reached >= 10 and not mark.exists():
+                mark.write_text(str(reached))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(state, generator)
+
+        cell.sampler.step = killed
+        return cell
+
+    grid = {"k": range(4)}
+    options = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**options, silence_logs=50) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        found = sweep(deadly, grid, 30, seed=0, checkpoint_dir=folder, checkpoint_every=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "killed 1", "killed 3"]
+    assert found.identical(sweep(walk, grid, 30, seed=0))
+
+
+def test_progress_counts_the_steps_of_all_workers():
+    for n_jobs in (1, 2):
+        seen = []
+        sweep(lambda rng, k: walk(rng, k, pause=0.01), {"k": range(4)}, 30, seed=0, n_jobs=n_jobs, progress=seen.append)
+        assert sorted(seen) == seen
+        assert seen[-1] == 120
+        assert any(0 < done < 120 and done % 30 for done in seen)
+    sweep(walk, {"k": [0]}, 3, seed=0, progress=True)
+
+
+def ragged(rng, k):
+    return Cell(Walk(), np.zeros((1, 3)), {"x": lambda x: x[:, :k]})
+
+
+class Reporting(Walk):
+    def statistics(self, state):
+        return {"x": state["x"][:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"grid": {"k": []}}, ValueError, "'k' has no values"),
+        ({"grid": {"chain": [1]}}, ValueError, "'chain' is a name taken"),
+        ({"grid": {"k": [1, 1]}}, ValueError, "holds a value twice"),
+        ({"grid": {"k": [object()]}}, TypeError, "must be numbers, strings"),
+        ({"seed": None}, ValueError, "seed must be an integer"),
+        ({"seed": -1}, ValueError, "seed must be an integer"),
+        ({"n_steps": 0}, ValueError, "n_steps must be at least 1"),
+        ({"burn_in": 5}, ValueError, "burn_in must be"),
+        ({"make": ragged, "grid": {"k": [1, 2]}}, ValueError, "'x' has different shapes"),
+    ],
+)
+def test_bad_arguments_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        sweep(**{"make": walk, "grid": {"k": [0]}, "n_steps": 5, "seed": 0, **options})
+
+
+def test_an_observable_that_hides_a_statistic_is_refused():
+    def make(rng, k):
+        return Cell(Reporting(), np.zeros((1, 3)), {"x": lambda x: x})
+
+    with pytest.raises(ValueError, match="'x' has the name of a statistic"):
+        sweep(make, {"k": [0]}, 5, seed=0)
