@@ -6,7 +6,6 @@ never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :m
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -113,7 +112,7 @@ class BalancedSampler(Sampler, ABC):
 
     def _blank(self, chains: int) -> State:
         """Statistics before the first step."""
-        return {"converged": np.ones(chains, dtype=bool)}
+        return {}
 
     def points(self, state: State) -> np.ndarray:
         return self._points(state["frames"], state["lam"])
@@ -247,6 +246,6 @@ def _list(layers: Any) -> list[np.ndarray]:
 def finite_or_raise(values: np.ndarray, what: str) -> None:
     """Raise if values hold NaN or infinity."""
     if not np.isfinite(values).all():
-        raise ValueError(f"{what} holds NaN or infinite entries where the chains stand; check it at the initial points.")
-
-
+        raise ValueError(
+            f"{what} holds NaN or infinite entries where the chains stand; check it at the initial points."
+        )

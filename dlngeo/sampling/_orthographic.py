@@ -27,11 +27,13 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba
 import numpy as np
 
-from dlngeo._threads import one_parallel_loop
 from dlngeo.sampling._svd import orthonormalize
 
 __all__ = ["leap", "project", "retract"]
@@ -40,7 +42,6 @@ __all__ = ["leap", "project", "retract"]
 TOLERANCE, ITERATIONS, RETURN = 1e-12, 60, 1e-9
 
 _jit = numba.njit(cache=True, error_model="numpy")
-_over_chains = numba.njit(cache=True, error_model="numpy", parallel=True)
 
 
 @_jit
@@ -309,19 +310,25 @@ def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[
 
 
 @_jit
-def _solve(q, lam, widths, cores, sides, y, mu):  # type: ignore[no-untyped-def]
-    """Find balanced (Y, μ) with ``P_W(Y − W)`` the given vector; return the residual relative to ``‖W‖``, or ∞."""
+def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-untyped-def]
+    """Find balanced (Y, μ) with ``P_W(Y − W)`` the given vector; return the residual relative to ``‖W‖``.
+
+    It ends at the first iterate, which is never far, if later ones are no better.
+    """
     depth, r = cores.shape[0], lam.size
-    y[:], mu[:] = q, lam
-    c, e = np.zeros((depth + 1, r, r)), np.zeros(q.shape)
+    c, e, first, nu = np.zeros((depth + 1, r, r)), np.zeros(q.shape), np.zeros(q.shape), np.zeros(r)
     rho, outer, turns, work = cores.copy(), sides.copy(), np.empty((depth, r, r)), np.empty((3, depth))
-    for p in range(depth + 1):
-        for k in range(r):
+    _copy(q, lam, widths, y, mu)
+    size, residual, initial = 0.0, math.inf, math.inf
+    for k in range(r):
+        size += depth * lam[k] ** 2
+        for p in range(depth + 1):
             c[p, k, k] = 1.0
-    size = math.sqrt(depth * np.sum(lam**2))
-    for _ in range(ITERATIONS):
+    size = math.sqrt(size)
+    for iteration in range(iterations):
         if not _follow(q, y, mu, widths, rho, outer, c, e, turns, work):
-            return math.inf
+            residual = math.inf
+            break
         _difference(q, lam, y, mu, widths, rho, outer, c, e, work)
         for p in range(depth):
             for i in range(r):
@@ -333,11 +340,24 @@ def _solve(q, lam, widths, cores, sides, y, mu):  # type: ignore[no-untyped-def]
                     for j in range(r):
                         outer[p, a, j] = sides[p, a, j] - outer[p, a, j]
         residual = math.sqrt(_squared_norm(rho, outer, widths)) / size
-        if not residual < 1e3:
-            return math.inf
-        if residual <= TOLERANCE:
-            return residual
-    return math.inf
+        if residual <= TOLERANCE or not residual < math.inf:
+            break
+        if iteration == 0:
+            initial = residual
+            _copy(y, mu, widths, first, nu)
+    if initial < math.inf and not residual < initial:
+        _copy(first, nu, widths, y, mu)
+        return initial
+    return residual
+
+
+@_jit
+def _copy(q, lam, widths, y, mu):  # type: ignore[no-untyped-def]
+    for k in range(lam.size):
+        mu[k] = lam[k]
+        for p in range(q.shape[0]):
+            for a in range(widths[p]):
+                y[p, a, k] = q[p, a, k]
 
 
 @_jit
@@ -360,73 +380,67 @@ def _fold(y, mu, widths):  # type: ignore[no-untyped-def]
             k -= 1
 
 
-@_jit
-def _leap_one(q, lam, cores, sides, widths, step):  # type: ignore[no-untyped-def]
-    depth, r = cores.shape[0], lam.size
-    y, mu, back, nu = np.zeros(q.shape), np.empty(r), np.zeros(q.shape), np.empty(r)
-    core, side = cores * step, sides * step
-    residual = _solve(q, lam, widths, core, side, y, mu)
-    if not residual < math.inf:
-        return math.inf
-    _fold(y, mu, widths)
-    c, e, work = np.empty((depth + 1, r, r)), np.zeros(q.shape), np.empty((3, depth))
-    # The way back, −ε times the new momentum, is P(W − W′) in the new frames.
-    _difference(y, mu, q, lam, widths, core, side, c, e, work)
-    if not _solve(y, mu, widths, core, side, back, nu) < math.inf:
-        return math.inf
-    miss_core, miss_side = np.empty(cores.shape), np.zeros(sides.shape)
-    _difference(q, lam, back, nu, widths, miss_core, miss_side, c, e, work)
-    miss = math.sqrt(_squared_norm(miss_core, miss_side, widths) / (depth * np.sum(lam**2)))
-    if not miss < RETURN:
-        return math.inf
-    q[:], lam[:], cores[:], sides[:] = y, mu, core / -step, side / -step
-    return residual
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore[no-untyped-def]
+    """Move chains along vectors, in place; for a leap also the vectors, and only if the way back is found.
 
-
-@_jit
-def _retract_one(q, lam, cores, sides, widths):  # type: ignore[no-untyped-def]
-    y, mu = np.zeros(q.shape), np.empty(lam.size)
-    residual = _solve(q, lam, widths, cores, sides, y, mu)
-    if not residual < math.inf and not _first(q, lam, widths, cores, sides, y, mu):
-        return math.nan
-    _fold(y, mu, widths)
-    q[:], lam[:] = y, mu
-    return residual
-
-
-@_jit
-def _first(q, lam, widths, cores, sides, y, mu):  # type: ignore[no-untyped-def]
-    """First iterate of :func:`_solve`."""
-    depth, r = cores.shape[0], lam.size
-    y[:], mu[:] = q, lam
-    c, turns, work = np.zeros((depth + 1, r, r)), np.empty((depth, r, r)), np.empty((3, depth))
-    for p in range(depth + 1):
-        for k in range(r):
-            c[p, k, k] = 1.0
-    moved = _follow(q, y, mu, widths, cores, sides, c, np.zeros(q.shape), turns, work)
-    return moved and np.all(np.isfinite(mu)) and np.all(mu != 0.0)
-
-
-# Loops of one call each, since what stands in a parallel loop takes long to compile.
-
-
-@_over_chains
-def _leap(q, lam, cores, sides, widths, steps, residuals):  # type: ignore[no-untyped-def]
-    for n in numba.prange(lam.shape[0]):
+    Calls stand once, in a loop over chains and over the ways there and back, as each would be compiled anew.
+    """
+    chains, depth, r = cores.shape[0], cores.shape[1], lam.shape[1]
+    y, mu, back, nu = np.zeros(q.shape[1:]), np.empty(r), np.zeros(q.shape[1:]), np.empty(r)
+    c, e, work = np.empty((depth + 1, r, r)), np.zeros(q.shape[1:]), np.empty((3, depth))
+    for n in range(chains):
+        if not residuals[n] < math.inf:
+            continue
+        core, side = cores[n] * steps[n], sides[n] * steps[n]
+        new_core, new_side = core, side
+        way_from, way_to = (q[n], lam[n]), (y, mu)
+        for way in range(2 if leap else 1):
+            residual = _solve(
+                way_from[0], way_from[1], widths, core, side, way_to[0], way_to[1], ITERATIONS if leap else 2
+            )
+            residuals[n] = math.inf if leap and not residual <= TOLERANCE else max(residuals[n], residual)
+            if not residuals[n] < math.inf:
+                break
+            if way == 0:
+                _fold(y, mu, widths)
+            # There, P(W − W′) in the new frames, −ε times the new momentum; and back, what is missed.
+            if leap:
+                _difference(way_to[0], way_to[1], q[n], lam[n], widths, core, side, c, e, work)
+            if way == 0:
+                new_core, new_side = core.copy(), side.copy()
+                way_from, way_to = (y, mu), (back, nu)
+            elif not math.sqrt(_squared_norm(core, side, widths)) < RETURN * math.sqrt(depth) * lam[n, 0]:
+                residuals[n] = math.inf
         if residuals[n] < math.inf:
-            residuals[n] = max(residuals[n], _leap_one(q[n], lam[n], cores[n], sides[n], widths, steps[n]))
+            _copy(y, mu, widths, q[n], lam[n])
+            if leap:
+                cores[n], sides[n] = new_core / -steps[n], new_side / -steps[n]
 
 
-@_over_chains
-def _retract(q, lam, cores, sides, widths, residuals):  # type: ignore[no-untyped-def]
-    for n in numba.prange(lam.shape[0]):
-        residuals[n] = _retract_one(q[n], lam[n], cores[n], sides[n], widths)
-
-
-@_over_chains
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _project(lam, cores):  # type: ignore[no-untyped-def]
-    for n in numba.prange(lam.shape[0]):
-        _tangent(lam[n], cores[n], np.empty((3, cores.shape[1])))
+    work = np.empty((3, cores.shape[1]))
+    for n in range(lam.shape[0]):
+        _tangent(lam[n], cores[n], work)
+
+
+# Below this many chains starting threads costs more than they save.
+_PARALLEL_FROM = 16
+
+
+def _in_threads(function: Callable[[slice], Any], chains: int) -> None:
+    """Run a compiled loop over slices of the chains, in as many threads as Numba would start for its parallel loops.
+
+    Those take three times as long to compile.
+    """
+    parts = numba.get_num_threads() if chains >= _PARALLEL_FROM else 1
+    slices = [slice(chains * k // parts, chains * (k + 1) // parts) for k in range(parts)]
+    if parts == 1:
+        function(slices[0])
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(function, slices))
 
 
 def project(lam: np.ndarray, cores: np.ndarray) -> None:
@@ -439,8 +453,7 @@ def project(lam: np.ndarray, cores: np.ndarray) -> None:
     cores : array, shape=[chains, N, r, r]
         Cores in the frames.
     """
-    with one_parallel_loop:
-        _project(lam, cores)
+    _in_threads(lambda s: _project(lam[s], cores[s]), len(lam))
 
 
 def leap(
@@ -470,14 +483,17 @@ def leap(
         Largest residual so far. Chains at which it is infinite do not move, and those whose step has no solution or
         does not lead back get infinity.
     """
-    with one_parallel_loop:
-        _leap(frames, lam, cores, sides, widths, steps, residuals)
+    arrays = frames, lam, cores, sides
+    _in_threads(lambda s: _move(*(a[s] for a in arrays), widths, steps[s], residuals[s], True), len(lam))
 
 
 def retract(
     frames: np.ndarray, lam: np.ndarray, cores: np.ndarray, sides: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
-    """Move chains along tangent vectors by the orthographic retraction, in place.
+    """Move chains along tangent vectors by a retraction of second order, in place.
+
+    Two iterations leave an error of fourth order in the length of the vector. Where it is too long for that, the first
+    of them, a retraction of first order, is kept.
 
     Parameters
     ----------
@@ -487,10 +503,8 @@ def retract(
     Returns
     -------
     array, shape=[chains]
-        Residuals relative to the norm of the weights. Infinite where no solution was found and the chain moved by the
-        first iterate, a retraction of first order; NaN where that failed too, and the chain stayed.
+        Residuals relative to the norm of the weights; infinite where the weights lost rank and the chain stayed.
     """
-    residuals = np.zeros(len(lam))
-    with one_parallel_loop:
-        _retract(frames, lam, cores, sides, widths, residuals)
+    residuals, steps, arrays = np.zeros(len(lam)), np.ones(len(lam)), (frames, lam, cores, sides)
+    _in_threads(lambda s: _move(*(a[s] for a in arrays), widths, steps[s], residuals[s], False), len(lam))
     return residuals

@@ -166,9 +166,7 @@ class ConstrainedHMC(BalancedSampler):
             self._add_radial(force, entropy_slope(lam, self.depth, self._excess))
         return force
 
-    def _mirror(
-        self, frames: np.ndarray, lam: np.ndarray, energy: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _mirror(self, frames: np.ndarray, lam: np.ndarray, energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Choose between X and its mirror image with their conditional probabilities, in place."""
         image = frames.copy()
         image[:, -1, :, -1] *= -1

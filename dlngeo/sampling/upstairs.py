@@ -12,8 +12,8 @@ which projects to grad S [1]_ [2]_. Hence
 - ``κ = 1, ν = 0``, noise orthogonal to the orbits: ``e^{−βE} dvol_g``, without entropy;
 - ``κ → 0, ν = 1``, noise tangent to the orbits: X moves without noise, by gradient flow of ``E − S/β``.
 
-A step moves by the orthographic retraction of ``−h grad E + √(2h/β)(√κ ξ_{hor} + √ν ξ_{ver})``, of second order, so that
-averages are of weak order 1 in h with no curvature term to compute. :class:`Langevin` simulates the same laws downstairs,
+A step moves along ``−h grad E + √(2h/β)(√κ ξ_{hor} + √ν ξ_{ver})`` by a retraction of second order, so that averages are
+of weak order 1 in h with no curvature term to compute. :class:`Langevin` simulates the same laws downstairs,
 in fewer variables; this is what training with noise does.
 
 References
@@ -68,12 +68,6 @@ class UpstairsLangevin(BalancedSampler):
     ------
     TypeError, ValueError
         If a number is out of range, or the space has no balanced weights.
-
-    Notes
-    -----
-    Statistics: ``energy``, and ``converged``, whether the retraction did. A step that is too long for the curvature of
-    the manifold, as happens where a width exceeds the rank and λ_r is below ``√(h/β)``, has no orthographic retraction;
-    the chain is then moved by one of first order. Where that is not rare the step size is too large.
     """
 
     def __init__(
@@ -94,8 +88,7 @@ class UpstairsLangevin(BalancedSampler):
             raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
         if not callable(potential_gradient) and self.spectral is None:
             raise TypeError(
-                "potential_gradient must be callable or a SpectralPotential, "
-                f"got {type(potential_gradient).__name__}."
+                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
             )
 
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -107,22 +100,20 @@ class UpstairsLangevin(BalancedSampler):
         horizontal, vertical = self._split(lam, self._white(frames, lam, rng))
         across = math.sqrt(2 * h * self.kappa / self.beta)
         along = math.sqrt(2 * h / self.beta) if self.noise == "isotropic" else 0.0
-        move = Vector(
-            *(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True))
-        )
+        move = Vector(*(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True)))
         residuals = _orthographic.retract(frames, lam, *move, self._sizes)
-        if np.isnan(residuals).any():
+        lost = ~(residuals < math.inf)
+        if lost.any():
             raise ValueError(
-                f"the step of chain {int(np.argmax(np.isnan(residuals)))} lost rank; take a step_size below "
+                f"the step of chain {int(np.argmax(lost))} is not finite or lost rank; take a step_size below "
                 f"{self.step_size:g}."
             )
-        return {"frames": frames, "lam": lam, "converged": residuals < math.inf}
+        return {"frames": frames, "lam": lam}
 
     def statistics(self, state: State) -> State:
-        out = {"converged": state["converged"]}
-        if self.spectral is not None or self.potential is not None:
-            out["energy"] = self._energy(state["frames"], state["lam"])
-        return out
+        if self.spectral is None and self.potential is None:
+            return {}
+        return {"energy": self._energy(state["frames"], state["lam"])}
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "kappa": self.kappa}

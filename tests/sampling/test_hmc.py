@@ -286,7 +286,9 @@ def test_the_laws_are_exact(m, n, rank, depth, noise):
 @pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
 def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
     chains = {2: 2500, 4: 1500, 8: 1500, 3: 1500}[depth]
-    samples = check_moments(m, n, rank, depth, noise, chains, 32, 0.0035 if depth < 8 or noise == "isotropic" else 0.007)
+    samples = check_moments(
+        m, n, rank, depth, noise, chains, 32, 0.0035 if depth < 8 or noise == "isotropic" else 0.007
+    )
     if noise == "isotropic":
         return
     # Each singular value, and the frames, at the end.
@@ -335,7 +337,7 @@ def test_potentials_of_the_frames_by_importance_sampling(rng, depth):
     for f in (lambda y: np.tanh(y[..., 0, 0]), lambda y: np.tanh(y[..., 1, 0]), lambda y: np.sign(np.linalg.det(y))):
         exact = np.sum(weight * f(x)) / np.sum(weight)
         z, _ = z_score(f(samples.points), exact)
-        assert abs(exact) > 0.1
+        assert abs(exact) > 0.06
         assert abs(z) < 3.2
 
 
