@@ -38,6 +38,7 @@ Array = NDArray[np.float64]
 _NEGLIGIBLE = 60.0
 _RANGE = np.exp2(np.arange(-160, 161) / 8)
 _MOST = 4_000_000  # nodes
+_MOST_EACH = 20_000  # nodes for each value of a density
 
 
 class SpectralLaw:
@@ -150,6 +151,48 @@ class SpectralLaw:
         top = float(np.max(values))
         return top + math.log(math.fsum(np.exp(values - top)))
 
+    def density(self, lam: ArrayLike) -> Array:
+        """Density of one of the r values λ, chosen at random: what a histogram of them all tends to.
+
+        The others are integrated out in order, those above and those below ``lam`` apart, where the density is smooth.
+
+        Parameters
+        ----------
+        lam : array, shape=[k]
+            Positive numbers.
+
+        Returns
+        -------
+        array, shape=[k]
+
+        Raises
+        ------
+        ValueError
+            As :meth:`log_partition`.
+        """
+        r, log_z, (_, high) = self.entropy.rank, self.log_partition(), self._support()
+        x, w = np.polynomial.legendre.leggauss(min(self.n_nodes, int(_MOST_EACH ** (1 / max(r - 1, 1)))))
+        x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w
+        parts, weights = _product([x] * (r - 1)), np.prod(_product([w] * (r - 1)), axis=-1)
+        out = np.zeros(np.shape(lam))
+        for k, value in enumerate(np.asarray(lam, dtype=float)):
+            for above in range(r if value < high else 0):
+                size, top, values = weights, high, []
+                for j in range(r - 1):
+                    if j == above:
+                        values.append(np.full(len(parts), value))
+                        top = value
+                    low = value if j < above else 0.0
+                    size = size * (top - low)
+                    top = low + (top - low) * parts[:, j]
+                    values.append(top)
+                if above == r - 1:
+                    values.append(np.full(len(parts), value))
+                with np.errstate(divide="ignore"):  # neighbours may round to one number, where the density is zero
+                    logs = self.log_density(np.stack(values, axis=-1))
+                out[k] += np.sum(size * np.exp(logs - log_z))
+        return out / r
+
     def mean(self, function: Callable[[Array], Any]) -> float:
         """Mean of a symmetric function of the singular values.
 
@@ -170,4 +213,6 @@ class SpectralLaw:
 
 def _product(axes: list[Array]) -> Array:
     """All points with coordinates on the given axes, shape=[k, n]."""
+    if not axes:
+        return np.ones((1, 0))
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))

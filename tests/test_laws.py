@@ -104,3 +104,30 @@ def test_refusals():
         SpectralLaw(np.sum, SpectralEntropy(2, 2, math.inf), 1.0)
     with pytest.raises(ValueError, match="too many"):
         SpectralLaw(half_norm(2), SpectralEntropy(5, 5, 2), 1.0).log_partition()
+
+
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), [*SHAPES, (4, 4, 4, 2)])
+def test_the_density_of_one_value_integrates_to_means(m, n, rank, depth, noise):
+    law = SpectralLaw(
+        half_norm(depth), SpectralEntropy(m, n, depth, rank), 2.0, noise, n_nodes={1: 100, 2: 80, 3: 60, 4: 30}[rank]
+    )
+    high = law._support()[1]
+    x, w = np.polynomial.legendre.leggauss(100)
+    x, w = (x + 1) / 2 * high, w / 2 * high
+    density = law.density(x)
+    tolerance = 1e-6 if rank < 4 else 1e-4
+    assert np.sum(w * density) == pytest.approx(1, abs=tolerance)
+    for power in (1, 2, 3):
+        mean = law.mean(lambda s, power=power: np.mean(s ** (power / depth), axis=-1))
+        assert np.sum(w * x**power * density) == pytest.approx(mean, rel=10 * tolerance)
+    assert law.density([high, 2 * high]).tolist() == [0, 0]
+
+
+def test_the_density_of_one_of_two_values_as_an_integral():
+    """With E = ½Σλ² on 2×2 matrices ``p(x) ∝ ∫ |x² − y²| e^{−(x² + y²)/2} dy``, at every depth."""
+    law = SpectralLaw(half_norm(3), SpectralEntropy(2, 2, 3), 1.0)
+    y = np.linspace(0, 12, 40_001)
+    x = np.array([0.05, 0.6, 1.0, 2.5])
+    inner = np.abs(x[:, None] ** 2 - y**2) * np.exp(-(x[:, None] ** 2 + y**2) / 2)
+    np.testing.assert_allclose(law.density(x), np.trapezoid(inner, y) / 2, rtol=1e-6)
