@@ -1,4 +1,4 @@
-"""The command line: ``dlngeo compare`` and ``dlngeo flow``."""
+"""The command line: ``dlngeo compare``, ``dlngeo flow`` and ``dlngeo sample``."""
 
 from __future__ import annotations
 
@@ -170,6 +170,122 @@ def flow(
         console.print(f"wrote {path}", soft_wrap=True, markup=False)
     if result["status"] == "interrupted":
         _fail("interrupted: the rows above were kept.", code=130)
+
+
+@app.command()
+def sample(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="Sample around a matrix T, by ½‖X − T‖²: .npy, .npz, .csv or .mtx, without missing entries.",
+            show_default=False,
+        ),
+    ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(help="lambda: ½Σλ², λ = σ^(1/N); norm: ½‖X‖²; nuclear: Σσ.", show_default="lambda"),
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape of the matrices.", show_default="3x3")] = None,
+    depth: Annotated[float, typer.Option(help="Depth N of the network.")] = 3.0,
+    rank: Annotated[int | None, typer.Option(help="Rank of the matrices.", show_default="full")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the inner layers.", show_default="smaller side")] = None,
+    beta: Annotated[float, typer.Option(help="Inverse temperature β.")] = 1.0,
+    noise: Annotated[
+        str, typer.Option(help="base: law exp(−βE); isotropic noise on the layers: law exp(−βE + S).")
+    ] = "base",
+    kappa: Annotated[
+        float, typer.Option(help="Anisotropy κ of isotropic noise: law exp(−(βE − S)/κ).", show_default="1")
+    ] = 1.0,
+    chains: Annotated[int, typer.Option(help="Number of chains.")] = 8,
+    steps: Annotated[int, typer.Option(help="Steps of each chain.")] = 50_000,
+    burn_in: Annotated[
+        int | None, typer.Option(help="Steps that the averages leave out.", show_default="a fifth")
+    ] = None,
+    thin: Annotated[
+        int | None, typer.Option(help="Keep a point every so many steps.", show_default="2000 points of a chain")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="Step; averages are off by its order.", show_default="0.02, less if steep")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of starts and noise.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes among which the chains are divided.")] = 1,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep the chains in; the same command goes on from there.", show_default=False),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")] = Path("dlngeo-sample"),
+) -> None:
+    """Sample matrices from the Gibbs law of an energy, by Riemannian Langevin dynamics.
+
+    Reports energy, entropy, free energy and singular values with standard errors and diagnostics, beside their exact
+    values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
+    """
+    from dlngeo.compare import DataError, load
+    from dlngeo.sampling.run import CheckpointError, Settings, run, save, table
+
+    try:
+        if target is not None and (energy is not None or shape is not None):
+            raise ValueError("TARGET brings its energy and its shape; leave out --energy and --shape.")
+        if target is None and energy == "target":
+            raise ValueError("the energy target needs a TARGET, a file with a matrix.")
+        data = None if target is None else load(target, whole=True)
+        settings = Settings(
+            energy or "lambda" if data is None else "target",
+            _shape(shape or "3x3"),
+            depth,
+            rank,
+            width,
+            beta,
+            noise,
+            kappa,
+            chains,
+            steps,
+            burn_in,
+            thin,
+            step_size,
+            seed,
+            jobs,
+        )
+    except (DataError, ValueError, TypeError) as error:
+        _fail(str(error))
+
+    console = Console(highlight=False)
+    again = "" if checkpoint is None else " The same command goes on from there."
+    with _progress() as progress:
+        bar = progress.add_task("steps", total=settings.jobs * settings.steps)
+        try:
+            result = run(
+                settings,
+                None if data is None else data.matrix,
+                "" if data is None else data.name,
+                checkpoint=checkpoint,
+                tick=lambda done: progress.update(bar, completed=done),
+            )
+        except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
+            progress.stop()
+            _fail(str(error))
+        except KeyboardInterrupt:
+            progress.stop()
+            _fail("interrupted before anything was done; nothing is written.", code=130)
+    try:
+        written = save(result, output)
+    except OSError as error:
+        console.print(table(result))
+        _fail(f"cannot write to {output}: {error.strerror}.{again}")
+    console.print(table(result))
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if result["status"] == "interrupted":
+        kept = f"interrupted after {result['n_steps']} of {settings.steps} steps."
+        _fail(kept + (again or " To be able to go on, give a --checkpoint."), code=130)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"the shape must be like 4x3, got {text!r}.")
+    return int(sides[0]), int(sides[1])
 
 
 def _depths(text: str) -> tuple[float, ...]:

@@ -177,7 +177,8 @@ class SpectralLaw:
         out = np.zeros(np.shape(lam))
         for k, value in enumerate(np.asarray(lam, dtype=float)):
             for above in range(r if value < high else 0):
-                size, top, values = weights, high, []
+                size, values = weights, []
+                top: Any = high
                 for j in range(r - 1):
                     if j == above:
                         values.append(np.full(len(parts), value))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["compare_figure", "flow_figure"]
+__all__ = ["compare_figure", "flow_figure", "sample_figure"]
 
 _COLUMN_INCHES = 1.9
 _FLOOR = "0.45"
@@ -137,6 +137,80 @@ def flow_figure(result: dict[str, Any]) -> Figure:
     title = title if result["status"] == "complete" else f"{title} ({result['status']})"
     figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
+
+
+def sample_figure(result: dict[str, Any], title: str = "") -> Figure:
+    """Draw the result of :func:`dlngeo.sampling.run.run`.
+
+    On the left the histogram of the singular values of the balanced layers, with the exact density where there is one;
+    on the right energy, entropy and free energy of the chains, with their exact means.
+
+    Parameters
+    ----------
+    result : dict
+        The result, as returned or as loaded from its JSON file.
+    title : str
+        Heading.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    grid = figure.add_gridspec(3, 2, width_ratios=(1.05, 1))
+    _draw_histogram(figure.add_subplot(grid[:, 0]), result)
+    names = {"energy": "energy E", "entropy": "entropy S", "free_energy": "E − S/β"}
+    first: Axes | None = None
+    for k, (name, label) in enumerate(names.items()):
+        axes = figure.add_subplot(grid[k, 1], sharex=first)
+        first = first or axes
+        _draw_trace(axes, result, name)
+        axes.set_ylabel(label, fontsize=9)
+        axes.tick_params(labelbottom=k == 2, labelsize=8)
+    axes.set_xlabel("steps (grey: burn-in)", fontsize=9)
+    heading = title if result["status"] == "complete" else f"{title} ({result['status']})"
+    figure.suptitle(heading, fontsize=9.5, parse_math=False)
+    return figure
+
+
+def _draw_histogram(axes: Axes, result: dict[str, Any]) -> None:
+    edges, counts = np.array(result["histogram"]["edges"]), np.array(result["histogram"]["counts"], dtype=float)
+    density = counts / (counts.sum() * np.diff(edges))
+    colors = matplotlib.colormaps["plasma"](np.linspace(0.1, 0.85, len(density)))
+    below = np.zeros(density.shape[1])
+    for k, (row, color) in enumerate(zip(density, colors, strict=True)):
+        named = None if len(density) > 8 else f"$\\lambda_{{{k + 1}}}$"
+        axes.stairs(below + row, edges, baseline=below, fill=True, color=color, alpha=0.75, label=named)
+        below = below + row
+    if result["exact"]:
+        axes.plot(result["exact"]["lambda"], result["exact"]["density"], color="k", linewidth=1.4, label="exact law")
+    if result["data"]:
+        depth = result["settings"]["depth"]
+        marks = [s ** (1 / depth) for s in result["data"]["singular_values"][: len(density)]]
+        for k, mark in enumerate(marks):
+            axes.axvline(mark, color="k", linewidth=0.9, linestyle=":", label=None if k else "those of the target")
+    axes.set(xlabel=r"singular values of the balanced layers, $\lambda = \sigma^{1/N}$", ylabel="density")
+    axes.set_xlim(0, edges[-1])
+    axes.set_ylim(0, 1.12 * float(below.max()))
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_trace(axes: Axes, result: dict[str, Any], name: str) -> None:
+    steps, chains = np.array(result["traces"]["step"]), np.array(result["traces"][name])
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(chains)))
+    axes.axvspan(0, result["burn_in"], color="0.92", linewidth=0)
+    for chain, color in zip(chains, colors, strict=True):
+        axes.plot(steps, chain, color=color, linewidth=0.5, alpha=0.7)
+    estimate = result["estimates"][name]
+    axes.axhline(estimate["mean"], color="tab:red", linewidth=1.2, label=f"mean {estimate['mean']:.4g}")
+    if estimate["exact"] is not None:
+        axes.axhline(estimate["exact"], color="k", linewidth=1.2, dashes=(4, 3), label=f"exact {estimate['exact']:.4g}")
+    late = chains[:, steps > result["burn_in"]]
+    low, high = np.quantile(late, (0.001, 0.999))
+    if high > low:
+        axes.set_ylim(low - 0.12 * (high - low), high + 0.3 * (high - low))
+    axes.set_xlim(0, steps[-1])
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
 
 
 def _draw_spectrum(axes: Axes, row: dict[str, Any], color: Any, limits: tuple[float, float]) -> None:

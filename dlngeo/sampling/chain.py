@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -123,7 +124,7 @@ class Samples:
             If ArviZ is not installed.
         """
         posterior = {name: self.observe(function) for name, function in observables.items()} or {"points": self.points}
-        return _arviz().from_dict(posterior=posterior, sample_stats=self.statistics or None, attrs=self.settings)
+        return import_arviz().from_dict(posterior=posterior, sample_stats=self.statistics or None, attrs=self.settings)
 
     def summary(self, **observables: Callable[[np.ndarray], np.ndarray]) -> Any:
         """Mean, Monte Carlo standard error, effective sample size and R-hat of observables, by ArviZ.
@@ -137,7 +138,7 @@ class Samples:
         -------
         pandas.DataFrame
         """
-        return _arviz().summary(self.to_inference_data(**observables), kind="all", round_to="none")
+        return import_arviz().summary(self.to_inference_data(**observables), kind="all", round_to="none")
 
 
 class Sampler(ABC):
@@ -308,7 +309,9 @@ def _initial(points: Any) -> np.ndarray:
     return points
 
 
-def _arviz() -> Any:
+def import_arviz() -> Any:
+    """Import ArviZ, or say how to get it."""
+    logging.getLogger("arviz.preview").setLevel(logging.WARNING)  # it tells which of its successors are not installed
     try:
         import arviz
     except ImportError as error:

@@ -113,7 +113,7 @@ def sweep(
         If the grid is empty or its values are of other types, observables differ in shape from cell to cell, or a
         step fails.
     """
-    xarray = _import_xarray()
+    xarray = import_xarray()
     n_steps = _check.positive_integer(n_steps, "n_steps")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
@@ -254,7 +254,8 @@ def _counted(progress: bool | Callable[[int], Any], n_cells: int, n_steps: int) 
             report()
 
 
-def _import_xarray() -> Any:
+def import_xarray() -> Any:
+    """Import xarray, or say how to get it."""
     try:
         import xarray
     except ImportError as error:

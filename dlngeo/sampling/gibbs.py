@@ -1,0 +1,187 @@
+"""The energies of ``dlngeo sample``, and chains of their Gibbs laws on matrices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dlngeo import _check
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.laws import SpectralLaw
+from dlngeo.network import haar
+from dlngeo.sampling.chain import State
+from dlngeo.sampling.ensemble import Cell
+from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.spectral_entropy import SpectralEntropy
+
+__all__ = ["ENERGIES", "Gibbs"]
+
+ENERGIES = {"lambda": "½Σλ²", "norm": "½‖X‖²", "nuclear": "Σσ", "target": "½‖X − T‖²"}
+
+_NODES = {1: 200, 2: 120, 3: 60, 4: 30}  # of the exact law, by rank
+_STEP, _STIFF = 0.02, 0.05  # the largest step, and the largest step times curvature
+
+
+@dataclass(frozen=True)
+class Gibbs:
+    """A Gibbs law ``e^{−βE} dvol_g`` or ``e^{−(β/κ)(E − S/β)} dvol_g`` on the m×n matrices of rank r.
+
+    Attributes
+    ----------
+    energy : str
+        One of :data:`ENERGIES`.
+    shape : tuple of int
+        ``(m, n)``.
+    depth : float
+        Depth N, finite.
+    rank, width : int or None
+        Rank of the matrices, and width of the inner layers; by default ``min(m, n)``.
+    beta : float
+        Inverse temperature.
+    noise : {"base", "isotropic"}
+    kappa : float
+        Anisotropy of isotropic noise.
+    target : array, shape=[m, n], optional
+        T of the energy ``"target"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range.
+    """
+
+    energy: str
+    shape: tuple[int, int]
+    depth: float
+    rank: int | None = None
+    width: int | None = None
+    beta: float = 1.0
+    noise: str = "base"
+    kappa: float = 1.0
+    target: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.energy not in ENERGIES:
+            raise ValueError(f"the energy must be {', '.join(ENERGIES)}, got {self.energy!r}.")
+        if (self.target is None) == (self.energy == "target"):
+            raise ValueError("a target belongs to the energy target, and that to a target.")
+        if math.isinf(_check.depth(self.depth, allow_infinite=True)):
+            raise ValueError("no law is normalised at infinite depth, where det X = 0 is infinitely far; lower it.")
+        _check.positive(self.beta, "beta")
+        _check.positive(self.kappa, "kappa")
+        self.sampler(1.0)  # which checks the rest
+
+    @cached_property
+    def entropy(self) -> SpectralEntropy:
+        """Entropy of the layers."""
+        m, n = self.shape
+        if self.width is None:
+            return SpectralEntropy(m, n, self.depth, self.rank)
+        if not float(self.depth).is_integer():
+            raise ValueError(f"layers come in whole numbers; depth {self.depth:g} has none of width {self.width}.")
+        return SpectralEntropy(m, n, self.depth, self.rank, self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """Widths of the network, if the inner one was given."""
+        if self.width is None:
+            return None
+        return (self.shape[1], *[_check.positive_integer(self.width, "width")] * (int(self.depth) - 1), self.shape[0])
+
+    def sampler(self, step_size: float) -> Langevin:
+        """Langevin dynamics of the law, which reports λ and the energy."""
+        m, n = self.shape
+        space = FixedRankMatrices(m, n, self.entropy.rank, equip=False)
+        space.equip_with_metric(DLNMetric, depth=self.depth)
+        distance = None if self.target is None else _Distance(self.target)
+        return _Reporting(
+            space,
+            distance.gradient if distance else _spectral(self.energy, self.depth),
+            self.beta,
+            step_size,
+            potential=distance.value if distance else None,
+            noise=self.noise,
+            kappa=self.kappa,
+            widths=self.widths,
+        )
+
+    def cell(self, rng: np.random.Generator, chains: int, step_size: float) -> Cell:
+        """Chains that start at random frames, and singular values of the typical size and of four times the spread."""
+        (m, n), r = self.shape, self.entropy.rank
+        lam = self._scale ** (1 / self.depth) * np.exp(rng.uniform(-0.7, 0.7, (chains, r)))
+        u, v = (np.stack([haar(rng, (size, r)) for _ in range(chains)]) for size in (m, n))
+        return Cell(self.sampler(step_size), (u * lam[:, None, :] ** self.depth) @ np.swapaxes(v, 1, 2))
+
+    @property
+    def _scale(self) -> float:
+        """Size of a singular value, by sharing the energy equally among the dimensions."""
+        (m, n), r, depth = self.shape, self.entropy.rank, self.depth
+        each = (m + n - r) * self.kappa / self.beta
+        if self.energy == "lambda":
+            return each ** (depth / 2)
+        if self.energy == "nuclear":
+            return each / depth
+        size = 0.0 if self.target is None else float(np.linalg.norm(self.target)) / math.sqrt(r)
+        return math.hypot(size, math.sqrt(each / depth))
+
+    @cached_property
+    def step_size(self) -> float:
+        """A step that is short against the curvature of the energy in the metric, at twice the size expected."""
+        top = 2 * self._scale
+        if self.target is not None:
+            top = max(top, float(np.linalg.norm(self.target, 2)))
+        lam, depth = top ** (1 / self.depth), self.depth
+        if self.energy == "lambda":
+            curvature = 1.0
+        elif self.energy == "nuclear":
+            curvature = 2 * depth * lam ** (depth - 2)
+        else:
+            curvature = (2 * depth - 1) * lam ** (2 * depth - 2)
+        return float(f"{min(_STEP, _STIFF / curvature):.2g}")
+
+    @cached_property
+    def law(self) -> SpectralLaw | None:
+        """The exact law of the singular values, where the energy has one and the rank is small."""
+        if self.target is not None or self.entropy.rank not in _NODES:
+            return None
+        nodes, value = _NODES[self.entropy.rank], self.spectral_energy
+        if self.noise == "base":
+            return SpectralLaw(value, self.entropy, self.beta, n_nodes=nodes)
+        free = lambda s: value(s) - self.entropy(s) / self.beta  # noqa: E731
+        return SpectralLaw(free, self.entropy, self.beta / self.kappa, n_nodes=nodes)
+
+    def spectral_energy(self, s: np.ndarray) -> np.ndarray:
+        """Energy as a function of the singular values σ, shape=[..., r]."""
+        return _spectral(self.energy, self.depth).value(s ** (1 / self.depth))
+
+
+class _Reporting(Langevin):
+    """Reports λ, which a dense X of a deep network has lost."""
+
+    def statistics(self, state: State) -> State:
+        lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
+        return {**super().statistics(state), "lam": -np.sort(-lam, axis=-1)}
+
+
+class _Distance:
+    """``½‖X − T‖²``."""
+
+    def __init__(self, target: np.ndarray) -> None:
+        self.target = target
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        return np.sum((x - self.target) ** 2, axis=(1, 2)) / 2
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        return x - self.target
+
+
+def _spectral(energy: str, depth: float) -> SpectralPotential:
+    """``c Σ λ^p``."""
+    power, factor = {"lambda": (2.0, 0.5), "norm": (2 * depth, 0.5), "nuclear": (depth, 1.0)}[energy]
+    return SpectralPotential(
+        lambda lam: factor * np.sum(lam**power, axis=-1), lambda lam: factor * power * lam ** (power - 1)
+    )

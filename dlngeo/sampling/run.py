@@ -1,0 +1,366 @@
+"""The job of ``dlngeo sample``: chains of a Gibbs law, kept in checkpoints, as one JSON-able result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dlngeo import _check, plotting
+from dlngeo._files import replace
+from dlngeo.sampling._store import CheckpointError, import_zarr
+from dlngeo.sampling.chain import Samples, import_arviz
+from dlngeo.sampling.ensemble import Cell, cell_path, import_xarray, sweep
+from dlngeo.sampling.gibbs import ENERGIES, Gibbs
+
+__all__ = ["SCHEMA", "Settings", "run", "save", "table"]
+
+SCHEMA = 1
+MAX_SIDE = 300
+_KEPT = 2000  # draws of each chain
+_ENTRIES = 20_000_000  # of all matrices that are kept
+_BINS, _CURVE, _TRACE, _TRACED = 60, 240, 400, 12
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to sample, and for how long.
+
+    Attributes
+    ----------
+    energy : str
+        ``"lambda"``, ``"norm"``, ``"nuclear"`` or ``"target"``; see :data:`dlngeo.sampling.gibbs.ENERGIES`.
+    shape : tuple of int
+        ``(m, n)``.
+    depth, rank, width, beta, noise, kappa
+        As in :class:`dlngeo.sampling.gibbs.Gibbs`.
+    chains, steps : int
+        Number of chains, and of steps of each.
+    burn_in : int or None
+        Steps that the averages leave out; by default a fifth.
+    thin : int or None
+        Keep a point every so many steps; by default some 2000 of each chain.
+    step_size : float or None
+        Step; by default 0.02, or less where the energy is steep.
+    seed : int
+        Root of the streams of random numbers.
+    jobs : int
+        Processes among which the chains are divided. The draws depend on it, their law does not.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range.
+    """
+
+    energy: str = "lambda"
+    shape: tuple[int, int] = (3, 3)
+    depth: float = 3.0
+    rank: int | None = None
+    width: int | None = None
+    beta: float = 1.0
+    noise: str = "base"
+    kappa: float = 1.0
+    chains: int = 8
+    steps: int = 50_000
+    burn_in: int | None = None
+    thin: int | None = None
+    step_size: float | None = None
+    seed: int = 0
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("chains", "steps", "jobs"):
+            _check.positive_integer(getattr(self, name), name)
+        for size in self.shape:
+            if not 1 <= size <= MAX_SIDE:
+                raise ValueError(
+                    f"shape {self.shape[0]}×{self.shape[1]} is out of range; sides of 1 to {MAX_SIDE} fit."
+                )
+        if self.jobs > self.chains:
+            raise ValueError(f"{self.jobs} jobs are more than the {self.chains} chains; ask for fewer.")
+        if self.burn_in is not None and not 0 <= self.burn_in < self.steps:
+            raise ValueError(f"the burn-in must be at least 0 and below the {self.steps} steps, got {self.burn_in}.")
+        if self.thin is not None:
+            _check.positive_integer(self.thin, "thin")
+        if self.step_size is not None:
+            _check.positive(self.step_size, "the step size")
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+
+
+def run(
+    settings: Settings | None = None,
+    target: np.ndarray | None = None,
+    name: str = "",
+    *,
+    checkpoint: str | Path | None = None,
+    tick: Callable[[int], Any] | bool = False,
+) -> dict[str, Any]:
+    """Sample a Gibbs law.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+    target : array, shape=[m, n], optional
+        T of the energy ``"target"``; its shape replaces that of the settings.
+    name : str
+        What the target is called in the result.
+    checkpoint : path, optional
+        Folder for the checkpoints; a run that was begun there goes on.
+    tick : callable, optional
+        Called now and then with the number of steps done in all processes.
+
+    Returns
+    -------
+    dict
+        JSON-able: ``schema, status, settings, data, n_steps, n_draws, estimates, histogram, exact, traces, notes,
+        seconds``. After Ctrl-C ``status`` is ``"interrupted"``, and it is about the steps that were done.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds another run or something else.
+    ImportError
+        If ArviZ or zarr is not installed.
+    KeyboardInterrupt
+        If Ctrl-C came before anything was kept.
+    ValueError, TypeError
+        If the settings or the target are out of range, or a step fails.
+    """
+    for needed in (import_zarr, import_arviz, import_xarray):
+        needed()  # before the work, not after it
+    settings = settings or Settings()
+    shape = settings.shape
+    if target is not None:
+        target = np.asarray(target, dtype=float)
+        if target.ndim != 2 or max(target.shape) > MAX_SIDE:
+            raise ValueError(f"the target has shape {target.shape}; matrices of up to {MAX_SIDE} rows or columns fit.")
+        _check.finite(np, target, "the target")
+        shape = (target.shape[0], target.shape[1])
+    law = Gibbs(
+        settings.energy,
+        shape,
+        settings.depth,
+        settings.rank,
+        settings.width,
+        settings.beta,
+        settings.noise,
+        settings.kappa,
+        target,
+    )
+    began = time.perf_counter()
+    if checkpoint is not None and settings.thin is None:  # its default depends on the number of steps, which may grow
+        settings = dataclasses.replace(settings, thin=_claimed(Path(checkpoint)).get("thin"))
+    filled = _filled(settings, law)
+    sizes = [len(part) for part in np.array_split(np.arange(settings.chains), settings.jobs)]
+
+    def make(rng: np.random.Generator, part: int) -> Cell:
+        return law.cell(rng, sizes[part], filled["step_size"])
+
+    status = "complete"
+    with ExitStack() as stack:
+        if checkpoint is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlngeo-"))) / "run"
+        else:
+            folder = Path(checkpoint)
+        _claim(folder, filled, target)
+        try:
+            sweep(
+                make,
+                {"part": range(settings.jobs)},
+                settings.steps,
+                seed=settings.seed,
+                thin=filled["thin"],
+                n_jobs=settings.jobs,
+                checkpoint_dir=folder,
+                checkpoint_every=max(1, settings.steps // 50) if settings.jobs > 1 else None,
+                progress=tick,
+            )
+        except KeyboardInterrupt:
+            status = "interrupted"
+        parts = _parts(folder, settings.jobs)
+    if not parts:
+        raise KeyboardInterrupt
+    return {
+        "schema": SCHEMA,
+        "status": status,
+        "settings": filled,
+        "data": _data(target, name),
+        "n_steps": min(part.n_steps for part in parts),
+        **_report(parts, law, filled),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _filled(settings: Settings, law: Gibbs) -> dict[str, Any]:
+    """Fill in the defaults that depend on others."""
+    out = {**asdict(settings), "shape": list(law.shape), "rank": law.entropy.rank}
+    out["step_size"] = settings.step_size or law.step_size
+    out["burn_in"] = settings.steps // 5 if settings.burn_in is None else settings.burn_in
+    kept = max(100, min(_KEPT, _ENTRIES // (settings.chains * math.prod(law.shape))))
+    out["thin"] = settings.thin or max(1, settings.steps // kept)
+    if settings.steps < out["thin"] + out["burn_in"]:
+        raise ValueError(
+            f"{settings.steps} steps leave nothing after a burn-in of {out['burn_in']} when one in {out['thin']} is "
+            "kept; ask for more steps."
+        )
+    return out
+
+
+def _claim(folder: Path, settings: dict[str, Any], target: np.ndarray | None) -> None:
+    """Write into a new folder what run is kept there, or compare it."""
+    about = {name: value for name, value in settings.items() if name not in ("steps", "burn_in")}
+    about["target"] = None if target is None else hashlib.sha256(np.ascontiguousarray(target).tobytes()).hexdigest()
+    there = _claimed(folder)
+    if there:
+        for name, value in about.items():
+            if there.get(name, "absent") != value:
+                a, b = ("another", "this one") if name == "target" else (there.get(name, "absent"), value)
+                raise CheckpointError(
+                    f"{folder} holds a run of other settings: {name.replace('_', ' ')} was {a}, and is now {b}. Give "
+                    "the settings it was made with, or another folder."
+                )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
+
+
+def _claimed(folder: Path) -> dict[str, Any]:
+    """Read the settings of the run that is kept in a folder; none if there is no folder, or an empty one."""
+    file = folder / "settings.json"
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return {}
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{folder} is something else than the folder of a run; give another one.") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged; restore it, or give another folder.") from error
+
+
+def _parts(folder: Path, jobs: int) -> list[Samples]:
+    """Load what each process has kept; one that was interrupted at once has kept nothing."""
+    paths = [cell_path(folder, {"part": part}) for part in range(jobs)]
+    parts = [Samples.load(path) for path in paths if path.exists()]
+    return [part for part in parts if part.points.shape[1]]
+
+
+def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[str, Any]:
+    """Estimates, histogram and traces of the draws that all parts have."""
+    n_draws, thin = min(part.points.shape[1] for part in parts), settings["thin"]
+    lam = np.concatenate([part.statistics["lam"][:, :n_draws] for part in parts])
+    energy = np.concatenate([part.statistics["energy"][:, :n_draws] for part in parts])
+    entropy = law.entropy(lam**law.depth)
+    columns = {"energy": energy, "entropy": entropy, "free_energy": energy - entropy / law.beta}
+    steps, notes = thin * np.arange(1, n_draws + 1), []
+    burn_in = settings["burn_in"]
+    if burn_in >= steps[-1]:
+        burn_in = int(steps[-1]) // 5
+        notes.append(f"Interrupted within the burn-in, which was set to {burn_in} steps.")
+    kept = steps > burn_in
+    each = {f"lambda_{k + 1}": lam[:, :, k] for k in range(lam.shape[-1])}
+    estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each}.items()})
+    exact = None
+    if law.law is not None:
+        grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
+        exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
+        means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean(law.entropy)}
+        means["free_energy"] = means["energy"] - means["entropy"] / law.beta
+        for name, value in means.items():
+            estimates[name]["exact"] = value
+    worst = max((row["r_hat"] for row in estimates.values() if row["r_hat"] is not None), default=None)
+    if worst is not None and worst > 1.01:
+        notes.append(f"The chains do not agree yet (R-hat {worst:.3f}, above 1.01): take more steps.")
+    if law.target is not None and law.entropy.rank == law.shape[0] == law.shape[1] and law.depth % 2 == 0:
+        notes.append("At even depth det X keeps its sign: every chain samples the matrices of one sign.")
+    edges = np.linspace(0, float(lam[:, kept].max()) * 1.001, _BINS + 1)
+    counts = [np.histogram(lam[:, kept, k], edges)[0].tolist() for k in range(lam.shape[-1])]
+    shown = np.unique(np.linspace(0, n_draws - 1, _TRACE).astype(int))
+    traces = {name: values[:_TRACED, shown].tolist() for name, values in columns.items()}
+    return {
+        "n_draws": int(kept.sum()),
+        "burn_in": int(burn_in),
+        "estimates": estimates,
+        "histogram": {"edges": edges.tolist(), "counts": counts},
+        "exact": exact,
+        "traces": {"step": steps[shown].tolist(), **traces},
+        "notes": notes,
+    }
+
+
+def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
+    """Means with Monte Carlo standard errors, R-hat and effective sample sizes, by ArviZ."""
+    arviz = import_arviz()
+    out = {}
+    for name, values in columns.items():
+        ok = values.shape[1] >= 4 and values.std() > 0  # at depth 1 the entropy is constant
+        row = {
+            "mean": values.mean(),
+            "sd": values.std(),
+            "mcse": arviz.mcse(values) if ok else math.nan,
+            "r_hat": arviz.rhat(values) if ok and len(values) > 1 else math.nan,
+            "ess_bulk": arviz.ess(values) if ok else math.nan,
+            "ess_tail": arviz.ess(values, method="tail") if ok else math.nan,
+            "exact": math.nan,
+        }
+        out[name] = {key: float(value) if math.isfinite(value) else None for key, value in row.items()}
+    return out
+
+
+def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
+    if target is None:
+        return None
+    return {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()}
+
+
+def table(result: dict[str, Any]) -> Group:
+    """Make the table of a result, with its notes."""
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")):
+        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    words = {"energy": "energy E", "entropy": "entropy S", "free_energy": "free energy E − S/β"}
+    for name, row in result["estimates"].items():
+        cells = [(row["mean"], ".5g"), (row["mcse"], ".2g"), (row["exact"], ".5g"), (row["r_hat"], ".3f")]
+        shown = ["" if value is None else f"{value:{form}}" for value, form in [*cells, (row["ess_bulk"], ".0f")]]
+        out.add_row(words.get(name, name.replace("lambda_", "λ ")), *shown)
+    return Group(Text(headline(result)), out, *map(Text, result["notes"]))
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Say in one line what was sampled."""
+    s, (m, n) = result["settings"], result["settings"]["shape"]
+    noise = s["noise"] if s["kappa"] == 1 else f"{s['noise']}, κ = {s['kappa']:g}"
+    what = ENERGIES[s["energy"]] + (f", T = {result['data']['name']}" if result["data"] else "")
+    law = f"E = {what}: {m}×{n}, rank {s['rank']}, depth {s['depth']:g}, β = {s['beta']:g}, noise {noise}"
+    return f"{law}; {s['chains']} chains, {result['n_steps']} steps of {s['step_size']:g}"
+
+
+def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``result.json`` and ``figure.png`` into a folder, made if need be; each replaces its predecessor at once.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    figure = plotting.sample_figure(json.loads(text), headline(result))
+    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
