@@ -192,7 +192,8 @@ def _draw_histogram(axes: Axes, result: dict[str, Any]) -> None:
     axes.set(xlabel=r"singular values of the balanced layers, $\lambda = \sigma^{1/N}$", ylabel="density")
     axes.set_xlim(0, edges[-1])
     axes.set_ylim(0, 1.12 * float(below.max()))
-    axes.legend(frameon=False, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
 
 
 def _draw_trace(axes: Axes, result: dict[str, Any], name: str) -> None:

@@ -30,7 +30,7 @@ from dlngeo import _check
 from dlngeo.sampling._store import plain
 from dlngeo.sampling.chain import Sampler
 
-__all__ = ["Cell", "cell_path", "sweep"]
+__all__ = ["Cell", "cell_path", "run_cells", "sweep"]
 
 _POLL = 0.1  # seconds between looks at how far the workers are
 _RESERVED = ("rng", "chain", "draw")
@@ -114,9 +114,6 @@ def sweep(
         step fails.
     """
     xarray = import_xarray()
-    n_steps = _check.positive_integer(n_steps, "n_steps")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
     axes = {name: list(values) for name, values in grid.items()}
     for name, values in axes.items():
         if not values or name in _RESERVED:
@@ -124,26 +121,39 @@ def sweep(
         if len({json.dumps(plain(value)) for value in values}) < len(values):
             raise ValueError(f"the grid's {name!r} holds a value twice: {values}. Replicas need a coordinate.")
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if checkpoint_dir is not None:
-        Path(checkpoint_dir).mkdir(parents=True, exist_ok=True)
     options = {"burn_in": burn_in, "thin": thin, "checkpoint_every": checkpoint_every}
+    columns = run_cells(make, cells, n_steps, seed, n_jobs, backend, checkpoint_dir, progress, **options)
+    return _dataset(xarray, axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
+
+
+def run_cells(
+    make: Callable[..., Cell],
+    cells: Sequence[dict[str, Any]],
+    n_steps: int,
+    seed: int,
+    n_jobs: int | None = None,
+    backend: Any = None,
+    checkpoint_dir: str | Path | None = None,
+    progress: bool | Callable[[int], Any] = False,
+    **options: Any,
+) -> list[dict[str, np.ndarray]]:
+    """Run some cells, in parallel, and return observables and statistics of each; see :func:`sweep`."""
+    n_steps = _check.positive_integer(n_steps, "n_steps")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
+    paths = [None if checkpoint_dir is None else cell_path(checkpoint_dir, cell) for cell in cells]
+    columns = []
     with _counted(progress, len(cells), n_steps) as counts, threadpool_limits(1):
         tasks = (
             joblib.delayed(_run)(
-                make,
-                cell,
-                n_steps,
-                int(seed),
-                {**options, "checkpoint": None if checkpoint_dir is None else cell_path(checkpoint_dir, cell)},
-                (counts.filename, place),
+                make, cell, n_steps, int(seed), {**options, "checkpoint": path}, (counts.filename, place)
             )
-            for place, cell in enumerate(cells)
+            for place, (cell, path) in enumerate(zip(cells, paths, strict=True))
         )
-        columns = []
         for place, found in enumerate(joblib.Parallel(n_jobs, backend=backend, return_as="generator")(tasks)):
             counts[place] = n_steps
             columns.append(found)
-    return _dataset(xarray, axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
+    return columns
 
 
 def cell_path(folder: str | Path, cell: Mapping[str, Any]) -> Path:

@@ -24,7 +24,7 @@ from dlngeo import _check, plotting
 from dlngeo._files import replace
 from dlngeo.sampling._store import CheckpointError, import_zarr
 from dlngeo.sampling.chain import Samples, import_arviz
-from dlngeo.sampling.ensemble import Cell, cell_path, import_xarray, sweep
+from dlngeo.sampling.ensemble import Cell, cell_path, run_cells
 from dlngeo.sampling.gibbs import ENERGIES, Gibbs
 
 __all__ = ["SCHEMA", "Settings", "run", "save", "table"]
@@ -142,8 +142,8 @@ def run(
     ValueError, TypeError
         If the settings or the target are out of range, or a step fails.
     """
-    for needed in (import_zarr, import_arviz, import_xarray):
-        needed()  # before the work, not after it
+    import_zarr()
+    import_arviz()  # before the work, not after it
     settings = settings or Settings()
     shape = settings.shape
     if target is not None:
@@ -180,16 +180,16 @@ def run(
             folder = Path(checkpoint)
         _claim(folder, filled, target)
         try:
-            sweep(
+            run_cells(
                 make,
-                {"part": range(settings.jobs)},
+                [{"part": part} for part in range(settings.jobs)],
                 settings.steps,
-                seed=settings.seed,
-                thin=filled["thin"],
-                n_jobs=settings.jobs,
+                settings.seed,
+                settings.jobs,
                 checkpoint_dir=folder,
-                checkpoint_every=max(1, settings.steps // 50) if settings.jobs > 1 else None,
                 progress=tick,
+                thin=filled["thin"],
+                checkpoint_every=max(1, settings.steps // 50) if settings.jobs > 1 else None,
             )
         except KeyboardInterrupt:
             status = "interrupted"
@@ -318,8 +318,13 @@ def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | No
             "ess_tail": arviz.ess(values, method="tail") if ok else math.nan,
             "exact": math.nan,
         }
-        out[name] = {key: float(value) if math.isfinite(value) else None for key, value in row.items()}
+        out[name] = {key: _number(value) for key, value in row.items()}
     return out
+
+
+def _number(value: Any) -> float | None:
+    number = np.asarray(value, dtype=float).item()  # ArviZ gives some as arrays
+    return number if math.isfinite(number) else None
 
 
 def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
