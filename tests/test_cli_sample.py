@@ -16,6 +16,7 @@ import dlngeo.cli
 from dlngeo import plotting
 from dlngeo.cli import app
 from dlngeo.laws import SpectralLaw
+from dlngeo.sampling import Langevin
 from dlngeo.sampling.gibbs import Gibbs
 from dlngeo.sampling.run import Settings, run
 from dlngeo.spectral_entropy import SpectralEntropy
@@ -258,9 +259,35 @@ def wait_for(condition):
     raise TimeoutError
 
 
-@pytest.mark.parametrize(
-    ("jobs", "steps"), [pytest.param(1, 1_000_000, id="1"), pytest.param(2, 200_000, id="2", marks=pytest.mark.slow)]
-)
+def test_ctrl_c_in_a_step_keeps_the_steps_before_it(tmp_path, monkeypatch):
+    step, calls = Langevin.step, iter(range(1000))
+
+    def pressed(self, state, rng):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return step(self, state, rng)
+
+    monkeypatch.setattr(Langevin, "step", pressed)
+    options, at = [*QUICK, "--output", tmp_path / "out"], 40
+    result = call(*options)
+    assert (result.exit_code, result.stdout.count("38 steps of")) == (130, 1)  # the first step is compared, twice
+    assert "interrupted after 38 of 60 steps. To be able to go on, give a --checkpoint." in result.stderr
+    written = result_of(tmp_path / "out")
+    assert (written["status"], written["n_steps"], written["n_draws"]) == ("interrupted", 38, 13)
+    calls, at = iter(range(1000)), 10
+    assert call(*options).exit_code == 130
+    written = result_of(tmp_path / "out")
+    assert (written["n_steps"], written["burn_in"]) == (8, 1)
+    assert "within the burn-in" in written["notes"][0]
+    calls, at = iter(range(1000)), 3
+    result = call(*QUICK, "--output", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "interrupted before anything was done" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("jobs", "steps"), [pytest.param(1, 1_000_000, id="1"), pytest.param(2, 200_000, id="2")])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, jobs, steps):
     options = ["--steps", steps, "--thin", 1000, "--shape", "2x2", "--chains", 2, "--jobs", jobs]
     folder = tmp_path / "run"

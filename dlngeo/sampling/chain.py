@@ -84,8 +84,14 @@ class Samples:
         """
         from dlngeo.sampling import _store, checkpoint
 
-        manifest = _store.read_manifest(Path(path))
-        draws, standing = checkpoint.read(Path(path), manifest)
+        while True:
+            manifest = _store.read_manifest(Path(path))
+            try:
+                draws, standing = checkpoint.read(Path(path), manifest)
+                break
+            except _store.CheckpointError:
+                if _store.read_manifest(Path(path)) == manifest:  # else the run went on meanwhile
+                    raise
         header = manifest["header"]
         return _samples(draws, standing, manifest["status"], header["settings"], header["shape"])
 

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, SpectralPotential, _store
+from dlngeo.sampling import (
+    CheckpointError,
+    ConstrainedHMC,
+    Langevin,
+    Sampler,
+    Samples,
+    SpectralPotential,
+    _store,
+    checkpoint,
+)
 
 zarr = pytest.importorskip("zarr")
 
@@ -282,6 +291,22 @@ def test_by_default_time_decides(tmp_path, monkeypatch):
 
     run(tmp_path / "a.zarr", n_steps=10, every=None, progress=tick)
     assert steps == [0, 0, 0, 2, 2, 2, 5, 5, 5, 8, 8]
+
+
+def test_a_run_that_goes_on_is_read_all_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    interrupted_at(path, after=20)
+    read, reads = checkpoint.read, []
+
+    def meanwhile(place, manifest):
+        reads.append(1)
+        if len(reads) == 1:
+            run(path)  # which calls it too
+        return read(place, manifest)
+
+    monkeypatch.setattr(checkpoint, "read", meanwhile)
+    assert_same(Samples.load(path), whole())
+    assert len(reads) == 3
 
 
 def test_zarr_reads_it(tmp_path):
