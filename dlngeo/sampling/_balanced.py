@@ -136,7 +136,7 @@ class BalancedSampler(Sampler, ABC):
     def _energy(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
         if self.spectral is not None:
             return np.asarray(self.spectral.value(lam), dtype=float)
-        assert self.potential is not None
+        assert callable(self.potential) and not isinstance(self.potential, SpectralPotential)
         return np.asarray(self.potential(self._points(frames, lam)), dtype=float)
 
     def _gradient(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
@@ -145,7 +145,7 @@ class BalancedSampler(Sampler, ABC):
         if self.spectral is not None:
             self._add_radial(out, np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth)
             return out
-        assert callable(self.potential_gradient)
+        assert callable(self.potential_gradient) and not isinstance(self.potential_gradient, SpectralPotential)
         euclidean = np.asarray(self.potential_gradient(self._points(frames, lam)), dtype=float)
         u, v = self._ends(frames)
         right, left = euclidean @ v, np.swapaxes(euclidean, 1, 2) @ u
@@ -164,7 +164,7 @@ class BalancedSampler(Sampler, ABC):
         vector.cores[:, :, index, index] += slope[:, None, :]
 
     def _white(self, frames: np.ndarray, lam: np.ndarray, rng: np.random.Generator) -> Vector:
-        """Standard normal tangent vectors."""
+        """Draw standard normal tangent vectors."""
         out = Vector(rng.standard_normal((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
         _orthographic.project(lam, out.cores)
         for p, d in enumerate(self.widths):
@@ -236,7 +236,11 @@ def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...],
     m, n = space.shape
     inner = metric.rank if noise == "base" else min(m, n)
     depth = int(metric.depth)
-    return (n, *[inner] * (depth - 1), m), metric.rank, float(depth) if metric.kernel.normalized else 1.0
+    return (
+        (n, *[inner] * (depth - 1), m),
+        metric.rank,
+        float(depth) if getattr(metric.kernel, "normalized", False) else 1.0,
+    )
 
 
 def _list(layers: Any) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ A position step solves ``W′ = W + εp + ν`` for balanced ``W′``, ν normal 
 chain is reversible if a step counts only where the same solver leads from ``(W′, −p′)`` back to W [3]_. Trajectories
 with a step that does not, or that the solver gives up, are rejected.
 
-**What is connected.** A single λ passes through zero smoothly (:mod:`dlngeo.sampling._orthographic`), with which ``det X``
+**What is connected.** A single λ passes through zero smoothly (:mod:`dlngeo.sampling._orthographic`), where ``det X``
 changes sign at odd N and keeps it at even N. Square matrices of full rank have two components, and the law lives on
 both; therefore each trajectory is followed by a choice between X and its mirror image in the smallest singular
 triple, ``u_r → −u_r``, which leaves the volume alone, with their conditional probabilities. Upstairs the signs of the
@@ -72,7 +72,8 @@ class ConstrainedHMC(BalancedSampler):
         As in :class:`Langevin`. ``"base"``: the law of X is ``e^{−βE} dvol_g``. ``"isotropic"``: that of the weights is
         ``e^{−βE} dvol_M``, and that of X ``e^{−β(E − S/β)} dvol_g``.
     jitter : float
-        Steps of each trajectory are ``ε(1 − jitter·u)`` with a uniform u, lest periodic motion resonate with its length.
+        The steps of each trajectory are ``ε(1 − jitter·u)`` with a uniform u, lest periodic motion resonate with its
+        length.
 
     Raises
     ------

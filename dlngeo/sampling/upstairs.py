@@ -12,9 +12,11 @@ which projects to grad S [1]_ [2]_. Hence
 - ``κ = 1, ν = 0``, noise orthogonal to the orbits: ``e^{−βE} dvol_g``, without entropy;
 - ``κ → 0, ν = 1``, noise tangent to the orbits: X moves without noise, by gradient flow of ``E − S/β``.
 
-A step moves along ``−h grad E + √(2h/β)(√κ ξ_{hor} + √ν ξ_{ver})`` by a retraction of second order, so that averages are
-of weak order 1 in h with no curvature term to compute. :class:`Langevin` simulates the same laws downstairs,
-in fewer variables; this is what training with noise does.
+A step moves along ``−h grad E + √(2h/β)(√κ ξ_{hor} + √ν ξ_{ver})`` by a retraction of second order, so that averages
+are of weak order 1 in h with no curvature term to compute; near weights of lower rank, where the radius of curvature
+is λ, only once ``√(h/β)`` is small against it. :class:`~dlngeo.sampling.Langevin` simulates the same laws
+downstairs, in fewer variables and with longer steps; this is what training with noise does, and
+:class:`~dlngeo.sampling.ConstrainedHMC` has no bias.
 
 References
 ----------
@@ -61,8 +63,8 @@ class UpstairsLangevin(BalancedSampler):
         As in :class:`Langevin`. ``"base"``: noise orthogonal to the orbits. ``"isotropic"``: noise along all tangent
         directions of the balanced weights.
     kappa : float
-        Anisotropy κ of isotropic noise: strength along horizontal directions, that along the orbits being 1. At κ = 0 it
-        is tangent to the orbits, and X moves without noise up to ``O(√h)``.
+        Anisotropy κ of isotropic noise: strength along horizontal directions, that along the orbits being 1. At κ = 0
+        it is tangent to the orbits, and X moves without noise up to ``O(√h)``.
 
     Raises
     ------

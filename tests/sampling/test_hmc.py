@@ -1,6 +1,6 @@
-"""Constrained HMC: the integrator against its definition, and the laws against exact ones, so that 1 % of bias fails."""
+"""Constrained HMC: the integrator against its definition, and the laws against exact ones; 1 % of bias fails."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def cost_gradient(x):
 def balanced(rng, chains, widths, rank, low=0.7, high=1.8):
     frames = [haar(rng, (chains, d, rank)) for d in widths]
     lam = np.sort(rng.uniform(low, high, (chains, rank)))[:, ::-1]
-    return [(q * lam[:, None]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
 
 
 def dense(sampler, frames, vector):
@@ -129,9 +129,9 @@ def test_a_singular_value_crosses_zero_smoothly(rng, depth):
     """Straight through in one branch: the determinant of every layer changes sign, that of X at odd depth."""
     sampler = ConstrainedHMC((3,) * (depth + 1), SQUARES, None, 1.0, 0.1, 1)
     frames = [haar(rng, (1, 3, 3)) for _ in range(depth + 1)]
-    weights = [(q * [1.3, 0.8, 0.02]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    weights = [(q * [1.3, 0.8, 0.02]) @ p.mT for p, q in pairwise(frames)]
     state = sampler.state_at(weights)
-    shrink = [-(q * [0.0, 0.0, 1.0]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    shrink = [-(q * [0.0, 0.0, 1.0]) @ p.mT for p, q in pairwise(frames)]
     moved, _, residuals = leap(sampler, state, compressed(sampler, state["frames"], shrink), 0.1)
     assert residuals[0] < 1e-12
     for w, before in zip(sampler.weights(moved), weights, strict=True):
@@ -232,7 +232,7 @@ def draw(rng, chains, m, n, rank, depth, degrees=None):
     """Weights at an exact draw of base noise: Haar frames, λ² the eigenvalues of a Wishart matrix."""
     frames = [haar(rng, (chains, d, rank)) for d in (n, *[rank] * (depth - 1), m)]
     lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
-    return [(q * lam[:, None]) @ p.mT for p, q in zip(frames[:-1], frames[1:], strict=True)]
+    return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
 
 
 def quarter(depth, step):
@@ -286,9 +286,8 @@ def test_the_laws_are_exact(m, n, rank, depth, noise):
 @pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
 def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
     chains = {2: 2500, 4: 1500, 8: 1500, 3: 1500}[depth]
-    samples = check_moments(
-        m, n, rank, depth, noise, chains, 32, 0.0035 if depth < 8 or noise == "isotropic" else 0.007
-    )
+    precision = 0.0085 if (depth, noise) == (8, "base") else 0.0045
+    samples = check_moments(m, n, rank, depth, noise, chains, 32, precision)
     if noise == "isotropic":
         return
     # Each singular value, and the frames, at the end.
