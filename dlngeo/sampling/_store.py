@@ -68,6 +68,7 @@ def write_part(root: Path, number: int, arrays: Arrays, state: Arrays, rng: Any,
         "state_digest": digest_of(state, json.dumps([n_steps, rng], sort_keys=True)),
     }
     folder = root / str(number)
+    # Mode w removes first what a killed process left there.
     group = import_zarr().open_group(folder, mode="w", zarr_format=3, attributes=attributes)
     for kind, named in groups.items():
         for name, array in named.items():

@@ -256,7 +256,7 @@ class Sampler(ABC):
                     state = self.step(_copy(at.state), generator)
                     done = at.n_steps + 1
                     if done > burn_in and (done - burn_in) % thin == 0:
-                        draws.points.append(np.array(self.points(state)))
+                        draws.points.append(np.asarray(self.points(state)))
                         draws.statistics.append(_copy(self.statistics(state)))
                     at = Standing(state, done, len(draws.points), generator.bit_generator.state)
                     tick(done)

@@ -136,7 +136,6 @@ class Checkpoint:
             return
         with uninterrupted():
             part = last["part"] + 1
-            shutil.rmtree(self.path / str(part), ignore_errors=True)  # what a killed process left
             digest = _write(
                 self.path, part, _stacked(draws, last["n_draws"], standing.n_draws), standing, last["digest"]
             )

@@ -145,7 +145,7 @@ def process(*args):
     return out
 
 
-@pytest.mark.parametrize("name", ["walk", "langevin"])
+@pytest.mark.parametrize("name", ["walk", pytest.param("langevin", marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_goes_on_bit_for_bit(name, tmp_path):
     path, moments, killed = tmp_path / "a.zarr", random.Random(name), []
     for _ in range(100):
@@ -182,7 +182,7 @@ def every_operation(path, stride):
 
 
 def test_a_run_killed_between_any_two_writes_goes_on(tmp_path):
-    assert every_operation(tmp_path / "a.zarr", 13) >= 5
+    assert every_operation(tmp_path / "a.zarr", 29) >= 3
 
 
 @pytest.mark.slow
@@ -323,7 +323,9 @@ def test_zarr_reads_it(tmp_path):
 # Refused
 
 
-@pytest.mark.parametrize("kind", ["truncated", "emptied", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", *(pytest.param(k, marks=pytest.mark.slow) for k in ("emptied", "flipped", "missing"))]
+)
 def test_every_damaged_file_is_an_error_and_nothing_is_lost(kind, tmp_path):
     path, expected = tmp_path / "a.zarr", whole(n_steps=14)
     run(path, n_steps=14, every=5)
@@ -478,6 +480,8 @@ def test_settings_and_states_that_no_file_can_hold_are_refused(tmp_path):
 
 def test_ctrl_c_while_writing_waits_for_the_end(tmp_path, monkeypatch):
     path, sync, pressed = tmp_path / "a.zarr", _store.sync, []
+    write, parts = _store.write_part, []
+    monkeypatch.setattr(_store, "write_part", lambda root, part, *rest: parts.append(part) or write(root, part, *rest))
 
     def press(p):
         if not pressed and "3" in p.relative_to(tmp_path.resolve()).parts:
@@ -489,6 +493,7 @@ def test_ctrl_c_while_writing_waits_for_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(_store, "sync", press)
     first = run(path)
     assert pressed
+    assert parts == [0, 1, 2, 3]  # none was begun again
     assert (first.n_steps, first.status) == (12, "interrupted")
     assert_same(Samples.load(path), first)
     assert_same(run(path), whole())

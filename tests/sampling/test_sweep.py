@@ -9,10 +9,10 @@ import joblib
 import numba
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, sweep
+from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, ensemble, sweep
 from dlngeo.sampling.ensemble import cell_path
 
 pytest.importorskip("xarray")
@@ -96,6 +96,7 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
         counts = [os.getpid(), numba.get_num_threads(), max(blas)]
         return Cell(Walk(), np.zeros((1, 3)), {"counts": lambda x: np.broadcast_to(counts, (len(x), 3))})
 
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     before = (numba.get_num_threads(), threadpool_info())
     found = sweep(threads, {"k": range(4)}, 1, seed=0, n_jobs=2)["counts"].values.reshape(-1, 3)
     assert os.getpid() not in found[:, 0]
@@ -103,6 +104,9 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
     alone = sweep(threads, {"k": range(2)}, 1, seed=0)["counts"].values.reshape(-1, 3)
     assert np.all(alone == [os.getpid(), 1, 1])
     assert (numba.get_num_threads(), threadpool_info()) == before
+    with threadpool_limits(2, "blas"):
+        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0))
+    assert np.all(found["counts"] == [os.getpid(), 1, 1])
 
 
 def test_cells_that_are_done_are_not_done_again(tmp_path):
