@@ -136,7 +136,8 @@ class BalancedSampler(Sampler, ABC):
     def _energy(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
         if self.spectral is not None:
             return np.asarray(self.spectral.value(lam), dtype=float)
-        assert callable(self.potential) and not isinstance(self.potential, SpectralPotential)
+        assert callable(self.potential)
+        assert not isinstance(self.potential, SpectralPotential)
         return np.asarray(self.potential(self._points(frames, lam)), dtype=float)
 
     def _gradient(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
@@ -145,7 +146,8 @@ class BalancedSampler(Sampler, ABC):
         if self.spectral is not None:
             self._add_radial(out, np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth)
             return out
-        assert callable(self.potential_gradient) and not isinstance(self.potential_gradient, SpectralPotential)
+        assert callable(self.potential_gradient)
+        assert not isinstance(self.potential_gradient, SpectralPotential)
         euclidean = np.asarray(self.potential_gradient(self._points(frames, lam)), dtype=float)
         u, v = self._ends(frames)
         right, left = euclidean @ v, np.swapaxes(euclidean, 1, 2) @ u

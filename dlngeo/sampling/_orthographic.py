@@ -484,7 +484,7 @@ def leap(
         does not lead back get infinity.
     """
     arrays = frames, lam, cores, sides
-    _in_threads(lambda s: _move(*(a[s] for a in arrays), widths, steps[s], residuals[s], True), len(lam))
+    _in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], True]), len(lam))
 
 
 def retract(
@@ -506,5 +506,5 @@ def retract(
         Residuals relative to the norm of the weights; infinite where the weights lost rank and the chain stayed.
     """
     residuals, steps, arrays = np.zeros(len(lam)), np.ones(len(lam)), (frames, lam, cores, sides)
-    _in_threads(lambda s: _move(*(a[s] for a in arrays), widths, steps[s], residuals[s], False), len(lam))
+    _in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], False]), len(lam))
     return residuals

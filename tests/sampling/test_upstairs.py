@@ -16,7 +16,7 @@ from dlngeo.thermodynamics import entropy_gradient, free_energy_gradient
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 # Repelled from low rank, where the bias of unadjusted steps is far from first order.
-REPELLED = SpectralPotential(lambda lam: np.sum(lam**2 / 2 - 4 * np.log(lam), -1), lambda lam: lam - 4 / lam)
+REPELLED = SpectralPotential(lambda lam: np.sum(lam**2 / 2 - 12 * np.log(lam), -1), lambda lam: lam - 12 / lam)
 NONE = SpectralPotential(lambda lam: 0 * lam[:, 0], lambda lam: 0 * lam)
 LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
 NETWORKS = [((3, 3, 3), 3), ((4, 2, 2, 6), 2), ((3, 5, 4, 6), 3), ((4, 4, 4), 2), ((4, 3), 2), ((2, 3, 2, 4), 1)]
@@ -87,12 +87,10 @@ def test_a_step_of_the_drift_is_one_of_gradient_descent(rng):
     np.testing.assert_allclose(flat(sampler.weights(after)), flat(expected), atol=1e-8)
 
 
-@a_network
+@pytest.mark.parametrize(("widths", "rank"), [case for case in NETWORKS if len(case[0]) > 2], ids=str)
 def test_noise_along_the_orbits_moves_the_product_by_the_gradient_of_the_entropy(rng, widths, rank):
     """The mean of X after a step of vertical noise, in closed form from the curvature of the orbit."""
     depth = len(widths) - 1
-    if depth == 1:
-        pytest.skip("the orbits of one layer are points")
     weights = [w[0] for w in draw(rng, 1, widths, rank, 8)]
     frame, x, chains = BalancedFrame(weights, rank), end_to_end(weights), 4000
     sampler = UpstairsLangevin(widths, NONE, 1.0, 1e-3, rank=rank, noise="isotropic", kappa=0)
@@ -190,7 +188,7 @@ def test_laws(m, n, rank, depth, noise, kappa):
 @a_noise
 @pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
 def test_laws_to_a_per_cent(m, n, rank, depth, noise, kappa):
-    deviation, error = check_law(m, n, rank, depth, noise, kappa, 3000, 4, 0.05, REPELLED, 4)
+    deviation, error = check_law(m, n, rank, depth, noise, kappa, 2000, 4, 0.05, REPELLED, 12)
     assert error < 0.009
     assert abs(deviation) < 3.2 * error
 
