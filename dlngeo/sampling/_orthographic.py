@@ -34,6 +34,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from dlngeo.sampling._pairs import diagonalize, tangent
+from dlngeo.sampling._pairs import turns as pair_turns
 from dlngeo.sampling._svd import orthonormalize
 
 __all__ = ["leap", "project", "retract"]
@@ -42,36 +44,6 @@ __all__ = ["leap", "project", "retract"]
 TOLERANCE, ITERATIONS, RETURN = 1e-12, 60, 1e-9
 
 _jit = numba.njit(cache=True, error_model="numpy")
-
-
-@_jit
-def _tangent(lam, cores, work):  # type: ignore[no-untyped-def]
-    """Subtract the normal part ``S_p Λ − Λ S_{p−1}`` of cores, S symmetric."""
-    depth, r = cores.shape[0], lam.size
-    pivot, t = work[0], work[1]
-    for k in range(r):
-        # For k = l the tangent vectors are the same in all layers, also at λ_k = 0.
-        mean = 0.0
-        for p in range(depth):
-            mean += cores[p, k, k]
-        for p in range(depth):
-            cores[p, k, k] = mean / depth
-        for q in range(k + 1, r):
-            diagonal, off = lam[k] ** 2 + lam[q] ** 2, lam[k] * lam[q]
-            for p in range(depth - 1):
-                side = cores[p, k, q] * lam[q] - lam[k] * cores[p + 1, k, q]
-                side = (side + cores[p, q, k] * lam[k] - lam[q] * cores[p + 1, q, k]) / 2
-                ratio = off / pivot[p - 1] if p > 0 else 0.0
-                pivot[p] = diagonal - off * ratio
-                t[p] = side + ratio * t[p - 1] if p > 0 else side
-            below = 0.0
-            for p in range(depth - 2, -1, -1):
-                t[p] = (t[p] + off * below) / pivot[p]
-                below = t[p]
-            for p in range(depth):
-                upper, lower = t[p] if p < depth - 1 else 0.0, t[p - 1] if p > 0 else 0.0
-                cores[p, k, q] -= upper * lam[q] - lam[k] * lower
-                cores[p, q, k] -= upper * lam[k] - lam[q] * lower
 
 
 @_jit
@@ -99,7 +71,7 @@ def _difference(q, lam, y, mu, widths, cores, sides, c, e, work):  # type: ignor
                 for k in range(r):
                     total += c[p + 1, i, k] * mu[k] * c[p, j, k]
                 cores[p, i, j] = total - lam[i] if i == j else total
-    _tangent(lam, cores, work)
+    tangent(lam, cores, work)
     for p in range(depth + 1):
         if widths[p] > r:
             for a in range(widths[p]):
@@ -138,82 +110,6 @@ def _squared_norm(cores, sides, widths):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _turns(mu, cores, turns, stretch, work):  # type: ignore[no-untyped-def]
-    """Skew ``A_p`` and symmetric D with ``A_p μ − μ A_{p−1} + D`` closest to cores, ``A_0 = 0``."""
-    depth, r = cores.shape[0], mu.size
-    pivot, u, v = work[0], work[1], work[2]
-    for k in range(r):
-        mean = 0.0
-        for p in range(depth):
-            mean += cores[p, k, k]
-        stretch[k, k] = mean / depth
-        for p in range(depth):
-            turns[p, k, k] = 0.0
-        for q in range(k + 1, r):
-            # T a + g d = f and g·a + 2N d = Σ (x + y), with x and y the entries (k, q) and (q, k).
-            square, off, gap = mu[k] ** 2 + mu[q] ** 2, 2 * mu[k] * mu[q], mu[q] - mu[k]
-            total = 0.0
-            for p in range(depth):
-                x, y = cores[p, k, q], cores[p, q, k]
-                total += x + y
-                side, diagonal, border = mu[q] * x - mu[k] * y, square, gap
-                if p < depth - 1:
-                    side += mu[q] * cores[p + 1, q, k] - mu[k] * cores[p + 1, k, q]
-                    diagonal, border = 2 * square, 2 * gap
-                ratio = off / pivot[p - 1] if p > 0 else 0.0
-                pivot[p] = diagonal - off * ratio
-                u[p] = side + ratio * u[p - 1] if p > 0 else side
-                v[p] = border + ratio * v[p - 1] if p > 0 else border
-            above_u, above_v, gu, gv = 0.0, 0.0, 0.0, 0.0
-            for p in range(depth - 1, -1, -1):
-                above_u, above_v = (u[p] + off * above_u) / pivot[p], (v[p] + off * above_v) / pivot[p]
-                u[p], v[p] = above_u, above_v
-                border = 2 * gap if p < depth - 1 else gap
-                gu += border * above_u
-                gv += border * above_v
-            d = (total - gu) / (2 * depth - gv)
-            stretch[k, q] = stretch[q, k] = d
-            for p in range(depth):
-                turns[p, k, q] = u[p] - d * v[p]
-                turns[p, q, k] = -turns[p, k, q]
-
-
-@_jit
-def _diagonalize(s, o):  # type: ignore[no-untyped-def]
-    """Rotate a symmetric matrix to a diagonal one, ``oᵀ s o``, in place, by Jacobi's method."""
-    r = s.shape[0]
-    for i in range(r):
-        for j in range(r):
-            o[i, j] = 1.0 if i == j else 0.0
-    size = 0.0
-    for i in range(r):
-        for j in range(r):
-            size = max(size, abs(s[i, j]))
-    for _ in range(30):
-        turned = False
-        for i in range(r - 1):
-            for j in range(i + 1, r):
-                if not abs(s[i, j]) > 1e-17 * size:
-                    continue
-                turned = True
-                half = (s[j, j] - s[i, i]) / (2 * s[i, j])
-                t = math.copysign(1.0, half) / (abs(half) + math.sqrt(1 + half * half))
-                cosine = 1 / math.sqrt(1 + t * t)
-                sine = t * cosine
-                for k in range(r):
-                    a, b = s[k, i], s[k, j]
-                    s[k, i], s[k, j] = cosine * a - sine * b, sine * a + cosine * b
-                for k in range(r):
-                    a, b = s[i, k], s[j, k]
-                    s[i, k], s[j, k] = cosine * a - sine * b, sine * a + cosine * b
-                    a, b = o[k, i], o[k, j]
-                    o[k, i], o[k, j] = cosine * a - sine * b, sine * a + cosine * b
-                s[i, j] = s[j, i] = 0.0
-        if not turned:
-            return
-
-
-@_jit
 def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[no-untyped-def]
     """Move (Y, μ) along the projection to its tangent space of a vector given in the frames of W."""
     depth, r = cores.shape[0], mu.size
@@ -239,10 +135,10 @@ def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[
                     total += half[i, k] * c[p, k, j] + c[p + 1, k, i] * h[p, j, k]
                 moved[p, i, j] = total
     stretch, rotation = np.empty((r, r)), np.empty((r, r))
-    _turns(mu, moved, turns, stretch, work)
+    pair_turns(mu, moved, turns, stretch, work)
     for k in range(r):
         stretch[k, k] += mu[k]
-    _diagonalize(stretch, rotation)
+    diagonalize(stretch, rotation)
     new, triangle, inside, outside = np.empty(y.shape[1:]), np.empty((r, r)), np.empty((r, r)), np.empty((r, r))
     for p in range(depth + 1):
         d = widths[p]
@@ -422,7 +318,7 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
 def _project(lam, cores):  # type: ignore[no-untyped-def]
     work = np.empty((3, cores.shape[1]))
     for n in range(lam.shape[0]):
-        _tangent(lam[n], cores[n], work)
+        tangent(lam[n], cores[n], work)
 
 
 # Below this many chains starting threads costs more than they save.

@@ -65,7 +65,9 @@ class ConstrainedHMC(BalancedSampler):
         Largest step ε of the trajectories. Steps much longer than the second smallest λ are rejected, or than the
         smallest where a width exceeds the rank. See :meth:`tuned`.
     n_leapfrog : int
-        Steps of a trajectory. A quarter of a period, ``π√N/2√β`` for ``E = ½Σλ²``, is a good length.
+        Steps of a trajectory. Its length ``ε · n_leapfrog`` is good at once or twice the size of λ, while which frames
+        turn by a radian or two. In deep networks the momentum along the orbits confines λ, which moves on as
+        that is renewed; longer trajectories gain nothing.
     rank : int, optional
         Rank r. Defaults to the least width.
     noise : {"base", "isotropic"}
