@@ -9,7 +9,6 @@ import mpmath
 import numpy as np
 import oracles
 import pytest
-import torch
 from scipy.integrate import quad
 from scipy.spatial import KDTree
 
@@ -397,6 +396,7 @@ def test_free_energy_and_its_gradient(rng):
 
 @pytest.mark.parametrize("name", ["equal", "two equal", "wide", "low rank, equal", "infinite", "one layer"])
 def test_autograd_and_torch_differentiate_twice(rng, name):
+    torch = pytest.importorskip("torch")
     point = Point(rng, name)
     z = rng.standard_normal(point.x.shape)
     gradient, hessian = entropy_gradient(point.x, **point.at), entropy_hessian(z, point.x, **point.at)
@@ -416,6 +416,7 @@ def test_autograd_and_torch_differentiate_twice(rng, name):
 
 
 def test_torch_differentiates_the_free_energy_of_a_batch(rng):
+    torch = pytest.importorskip("torch")
     x = torch.tensor(rng.standard_normal((4, 3, 3)), requires_grad=True)
     free_energy(lambda x: torch.sum(x**2, dim=(-2, -1)) / 2, x, 3, 1.5).sum().backward()
     exact = free_energy_gradient(lambda x: x, x.detach(), 3, 1.5)
@@ -424,6 +425,7 @@ def test_torch_differentiates_the_free_energy_of_a_batch(rng):
 
 
 def test_third_derivatives_are_refused(rng):
+    torch = pytest.importorskip("torch")
     x, z = torch.tensor(rng.standard_normal((2, 3, 3)))
     hessian = entropy_hessian(z, x.requires_grad_(), 3)
     with pytest.raises(NotImplementedError, match="third derivative"):

@@ -13,16 +13,27 @@ with ``M = Λ^{−N}`` at even N and ``Λ^{2−N} + K`` at odd N. The entry (k, 
 terms of the order of the step. G is well-conditioned up to a scaling of its columns, the grading is all in the middle,
 and the decomposition of :mod:`dlngeo.sampling._svd` keeps it. Powers go by squaring, in O(r³ log N). Where a step is
 not small against some λ, the factors are multiplied one by one in graded form, in O(N r³).
+
+The product gives the singular vectors. Its singular values would do too, but where two of them, or one below full rank,
+are of the order of √h, their error costs the weak order a logarithm. With no potential the law of Λ after a time t is
+known: it is that of the singular values of ``Λ + √(2t/βN) G`` with an r×(m + n − r) Gaussian matrix G [1]_. So Λ steps
+by it, with G made of the same noise as K: to first order the two agree path by path, to second order in law, and where
+singular values coincide path by path to both. This leaves the force, which is smooth, as the source of bias in Λ.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Section 10.
 """
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numba
 import numpy as np
 
-from dlngeo._threads import one_parallel_loop
 from dlngeo.sampling._svd import graded_svd, orthonormalize, orthonormalize_pivoted
 
 __all__ = ["advance", "entropy_slope", "floor"]
@@ -45,7 +56,7 @@ def _advance(u, lam, v, gradient, radial, core_noise, left_noise, right_noise, d
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
     smallest = _TINY ** (1.0 / depth)
-    for c in numba.prange(chains):
+    for c in range(chains):
         uc, lc, vc, g = u[c], lam[c], v[c], gradient[c]
         ug, gv = np.zeros((r, n)), np.zeros((m, r))
         for i in range(m):
@@ -99,10 +110,49 @@ def _advance(u, lam, v, gradient, radial, core_noise, left_noise, right_noise, d
         if not graded_svd(middle, a, s, b):
             failed[c] = True
             continue
-        for k in range(r):
-            lam[c, k] = max(s[k] ** (1.0 / depth), smallest)
+        if not _spectrum(core_noise[c], left_noise[c], right_noise[c], uc, vc, lc, noise, depth, amplitude, s):
+            failed[c] = True
+            continue
         u[c] = _product(left, a)
         v[c] = _product(right, b)
+        for k in range(r):
+            lam[c, k] = max(s[k], smallest)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _spectrum(core_noise, left_noise, right_noise, u, v, lam, noise, depth, amplitude, out):  # type: ignore[no-untyped-def]
+    """Singular values of ``Λ + √(2h/βN) G`` with G the r×(m + n − r) noise, and the force on the diagonal."""
+    m, r = u.shape
+    n = v.shape[0]
+    rows = np.zeros((r + (m if m > r else 0) + (n if n > r else 0), r))
+    scale = amplitude / math.sqrt(depth)
+    for k in range(r):
+        for q in range(r):
+            rows[q, k] = scale * core_noise[k, q]
+        rows[k, k] = lam[k] + noise[k, k]
+    done = r
+    if m > r:
+        _normal_rows(rows, done, u, left_noise, scale)
+        done += m
+    if n > r:
+        _normal_rows(rows, done, v, right_noise, scale)
+    triangle, a, b = np.empty((r, r)), np.empty((r, r)), np.empty((r, r))
+    return orthonormalize(rows, triangle) > 0.0 and graded_svd(triangle, a, out, b)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _normal_rows(rows, start, frame, noise, scale):  # type: ignore[no-untyped-def]
+    """Write the part of noise orthogonal to a frame into rows from ``start`` on."""
+    m, r = frame.shape
+    for q in range(r):
+        for i in range(m):
+            rows[start + i, q] = scale * noise[i, q]
+        for k in range(r):
+            total = 0.0
+            for i in range(m):
+                total += frame[i, k] * scale * noise[i, q]
+            for i in range(m):
+                rows[start + i, q] -= total * frame[i, k]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -259,11 +309,11 @@ def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
     return out
 
 
-# Below this many chains starting the threads costs more than they save.
-_PARALLEL_FROM = 64
+# With fewer chains starting a thread costs more than it saves. Plain threads, as the compiled loop releases the GIL:
+# Numba's parallel loops take three times as long to compile.
+_CHAINS_PER_THREAD = 100
 
-_serial = numba.njit(cache=True, error_model="numpy")(_advance)
-_parallel = numba.njit(cache=True, error_model="numpy", parallel=True)(_advance)
+_compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_advance)
 
 
 def advance(
@@ -298,10 +348,17 @@ def advance(
         Whether a step failed; the state of that chain is unchanged.
     """
     failed = np.zeros(len(gradient), dtype=bool)
-    args = (state["u"], state["lam"], state["v"], gradient, radial, *noise, depth, step_size, temperature, failed)
-    if len(gradient) < _PARALLEL_FROM:
-        _serial(*args)
+    arrays = (state["u"], state["lam"], state["v"], gradient, radial, *noise)
+
+    def run(part: slice) -> None:
+        u, lam, v, force, slope, core, left, right = (a[part] for a in arrays)
+        _compiled(u, lam, v, force, slope, core, left, right, depth, step_size, temperature, failed[part])
+
+    threads = min(numba.get_num_threads(), len(gradient) // _CHAINS_PER_THREAD)
+    if threads < 2:
+        run(slice(None))
     else:
-        with one_parallel_loop:
-            _parallel(*args)
+        bounds = np.linspace(0, len(gradient), threads + 1).astype(int)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, (slice(a, b) for a, b in pairwise(bounds))))
     return failed

@@ -77,11 +77,11 @@ def state_at(rng, m, n, lam):
 
 @pytest.mark.parametrize(("m", "n"), [(3, 3), (4, 3), (2, 5)])
 @pytest.mark.parametrize("depth", [2, 3, 4, 8])
-def test_a_step_is_the_retraction(m, n, depth, rng):
+def test_a_step_takes_singular_vectors_from_the_retraction(m, n, depth, rng):
     lam = np.array([1.4, 0.8, 0.3])[: min(m, n, 2 if (m, n) != (3, 3) else 3)]
     state = state_at(rng, m, n, lam)
     r, h, temperature = lam.size, 0.01, 0.7
-    frame = Frame(state["u"][0], lam**depth, state["v"][0].T, DepthKernel(depth))
+    frame = Frame(state["u"][0].copy(), lam**depth, state["v"][0].T.copy(), DepthKernel(depth))
     g, radial = rng.standard_normal((m, n)), rng.standard_normal(r)
     noise = [rng.standard_normal(shape) for shape in ((r, r), (m, r), (n, r))]
     # The same step in ambient form: V = −h A(E′) + √(2h/β) A^{1/2} ξ.
@@ -98,13 +98,17 @@ def test_a_step_is_the_retraction(m, n, depth, rng):
     u, s, vt = retract(frame, v)
     stacked = [x[None] for x in noise]
     assert not _steps.advance(state, g[None], radial[None], tuple(stacked), depth, h, temperature).any()
-    np.testing.assert_allclose(state["lam"][0], s ** (1 / depth), rtol=1e-13)
-    x = (state["u"][0] * state["lam"][0] ** depth) @ state["v"][0].T
-    np.testing.assert_allclose(x, oracles.dense(u, s, vt), atol=1e-13)
+    # Its singular vectors; the singular values are those of Λ + √(2h/βN) G, whose law is exact without a force.
+    x = (state["u"][0] * s) @ state["v"][0].T
+    np.testing.assert_allclose(x, oracles.dense(u, s, vt), atol=1e-12)
+    scale = (2 * h * temperature / depth) ** 0.5
+    wide = [np.diag(lam) + scale * noise[0], *(scale * x.T for x in normal if x is not None)]
+    wide[0] -= np.diag(h * (radial + np.diag(frame.u.T @ g @ frame.vt.T) * lam ** (depth - 1)))
+    np.testing.assert_allclose(state["lam"][0], np.linalg.svd(np.hstack(wide), compute_uv=False), rtol=1e-13)
 
 
 def exact_step(lam, noise, depth, amplitude):
-    """New λ from the product of the balanced factors, in multiple precision."""
+    """λ and singular vectors of the product of the balanced factors, in multiple precision."""
     with mpmath.workdps(400):
         r, values = len(lam), [mpmath.mpf(v) for v in lam.tolist()]
         phi = [
@@ -119,12 +123,14 @@ def exact_step(lam, noise, depth, amplitude):
                     power = values[k] ** (depth - p) * values[q] ** (p - 1)
                     factor[k, q] += power * amplitude * mpmath.mpf(float(noise[k, q])) / mpmath.sqrt(phi[k][q])
             product = factor * product
-        return np.array([float(mpmath.root(s, depth)) for s in mpmath.svd_r(product, compute_uv=False)])
+        u, s, vt = mpmath.svd_r(product)
+        frames = (np.array(q.tolist(), dtype=float) for q in (u, vt.T))
+        return np.array([float(mpmath.root(v, depth)) for v in s]), *frames
 
 
 @pytest.mark.parametrize("crossing", [False, True])
 @pytest.mark.parametrize(("depth", "h"), [(2, 0.1), (5, 0.1), (8, 0.1), (64, 0.001), (64, 0.1)])
-def test_small_singular_values_keep_their_digits_at_any_depth(depth, h, crossing, rng):
+def test_vectors_of_small_singular_values_are_right_at_any_depth(depth, h, crossing, rng):
     for _ in range(5):
         lam = np.sort(rng.uniform(0.1, 1.5, 3))[::-1].copy()
         noise = rng.standard_normal((3, 3))
@@ -137,10 +143,13 @@ def test_small_singular_values_keep_their_digits_at_any_depth(depth, h, crossing
             state, np.zeros((1, 3, 3)), np.zeros((1, 3)), (noise[None], empty, empty), depth, h, 1.0
         )
         assert not failed.any()
-        exact = exact_step(lam, noise, depth, (2 * mpmath.mpf(h)) ** 0.5)
-        np.testing.assert_allclose(state["lam"][0], np.maximum(exact, _steps.floor(depth)), rtol=1e-9)
-        for frame in (state["u"][0], state["v"][0]):
+        exact, *frames = exact_step(lam, noise, depth, (2 * mpmath.mpf(h)) ** 0.5)
+        gap = np.min(1 - (exact[1:] / exact[:-1]) ** depth)
+        kept = exact > 3 * _steps.floor(depth)
+        for frame, expected in zip((state["u"][0], state["v"][0]), frames, strict=True):
             np.testing.assert_allclose(frame.T @ frame, np.eye(3), atol=1e-13)
+            cosines = np.abs(np.sum(frame * expected, axis=0))
+            np.testing.assert_allclose(cosines[kept], 1, atol=1e-9 / gap)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 64])
