@@ -9,7 +9,7 @@ from dlngeo.network import balanced_weights, end_to_end, imbalance
 __all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "end_to_end", "imbalance"]
 
 # The hosts, the flows and the problems load solvers and compilers, so they are imported on first use.
-_SUBPACKAGES = ("flows", "geomstats", "problems", "pymanopt")
+_SUBPACKAGES = ("flows", "geomstats", "problems", "pymanopt", "sampling")
 _LAZY: dict[str, str] = {  # public name → the module that defines it
     "balancing_flow": "dlngeo.flows",
     "entropy": "dlngeo.thermodynamics",
