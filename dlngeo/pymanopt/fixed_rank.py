@@ -211,9 +211,17 @@ class FixedRank(Manifold):
             If a singular value of the point is not positive and finite, or so small that the metric is not
             representable.
         """
-        frame = self._frame(point)
-        momentum = frame.scale(self._blocks(tangent_vector_a), -1)
-        return float(frame.pair(momentum, self._blocks(tangent_vector_b)))
+        a, b = self._blocks(tangent_vector_a), self._blocks(tangent_vector_b)
+        one = np.ones((1, self._rank))
+        # 1/φ(σ, 0) weighs whole columns, so the tall parts are summed before they are weighed, with no tall temporary.
+        core, left, right = self._frame(point).scale(
+            Blocks(a.core, None if a.left is None else one, None if a.right is None else one), -1
+        )
+        total = np.sum(core * b.core)
+        for weight, x, y in ((left, a.left, b.left), (right, a.right, b.right)):
+            if x is not None:
+                total = total + weight[0] @ np.einsum("ij,ij->j", x, y)
+        return float(total)
 
     def norm(self, point: Any, tangent_vector: Any) -> float:
         """Evaluate ``√g_X(Z, Z)``."""
