@@ -97,7 +97,7 @@ class Growth(NamedTuple):
 GROWTHS = {
     # The slope tends to 1 as the entries outweigh the factors; here it is 0.4 to 0.8, the more, the busier the machine.
     "entries": Growth(
-        (1_000_000, 2_000_000, 4_000_000, 8_000_000), {"size": 8000, "rank": 10, "depth": 3}, (0.5, 1.25)
+        (1_000_000, 2_000_000, 4_000_000, 8_000_000), {"size": 4000, "rank": 10, "depth": 3}, (0.35, 1.25)
     ),
     # The factors leave the caches within this range, which alone raises the slope; an m×n array would take from 3 to
     # 50 GB, of slope 2.
