@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dlngeo import plotting
-from dlngeo._files import replace
+from dlngeo import _files, plotting
 
 __all__ = ["save", "table"]
 
@@ -74,24 +72,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be.
-
-    Each file replaces its predecessor at once: a reader never sees half of it.
-
-    Returns
-    -------
-    json, figure : Path
-        The files.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-    # The figure is drawn from what was written, so that the file is known to suffice.
-    figure = plotting.compare_figure(json.loads(text))
-    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    return _files.save(result, folder, plotting.compare_figure)

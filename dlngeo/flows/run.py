@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from dlngeo import _check, plotting
-from dlngeo._files import replace
+from dlngeo import _check, _files, plotting
 from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
@@ -315,19 +313,8 @@ def _odd(row: dict[str, Any]) -> bool:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be; each replaces its predecessor at once.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-    figure = plotting.flow_figure(json.loads(text))  # drawn from what was written, so that the file is known to suffice
-    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    return _files.save(result, folder, plotting.flow_figure)
 
 
 def _size(matrix: np.ndarray) -> float:

@@ -8,12 +8,12 @@ from typing import Any
 import geomstats.backend as gs
 import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
-from geomstats.numerics.geodesic import ExpSolver, LogSolver
+from geomstats.numerics.geodesic import LogSolver
 
 from dlngeo import _check
 from dlngeo.geodesics import GeodesicError
 from dlngeo.geomstats._random import batch, draw
-from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats.solvers import Shooting, untraced
 from dlngeo.weight_geodesics import Surface, connect, shoot
 
 __all__ = ["FrobeniusMetric", "WeightExp", "WeightLog", "each_pair"]
@@ -159,10 +159,8 @@ class FrobeniusMetric(RiemannianMetric):
         return self._space.to_tangent(draw((*batch(n_samples), *base_point.shape), rng), base_point)
 
 
-class WeightExp(ExpSolver):
-    """Exponential map by the eighth-order Runge–Kutta method of SciPy, a batch at a time; see :func:`shoot`.
-
-    It computes in NumPy on every backend, and is not differentiated through.
+class WeightExp(Shooting):
+    """Exponential map of a manifold of weights; see :func:`dlngeo.weight_geodesics.shoot`.
 
     Parameters
     ----------
@@ -173,43 +171,12 @@ class WeightExp(ExpSolver):
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-11) -> None:
-        super().__init__(solves_ivp=True)
-        self.surface, self.tolerance = surface, tolerance
+        super().__init__(point_ndim=3, tolerance=tolerance)
+        self.surface = surface
 
-    def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Follow geodesics for unit time.
-
-        Parameters
-        ----------
-        tangent_vec, base_point : array-like, shape=[..., N, d, d]
-            Velocities and points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            End points.
-
-        Raises
-        ------
-        GeodesicError
-            If a geodesic leaves the manifold.
-        """
-        return self._solve(tangent_vec, base_point, np.ones(1))[0]
-
-    def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
-        """Geodesics as functions of time. A function of times of shape [t] returns [..., t, N, d, d]."""
-
-        def path(t: Any) -> Any:
-            times = np.atleast_1d(to_numpy(t) if gs.is_array(t) else np.asarray(t, float))
-            return gs.moveaxis(self._solve(tangent_vec, base_point, times), 0, -4)
-
-        return path
-
-    def _solve(self, tangent_vec: Any, base_point: Any, times: Any) -> Any:
-        w, v = np.broadcast_arrays(to_numpy(base_point), to_numpy(tangent_vec))
-        for array, name in ((w, "base_point"), (v, "tangent_vec")):
-            _check.finite(np, array, name)
-        return gs.from_numpy(shoot(w, v, self.surface, times, self.tolerance)[0])
+    def shoot(self, x: np.ndarray, v: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Follow geodesics, which end at weights of lower rank."""
+        return shoot(x, v, self.surface, times, self.tolerance)[0]
 
 
 class WeightLog(LogSolver):
@@ -250,7 +217,7 @@ class WeightLog(LogSolver):
 
 def each_pair(function: Callable[[Any, Any], Any], first: Any, second: Any) -> Any:
     """Apply a NumPy function to pairs of weights, one by one; a failure says which pair it is."""
-    a, b = np.broadcast_arrays(to_numpy(first), to_numpy(second))
+    a, b = np.broadcast_arrays(untraced(first), untraced(second))
     for array, name in ((a, "base_point"), (b, "point")):
         _check.finite(np, array, name)
     out = np.empty(a.shape)

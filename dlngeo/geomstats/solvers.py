@@ -6,6 +6,7 @@ for that, set ``metric.exp_solver`` to ``ExpODESolver`` of geomstats with a Rung
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,68 @@ from dlngeo._autodiff import is_traced
 from dlngeo.geodesics import GeodesicError, connect, shoot
 from dlngeo.kernels import Kernel
 
-__all__ = ["CollocationLog", "ShootingExp"]
+__all__ = ["CollocationLog", "Shooting", "ShootingExp", "untraced"]
 
 
-class ShootingExp(ExpSolver):
+class Shooting(ExpSolver):
     """Exponential map by the eighth-order Runge–Kutta method of SciPy, a batch at a time.
+
+    Implement :meth:`shoot`.
+
+    Parameters
+    ----------
+    point_ndim : int
+        Number of axes of a point.
+    tolerance : float
+        Local error of a step, relative to the initial state.
+    """
+
+    def __init__(self, point_ndim: int, tolerance: float) -> None:
+        super().__init__(solves_ivp=True)
+        self.point_ndim, self.tolerance = point_ndim, tolerance
+
+    @abstractmethod
+    def shoot(self, x: np.ndarray, v: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Points at given times on the geodesics from x with velocity v, shape=[t, ..., *point_shape]."""
+
+    def exp(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Follow geodesics for unit time.
+
+        Parameters
+        ----------
+        tangent_vec, base_point : array-like, shape=[..., *point_shape]
+            Velocities and points, broadcast against each other.
+
+        Returns
+        -------
+        array-like, shape=[..., *point_shape]
+            End points.
+
+        Raises
+        ------
+        GeodesicError
+            If a geodesic leaves the space.
+        """
+        return self._solve(tangent_vec, base_point, np.ones(1))[0]
+
+    def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
+        """Geodesics as functions of time. A function of times of shape [t] returns [..., t, *point_shape]."""
+
+        def path(t: Any) -> Any:
+            times = np.atleast_1d(untraced(t) if gs.is_array(t) else np.asarray(t, float))
+            return gs.moveaxis(self._solve(tangent_vec, base_point, times), 0, -1 - self.point_ndim)
+
+        return path
+
+    def _solve(self, tangent_vec: Any, base_point: Any, times: np.ndarray) -> Any:
+        x, v = np.broadcast_arrays(untraced(base_point), untraced(tangent_vec))
+        for array, name in ((x, "base_point"), (v, "tangent_vec")):
+            _check.finite(np, array, name)
+        return gs.from_numpy(self.shoot(x, v, times))
+
+
+class ShootingExp(Shooting):
+    """Exponential map of a spectral metric; see :func:`dlngeo.geodesics.shoot`.
 
     Parameters
     ----------
@@ -35,43 +93,12 @@ class ShootingExp(ExpSolver):
     """
 
     def __init__(self, kernel: Kernel, rank: int, tolerance: float = 1e-11) -> None:
-        super().__init__(solves_ivp=True)
-        self.kernel, self.rank, self.tolerance = kernel, rank, tolerance
+        super().__init__(point_ndim=2, tolerance=tolerance)
+        self.kernel, self.rank = kernel, rank
 
-    def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Follow geodesics for unit time.
-
-        Parameters
-        ----------
-        tangent_vec, base_point : array-like, shape=[..., m, n]
-            Velocities and points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            End points.
-
-        Raises
-        ------
-        GeodesicError
-            If a geodesic runs into a singular matrix.
-        """
-        return self._solve(tangent_vec, base_point, np.ones(1))[0]
-
-    def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
-        """Geodesics as functions of time; see :meth:`exp`. A function of times of shape [t] returns [..., t, m, n]."""
-
-        def path(t: Any) -> Any:
-            times = np.atleast_1d(_to_numpy(t) if gs.is_array(t) else np.asarray(t, float))
-            return gs.moveaxis(self._solve(tangent_vec, base_point, times), 0, -3)
-
-        return path
-
-    def _solve(self, tangent_vec: Any, base_point: Any, times: Any) -> Any:
-        x, v = np.broadcast_arrays(_to_numpy(base_point), _to_numpy(tangent_vec))
-        for array, name in ((x, "base_point"), (v, "tangent_vec")):
-            _check.finite(np, array, name)
-        return gs.from_numpy(shoot(x, v, self.kernel, self.rank, times, self.tolerance)[0])
+    def shoot(self, x: np.ndarray, v: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Follow geodesics, which end at a singular matrix."""
+        return shoot(x, v, self.kernel, self.rank, times, self.tolerance)[0]
 
 
 class CollocationLog(LogSolver):
@@ -109,7 +136,7 @@ class CollocationLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
-        ends, starts = np.broadcast_arrays(_to_numpy(point), _to_numpy(base_point))
+        ends, starts = np.broadcast_arrays(untraced(point), untraced(base_point))
         for array, name in ((ends, "point"), (starts, "base_point")):
             _check.finite(np, array, name)
         out = np.empty(ends.shape)
@@ -124,7 +151,8 @@ class CollocationLog(LogSolver):
         return gs.from_numpy(out)
 
 
-def _to_numpy(array: Any) -> Any:
+def untraced(array: Any) -> np.ndarray:
+    """Return an array of the backend of geomstats in NumPy; refuse one that is being differentiated through."""
     if is_traced(array):
         raise NotImplementedError(
             "the geodesic solvers of dlngeo are not differentiated through; detach the arrays, or set "

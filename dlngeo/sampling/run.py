@@ -20,8 +20,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dlngeo import _check, plotting
-from dlngeo._files import replace
+from dlngeo import _check, _files, plotting
 from dlngeo.sampling._store import CheckpointError, import_zarr
 from dlngeo.sampling.chain import Samples, import_arviz
 from dlngeo.sampling.ensemble import Cell, cell_path, run_cells
@@ -237,7 +236,7 @@ def _claim(folder: Path, settings: dict[str, Any], target: np.ndarray | None) ->
                 )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
+        _files.replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
 
 
 def _claimed(folder: Path) -> dict[str, Any]:
@@ -356,16 +355,5 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be; each replaces its predecessor at once.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-    written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-    figure = plotting.sample_figure(json.loads(text), headline(result))
-    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    return _files.save(result, folder, lambda written: plotting.sample_figure(written, headline(written)))

@@ -15,7 +15,7 @@ from geomstats.numerics.ivp import GSIVPIntegrator
 from geomstats.numerics.optimization import ScipyMinimize
 from geomstats.numerics.path import UniformlySampledPathEnergy
 
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices, FlatChart
+from dlngeo.geomstats import BalancedMatrices, DLNMetric, FixedRankMatrices, FlatChart
 
 needs_autodiff = pytest.mark.skipif(not gs.has_autodiff(), reason="the NumPy backend has no automatic differentiation")
 
@@ -83,6 +83,11 @@ def test_exp_and_log_refuse_to_be_traced():
     for f in (lambda p: gs.sum(metric.exp(0.1 * y, p)), lambda p: metric.dist(p, y)):
         with pytest.raises(NotImplementedError, match=r"not differentiated through.*ExpODESolver"):
             gs.autodiff.value_and_grad(f, point_ndims=2)(x)
+    weights = BalancedMatrices(2, 2)
+    w = weights.random_point()
+    for f in (lambda p: gs.sum(weights.metric.exp(0.1 * w, p)), lambda p: weights.metric.dist(p, w)):
+        with pytest.raises(NotImplementedError, match=r"not differentiated through"):
+            gs.autodiff.value_and_grad(f, point_ndims=3)(w)
 
 
 # Solvers.
