@@ -23,6 +23,8 @@ References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Theorems 10–12.
 .. [2] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013).
+.. [3] Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis of the CholeskyQR2
+   algorithm", Electron. Trans. Numer. Anal. 44 (2015).
 """
 
 from __future__ import annotations
@@ -30,12 +32,17 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+from dlngeo._tall import combine, gram
 from dlngeo.frame import Blocks, Frame
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 
 __all__ = ["retract"]
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+# Columns of which the squares are normal numbers, and the condition of a Gram matrix whose Cholesky factor is exact.
+_SQUARES = 1e-140, 1e140
+_WELL_CONDITIONED = 100.0
 
 
 def retract(frame: Frame, z: Blocks) -> Factors:
@@ -100,25 +107,27 @@ def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
     steps lose some, but fewer than in the product of all factors.
     """
     depth, order = int(kernel.depth), np.argsort(frame.s)[::-1]
-    s = frame.s[order]
+    s, place = frame.s[order], np.argsort(order)
     lam, power = s ** (1 / depth), s ** ((depth - 1) / depth)
     scale = depth if kernel.normalized else 1.0
     momentum = (z.core / (scale * frame.phi))[np.ix_(order, order)]
 
     def half(basis: np.ndarray, momentum: np.ndarray, null: np.ndarray | None) -> np.ndarray:
         factor = np.eye(s.size) + momentum * (power / lam)
-        outer = basis[:, order] @ factor
+        graded = _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
+        # Small matrices take the order of the columns of tall ones, and are multiplied first.
+        terms = [(basis, (factor @ graded)[place])]
         if null is not None:
-            outer = outer + null[:, order] / s
-        return outer @ _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
+            terms.append((null, (graded / s[:, None])[place]))
+        return combine(*terms)
 
     middle = np.diag(s)
     if depth % 2 == 1:
         middle = middle + power[:, None] * momentum * power
-    left, right = half(frame.u, momentum, z.left), half(frame.vt.T, momentum.T, z.right)
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+    try:
+        return _refactor(half(frame.u, momentum, z.left), middle, half(frame.vt.T, momentum.T, z.right))
+    except OverflowError:
         return None
-    return _refactor(left, middle, right)
 
 
 def _graded_power(factor: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:
@@ -207,15 +216,34 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
     middle = r_left @ middle @ r_right.T
     _require_finite(middle)
     a, s, bt = np.linalg.svd(middle, full_matrices=False)
-    return q_left @ a[:, :r], s[:r], bt[:r] @ q_right.T
+    return combine((q_left, a[:, :r])), s[:r], combine((q_right, bt[:r].T)).T
 
 
 def _refactor(left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> Factors:
     """SVD of ``left middle rightᵀ``, of shapes (m, r), (r, r) and (n, r)."""
-    q_left, r_left = _qr(left)
-    q_right, r_right = _qr(right)
+    q_left, c_left, r_left = _orthonormalised(left)
+    q_right, c_right, r_right = _orthonormalised(right)
     a, s, bt = _svd(r_left @ middle @ r_right.T)
-    return q_left @ a, s, bt @ q_right.T
+    return combine((q_left, c_left @ a)), s, combine((q_right, c_right @ bt.T)).T
+
+
+def _orthonormalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """QR factors of a tall matrix as ``(Q C) R``, with a small ``C`` not yet multiplied.
+
+    Where the columns, scaled to norm 1, are well-conditioned, as after every step that is short against the singular
+    values, Cholesky factors of two Gram matrices give them as exactly as reflections do, in a third of the time [3]_.
+    """
+    gram_matrix = gram(a, a)
+    norms = np.sqrt(np.diagonal(gram_matrix))
+    if ((norms > _SQUARES[0]) & (norms < _SQUARES[1])).all():
+        scaled = gram_matrix / np.outer(norms, norms)
+        if np.linalg.cond(scaled) < _WELL_CONDITIONED:
+            first = np.linalg.cholesky(scaled).T * norms
+            q = combine((a, scipy.linalg.solve_triangular(first, np.eye(norms.size))))
+            second = np.linalg.cholesky(gram(q, q)).T
+            return q, scipy.linalg.solve_triangular(second, np.eye(norms.size)), second @ first
+    q, r = _qr(a)
+    return q, np.eye(norms.size), r
 
 
 def _qr(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

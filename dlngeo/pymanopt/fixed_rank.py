@@ -9,6 +9,7 @@ import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
+from dlngeo._tall import combine, gram
 from dlngeo.factored_geodesics import connect_factored, shoot_factored
 from dlngeo.frame import Blocks, Frame
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
@@ -279,12 +280,17 @@ class FixedRank(Manifold):
         """Project a tangent vector at ``point_a`` onto the tangent space at ``point_b``, in factored form."""
         (u, _, vt), (new_u, _, new_vt) = point_a, point_b
         left, core, right = tangent_vector_a
-        rows, right_rows = vt @ new_vt.T, right.T @ new_vt.T
-        columns, left_columns = u.T @ new_u, left.T @ new_u
-        zv = left @ rows + u @ (core @ rows + right_rows)
-        ztu = right @ columns + vt.T @ (core.T @ columns + left_columns)
-        new_core = new_u.T @ zv
-        return TangentVector(zv - new_u @ new_core, new_core, ztu - new_vt.T @ new_core.T)
+        v, new_v = vt.T, new_vt.T
+        rows, right_rows = gram(v, new_v), gram(right, new_v)
+        columns, left_columns = gram(u, new_u), gram(left, new_u)
+        # Z V′ = left rows + u of_u and Zᵀ U′ = right columns + v of_v, so that U′ᵀ Z V′ takes small matrices alone.
+        of_u, of_v = core @ rows + right_rows, core.T @ columns + left_columns
+        new_core = left_columns.T @ rows + columns.T @ of_u
+        return TangentVector(
+            combine((left, rows), (u, of_u), (new_u, -new_core)),
+            new_core,
+            combine((right, columns), (v, of_v), (new_v, -new_core.T)),
+        )
 
     # Derivatives.
 
