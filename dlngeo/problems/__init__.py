@@ -8,10 +8,12 @@ from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
 from dlngeo.problems.regression import Regression
+from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
 
 __all__ = [
     "AutodiffCost",
+    "Completed",
     "DistributedCompletion",
     "LowRankApproximation",
     "MatrixCompletion",
@@ -23,5 +25,6 @@ __all__ = [
     "Regression",
     "RowBlock",
     "Solution",
+    "Sweep",
     "solve",
 ]

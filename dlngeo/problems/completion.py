@@ -22,7 +22,10 @@ from dlngeo.problems._pattern import Pattern, padded
 from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dlngeo.problems.distributed import DistributedCompletion
+    from dlngeo.problems.reweighted import Completed, Sweep
 
 __all__ = ["ENOUGH_ENTRIES", "MatrixCompletion", "Residual"]
 
@@ -257,6 +260,88 @@ class MatrixCompletion(MatrixCost):
             for part in (~chosen, chosen)
         )
         return train, heldout
+
+    def complete(
+        self,
+        rank: int | None = None,
+        *,
+        depth: float = 4,
+        heldout: MatrixCompletion | None = None,
+        tolerance: float = 1e-10,
+        max_iterations: int = 300,
+        rng: Any = None,
+        callback: Callable[[Sweep, tuple[np.ndarray, np.ndarray, np.ndarray]], None] | None = None,
+    ) -> Completed:
+        r"""Complete the matrix by reweighted least squares in the metric of a depth; the rank need not be known.
+
+        Each sweep finds the matrix of least norm, in the metric of depth N at the last one with a floor ε under its
+        singular values, among those with the observed entries; then the floor is lowered. It seeks stationary points of
+        ``Σ σ^{2/N}`` on the data, see :mod:`dlngeo.problems.reweighted`. A sweep costs some tens or hundreds of
+        products with the sparse matrix and the leading singular vectors.
+
+        First all entries are to be met to ``tolerance`` by a matrix with fewer parameters, ``R(m + n − R)``, than there
+        are entries: data with noise are not. If they are, that is the result, and the residual proves it. Otherwise a
+        tenth of the entries, drawn three times, is held out to choose the floor, and all entries are fitted down to the
+        geometric mean of the three.
+
+        Parameters
+        ----------
+        rank : int, optional
+            Largest rank of the result. By default it is not known, and only bounded by the number of entries.
+        depth : float
+            Depth N ≥ 2, or ``inf``. Depth 2 seeks the nuclear norm. Depth 4 needs the fewest entries, 8 finds
+            the rank more often where there is noise.
+        heldout : MatrixCompletion, optional
+            Held-out entries that choose the floor, in place of parts of the observed ones: the sweep of least error on
+            them is returned, unless the fit is exact.
+        tolerance : float
+            Relative residual of an exact fit.
+        max_iterations : int
+            Limit of sweeps.
+        rng : numpy.random.Generator or int, optional
+            Source of randomness for the entries held out, or its seed. An exact fit uses none.
+        callback : callable, optional
+            Called as ``callback(sweep, point)`` after each sweep on all observed entries, to show progress or to save
+            points. Ctrl-C, or a KeyboardInterrupt that it raises, ends the search with the last point.
+
+        Returns
+        -------
+        Completed
+            With the point ``(u, s, vt)``, the status and the sweeps.
+
+        Raises
+        ------
+        ValueError
+            If all observed values are zero, the depth is below 2, the rank exceeds the shape, or ``heldout`` is of
+            another shape.
+
+        Notes
+        -----
+        Rows and columns without entries are filled with zeros, as no data determine them. The result is equivariant
+        under multiples of the values, transposition, and permutations of rows and of columns, to round-off.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> truth = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 30))
+        >>> shown = rng.random(truth.shape) < 0.4
+        >>> found = MatrixCompletion(*np.nonzero(shown), truth[shown], truth.shape).complete()
+        >>> found.status, found.rank
+        ('exact', 2)
+        """
+        from dlngeo.problems.reweighted import complete
+
+        return complete(
+            self,
+            rank,
+            depth=depth,
+            heldout=heldout,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            rng=rng,
+            callback=callback,
+        )
 
     def distribute(self, client: Any, n_blocks: int, directory: Any = None) -> DistributedCompletion:
         """Hand the entries to the workers of a cluster, in blocks of rows with about as many entries each.

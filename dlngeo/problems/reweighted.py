@@ -1,0 +1,390 @@
+r"""Matrix completion when the rank is not known: reweighted least squares in the metric of depth N.
+
+At a matrix with singular value decomposition ``X = U Σ Vᵀ`` let ``𝒜`` be the cometric of depth N with a floor
+ε under the singular values: it multiplies the entry (k, l) of ``Uᵀ Z V`` by ``φ(σ_k ∨ ε, σ_l ∨ ε)``. The next matrix is
+that of least norm among those that agree with the data,
+
+.. math:: X^+ = \arg\min \{ \langle Y, \mathcal A^{-1} Y\rangle : P_\Omega Y = a \},
+
+and the floor is lowered from sweep to sweep. As ``φ(σ, σ) = σ^{2 − 2/N}`` (for the normalised kernel), ``𝒜⁻¹X`` is
+the gradient of ``(N/2) Σ σ^{2/N}`` above the floor, of ``Σ log σ`` at infinite depth: a matrix that is its own
+successor is a stationary point of that Schatten quasi-norm on ``P_Ω X = a``. It is the norm that N balanced layers
+have, ``Σ_p ‖W_p‖² = N Σ σ^{2/N}``, and the bias of training them. Depth 1 fills with zeros, depth 2 is the nuclear
+norm, and from there to depth 4 fewer and fewer entries are needed.
+
+Below the floor 𝒜 is the constant ``φ₀ = φ(ε, ε)``, so that ``𝒜 = φ₀ + 𝒟`` with 𝒟 on the tangent space T of the matrices
+of rank R at the R singular values above the floor. Eliminating the multipliers of the constraint leaves a problem on T,
+
+.. math:: X^+ = Z + P_\Omega^*(a - P_\Omega Z), \qquad
+   Z = \arg\min_{Z \in T} \|P_\Omega Z - a\|^2 + \varphi_0 \langle Z, \mathcal D^{-1} Z\rangle,
+
+a step of Levenberg and Marquardt on the manifold of rank R in a metric of depth N. It is solved by conjugate gradients
+at O(|Ω| R + (m + n) R²) for each iteration.
+
+With the arithmetic mean ``(σ_k² + σ_l²)/2`` in place of the logarithmic mean ``φ_∞ = (σ_k² − σ_l²)/log(σ_k²/σ_l²)`` it
+is HM-IRLS [1]_, and with the geometric mean ``σ_k σ_l`` MatrixIRLS [2]_, from which the elimination is taken; with
+ε = 0 and the rank known it is a Gauss–Newton step, of which GNMR [3]_ is another form.
+
+References
+----------
+.. [1] C. Kümmerle and J. Sigl, "Harmonic mean iteratively reweighted least squares for low-rank matrix recovery",
+   JMLR 19 (2018).
+.. [2] C. Kümmerle and C. Mayrink Verdun, "A scalable second order method for ill-conditioned matrix completion from few
+   samples", ICML 2021, arXiv:2106.02119.
+.. [3] P. Zilber and B. Nadler, "GNMR: a provable one-line algorithm for low rank matrix recovery", SIMODS 4 (2022),
+   arXiv:2106.12933.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse.linalg
+from scipy.sparse.linalg import LinearOperator
+
+from dlngeo import _check
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.problems._pattern import Pattern, padded
+
+if TYPE_CHECKING:
+    from dlngeo.problems.completion import MatrixCompletion
+
+__all__ = ["Completed", "Sweep", "complete"]
+
+Array = np.ndarray
+Point = tuple[Array, Array, Array]
+
+# The floor is lowered by this factor in each sweep. Slower finds the matrix from somewhat fewer entries.
+_DECAY = 0.93
+# Once sweeps change the matrix by less, the floor follows the first singular value below it, for quadratic convergence.
+_SETTLED, _FASTEST = 1e-4, 0.01
+_LEAST_FLOOR = 1e-12
+# Conjugate gradients: the error against the change of the last sweep, its bounds, and the number of iterations.
+_INNER_SHARE, _LOOSEST, _TIGHTEST, _INNER_ITERATIONS = 0.01, 1e-4, 1e-13, 2000
+# Sweeps without a new least held-out error, or without a lower floor.
+_PATIENCE = 25
+_FOLDS, _FOLD_FRACTION = 3, 0.1
+# Matrices of so many entries are decomposed as a whole.
+_DENSE = 250_000
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What was seen in one sweep.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of the sweep, from 1.
+    floor : float
+        The floor ε under the singular values.
+    rank : int
+        Number R of singular values above it.
+    residual : float
+        ``‖P_Ω Z − a‖ / ‖a‖``.
+    change : float
+        Relative change of Z from the singular values above the floor of the last matrix.
+    heldout_error : float
+        Relative error on held-out entries; NaN if there are none.
+    inner_iterations : int
+        Iterations of conjugate gradients.
+    seconds : float
+        Time since the start.
+    """
+
+    iteration: int
+    floor: float
+    rank: int
+    residual: float
+    change: float
+    heldout_error: float
+    inner_iterations: int
+    seconds: float
+
+
+@dataclass
+class Completed:
+    """Result of :meth:`MatrixCompletion.complete <dlngeo.problems.MatrixCompletion.complete>`.
+
+    Attributes
+    ----------
+    status : str
+        ``"exact"`` (all entries are met to the tolerance by a matrix with fewer parameters than entries),
+        ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` or ``"interrupted"`` (Ctrl-C).
+    point : tuple of array
+        ``(u, s, vt)`` with ``X = (u * s) @ vt``, singular values in descending order.
+    history : list of Sweep
+        The sweeps that led to the point. Those of the folds, if there were any, are not among them.
+    """
+
+    status: str
+    point: Point
+    history: list[Sweep] = field(repr=False)
+
+    @property
+    def rank(self) -> int:
+        """Rank of the point."""
+        return len(self.point[1])
+
+
+def complete(
+    problem: MatrixCompletion,
+    rank: int | None = None,
+    *,
+    depth: float = 4,
+    heldout: MatrixCompletion | None = None,
+    tolerance: float = 1e-10,
+    max_iterations: int = 300,
+    rng: Any = None,
+    callback: Callable[[Sweep, Point], None] | None = None,
+) -> Completed:
+    """Complete a matrix; see :meth:`dlngeo.problems.MatrixCompletion.complete`."""
+    kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized=True)
+    if depth < 2:
+        raise ValueError(f"depth {depth} has no bias toward low rank in this method; take one of at least 2.")
+    tolerance = _check.positive(tolerance, "tolerance")
+    max_iterations = _check.positive_integer(max_iterations, "max_iterations")
+    if heldout is not None and heldout.shape != problem.shape:
+        raise ValueError(f"heldout is {heldout.shape}, the problem is {problem.shape}; they must be of one matrix.")
+    if not np.any(problem.values):
+        raise ValueError("all observed values are 0, and so is the matrix of least rank; there is nothing to complete.")
+    most = _largest_rank(problem) if rank is None else _check.rank(rank, *problem.shape)
+    runner = _Runner(kernel, most, tolerance, max_iterations)
+    result = runner.run(problem, heldout, callback)
+    if heldout is not None or result.status in ("exact", "interrupted"):
+        return result
+    # There is noise, or no exact fit was found: entries that are held out in turn choose where to stop.
+    generator = np.random.default_rng(rng)
+    floors = []
+    for _ in range(_FOLDS):
+        train, fold = problem.split(_FOLD_FRACTION, generator)
+        found = runner.run(train, fold, None)
+        if found.status == "interrupted":
+            return Completed("interrupted", result.point, result.history)
+        floors.append(found.history[-1].floor)
+    lowest = math.exp(float(np.mean(np.log(floors))))
+    return runner.run(problem, None, callback, lowest)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Sweeps until something ends them."""
+
+    kernel: Kernel
+    most: int
+    tolerance: float
+    max_iterations: int
+
+    def run(
+        self,
+        problem: MatrixCompletion,
+        heldout: MatrixCompletion | None,
+        callback: Callable[[Sweep, Point], None] | None,
+        lowest: float = 0.0,
+    ) -> Completed:
+        """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best."""
+        history: list[Sweep] = []
+        best, best_error, stale, least = None, math.inf, 0, math.inf
+        status, point = "iteration limit", None
+        try:
+            for sweep, point in _sweeps(problem, heldout, self.kernel, self.most):
+                history.append(sweep)
+                if callback is not None:
+                    callback(sweep, point)
+                error = sweep.heldout_error if heldout is not None else math.nan
+                stale += 1
+                if error < best_error:
+                    best, best_error, stale = (point, len(history)), error, 0
+                if heldout is None and sweep.floor < 0.99 * least:
+                    least, stale = sweep.floor, 0
+                if sweep.residual <= self.tolerance and _parameters(problem, sweep.rank) < len(problem):
+                    return Completed("exact", point, history)
+                if sweep.floor <= lowest:
+                    status = "held out"
+                    break
+                if len(history) == self.max_iterations or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
+                    break
+        except KeyboardInterrupt:
+            if point is None:
+                raise
+            status = "interrupted"
+        if best is not None:
+            point, count = best
+            history = history[:count]
+            status = "interrupted" if status == "interrupted" else "held out"
+        elif lowest:
+            status = "held out" if status == "iteration limit" else status
+        assert point is not None
+        return Completed(status, point, history)
+
+
+def _parameters(problem: MatrixCompletion, rank: int) -> int:
+    """Dimension of the matrices of a rank."""
+    return rank * (sum(problem.shape) - rank)
+
+
+def _largest_rank(problem: MatrixCompletion) -> int:
+    """Largest rank with fewer parameters than entries, at least 1."""
+    rank = 1
+    while rank < min(problem.shape) and _parameters(problem, rank + 1) < len(problem):
+        rank += 1
+    return rank
+
+
+def _sweeps(
+    problem: MatrixCompletion, heldout: MatrixCompletion | None, kernel: Kernel, most: int
+) -> Iterator[tuple[Sweep, Point]]:
+    """Yield sweeps at ever lower floors, which are in units of the root mean square of the entries.
+
+    The floor stays above the singular value ``most + 1``: there is no use in telling apart more of them.
+    """
+    began = time.perf_counter()
+    m, n = problem.shape
+    pattern = problem._pattern
+    unit = float(np.linalg.norm(problem.values)) / math.sqrt(len(problem))
+    values = np.asarray(problem.values, np.float64) / unit
+    left, right, residual = np.zeros((m, 1)), np.zeros((1, n)), values
+    floor, change, rank, iteration = math.inf, 1.0, 1, 0
+    while True:
+        iteration += 1
+        u, s, vt = _leading(left, right, pattern, residual, floor, most + 1, rank + 5)
+        if math.isinf(floor):
+            floor = s[0]
+        following = s[rank] if rank < len(s) else 0.0
+        lower = min(_DECAY * floor, max(following, _FASTEST * floor)) if change < _SETTLED else _DECAY * floor
+        floor = max(lower, s[most] if most < len(s) else 0.0)
+        rank = min(most, max(1, int(np.count_nonzero(s > floor))))
+        space, top = _Tangent(u[:, :rank], vt[:rank].T, pattern), s[:rank]
+        ridge = _ridge(kernel, top, floor)
+        guess = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]
+        tolerance = min(_LOOSEST, max(_INNER_SHARE * change, _TIGHTEST))
+        z, count = _solve(space, values, ridge, guess, tolerance)
+        change = math.sqrt(sum(_squares(a - b) for a, b in zip(z, guess, strict=True)) / sum(map(_squares, z)))
+        left, right = space.factors(z)
+        residual = values - space.sample(z)
+        point = _truncated(left, right, rank, unit)
+        sweep = Sweep(
+            iteration,
+            floor,
+            rank,
+            math.sqrt(_squares(residual) / _squares(values)),
+            change,
+            math.nan if heldout is None else heldout.relative_error(point),
+            count,
+            time.perf_counter() - began,
+        )
+        yield sweep, point
+
+
+def _ridge(kernel: Kernel, top: Array, floor: float) -> list[Array]:
+    """Weights ``φ₀/(φ − φ₀)`` of ``φ₀ 𝒟⁻¹`` in the three blocks of the tangent space; huge where 𝒟 vanishes."""
+    top = np.maximum(top, floor)
+    least = float(kernel(floor, floor))
+    with np.errstate(divide="ignore", over="ignore"):
+        core, outer = (
+            np.minimum(least / np.maximum(kernel(top[:, None], other) - least, 0.0), np.finfo(float).max ** 0.25)
+            for other in (top, np.full(1, floor))
+        )
+    return [core, outer.T, outer.T]
+
+
+def _leading(
+    left: Array, right: Array, pattern: Pattern, residual: Array, floor: float, most: int, count: int
+) -> Point:
+    """Singular vectors and values of ``left @ right + E`` down to the first below the floor, and ``most`` at most."""
+    m, n = pattern.shape
+    if m * n <= _DENSE or 3 * count > min(m, n):
+        return np.linalg.svd(left @ right + pattern.matrix(residual).toarray(), full_matrices=False)
+    operator = LinearOperator(
+        pattern.shape,
+        matvec=lambda x: left @ (right @ x.ravel()) + pattern.times(residual, x.reshape(-1, 1))[:, 0],
+        rmatvec=lambda x: right.T @ (left.T @ x.ravel()) + pattern.transposed_times(residual, x.reshape(-1, 1))[:, 0],
+        dtype=np.float64,
+    )
+    count = min(count, most)
+    # PROPACK, which does not square the matrix, and a start that depends on nothing.
+    start = np.random.default_rng(0).standard_normal(m)
+    u, s, vt = scipy.sparse.linalg.svds(operator, count, v0=start, solver="propack")
+    order = np.argsort(s)[::-1]
+    u, s, vt = u[:, order], s[order], vt[order]
+    if s[-1] > floor and count < most and not math.isinf(floor):
+        return _leading(left, right, pattern, residual, floor, most, 2 * count)
+    return u, s, vt
+
+
+class _Tangent:
+    """Tangent space at frames u (m×R) and v (n×R): ``Z = u M vᵀ + A vᵀ + u Bᵀ`` with ``uᵀA = 0`` and ``vᵀB = 0``."""
+
+    def __init__(self, u: Array, v: Array, pattern: Pattern) -> None:
+        self._u, self._v, self._pattern = u, v, pattern
+        self.fraction = len(pattern) / (pattern.shape[0] * pattern.shape[1])
+
+    def sample(self, vector: list[Array]) -> Array:
+        """Evaluate ``P_Ω Z``."""
+        left, right = self.factors(vector)
+        return self._pattern.sample(padded(left, np.float64), padded(right.T, np.float64), None)[0]
+
+    def project(self, entries: Array) -> list[Array]:
+        """Project the matrix with these entries on Ω and zeros elsewhere."""
+        of_v, of_u = self._pattern.times(entries, self._v), self._pattern.transposed_times(entries, self._u)
+        core = self._u.T @ of_v
+        return [core, of_v - self._u @ core, of_u - self._v @ core.T]
+
+    def factors(self, vector: list[Array]) -> tuple[Array, Array]:
+        """Factors of Z, of shapes (m, 2R) and (2R, n)."""
+        core, a, b = vector
+        return np.hstack((self._u @ core + a, self._u)), np.vstack((self._v.T, b.T))
+
+
+def _solve(
+    space: _Tangent, values: Array, ridge: list[Array], start: list[Array], tolerance: float
+) -> tuple[list[Array], int]:
+    """Minimise ``‖P_Ω Z − a‖² + Σ ridge·Z²`` by conjugate gradients; return Z and the number of iterations.
+
+    The preconditioner is the matrix of entries that are evenly spread.
+    """
+    inverse = [1 / (space.fraction + r) for r in ridge]
+
+    def dot(x: list[Array], y: list[Array]) -> float:
+        return sum(float(np.vdot(a, b)) for a, b in zip(x, y, strict=True))
+
+    def times(z: list[Array]) -> list[Array]:
+        return [p + r * x for p, r, x in zip(space.project(space.sample(z)), ridge, z, strict=True)]
+
+    def plus(x: list[Array], scale: float, y: list[Array]) -> list[Array]:
+        return [a + scale * b for a, b in zip(x, y, strict=True)]
+
+    def precondition(x: list[Array]) -> list[Array]:
+        return [i * a for i, a in zip(inverse, x, strict=True)]
+
+    right = space.project(values)
+    z, gradient = start, plus(right, -1.0, times(start))
+    ahead = precondition(gradient)
+    small = tolerance**2 * dot(right, precondition(right))
+    size = dot(gradient, ahead)
+    for count in range(_INNER_ITERATIONS):
+        if size <= small:
+            return z, count
+        image = times(ahead)
+        step = size / dot(ahead, image)
+        z, gradient = plus(z, step, ahead), plus(gradient, -step, image)
+        weighted = precondition(gradient)
+        last, size = size, dot(gradient, weighted)
+        ahead = plus(weighted, size / last, ahead)
+    return z, _INNER_ITERATIONS
+
+
+def _truncated(left: Array, right: Array, rank: int, unit: float) -> Point:
+    """Leading part of the SVD of ``left @ right``."""
+    (q, r), (p, t) = np.linalg.qr(left), np.linalg.qr(right.T)
+    u, s, vt = np.linalg.svd(r @ t.T)
+    return q @ u[:, :rank], unit * s[:rank], vt[:rank] @ p.T
+
+
+def _squares(x: Array) -> float:
+    return float(np.vdot(x, x))
