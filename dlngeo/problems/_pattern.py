@@ -95,6 +95,7 @@ class Pattern:
         self, indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], threads: int | None = None
     ) -> None:
         self.indptr, self.indices, self.shape = indptr, indices, shape
+        self._thinned: tuple[int, np.ndarray, np.ndarray] | None = None
         self.threads: int = numba.config.NUMBA_NUM_THREADS if threads is None else threads  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
@@ -118,6 +119,16 @@ class Pattern:
         parts = self._map(_squares, [(*rows, *arguments) for rows in self._ranges(left.shape[1])])
         squares, counts = zip(*parts, strict=True)
         return sum(squares), sum(counts)
+
+    def thinned(self, stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the entries that :meth:`squares` takes; those of the last stride are kept."""
+        if self._thinned is None or self._thinned[0] != stride:
+            start = self.indptr[:-1] + np.arange(self.shape[0]) % stride
+            counts = np.maximum(0, -(-(self.indptr[1:] - start) // stride))
+            rows = np.repeat(np.arange(self.shape[0]), counts)
+            within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+            self._thinned = stride, rows, self.indices[start[rows] + stride * within]
+        return self._thinned[1:]
 
     def matrix(self, entries: np.ndarray) -> scipy.sparse.csr_array:
         """Build the matrix E with ``entries`` on Ω and zeros elsewhere; it shares their memory."""

@@ -212,8 +212,12 @@ def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def direction_factors(point: Any, direction: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def direction_factors(
+    point: Any, direction: Any, shape: tuple[int, int], places: tuple[Any, Any] = (slice(None), slice(None))
+) -> tuple[np.ndarray, np.ndarray]:
     """Compute factors ``L`` (m×k) and ``R`` (k×n) of the direction ``Ż = L R`` at a factored point, k = 2r.
+
+    ``places`` are the rows of L and the columns of R that are wanted, all by default.
 
     Raises
     ------
@@ -223,13 +227,15 @@ def direction_factors(point: Any, direction: Any, shape: tuple[int, int]) -> tup
     u, s, vt = factors(point, shape)
     arrays = tuple(np.asarray(a, dtype=np.float64) for a in direction)
     shapes = tuple(a.shape for a in arrays)
+    rows, cols = places
     if shapes == (u.shape, s.shape, vt.shape):
         du, ds, dvt = arrays
-        return np.hstack((du * s + u * ds, u * s)), np.vstack((vt, dvt))
+        u, du = u[rows], du[rows]
+        return np.hstack((du * s + u * ds, u * s)), np.hstack((vt.T[cols], dvt.T[cols])).T
     if len(arrays) == 3 and arrays[1].ndim == 2:
         (m, n), (k, other) = shape, arrays[1].shape
         if shapes == ((m, k), (k, other), (n, other)):
-            return arrays[0] @ arrays[1], arrays[2].T
+            return arrays[0][rows] @ arrays[1], arrays[2][cols].T
     raise ValueError(
         f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
         f"{vt.shape}, or (U, S, V) with a square S."

@@ -202,8 +202,13 @@ class MatrixCompletion(MatrixCost):
         """
         if not is_factored(point):
             return float(np.sum(factors(direction, self.shape)[0][self.rows, self.cols] ** 2))
-        left, right = direction_factors(point, direction, self.shape)
         stride = 1 if max_entries is None else max(1, len(self) // max_entries)
+        if len(self) < stride * sum(self.shape):  # fewer entries than rows and columns: a factor for each entry
+            places = self._pattern.thinned(stride)
+            left, right = direction_factors(point, direction, self.shape, places)
+            entries = np.einsum("kc,ck->k", left, right)
+            return float(np.vdot(entries, entries)) * (len(self) / max(1, entries.size))
+        left, right = direction_factors(point, direction, self.shape)
         squares, count = self._pattern.squares(padded(left, self._dtype), padded(right.T, self._dtype), stride)
         return squares * (len(self) / count) if count else 0.0
 

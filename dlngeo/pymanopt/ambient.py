@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
+from dlngeo._tall import combine, gram
+
 __all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -108,8 +110,8 @@ def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
 
 
 def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Triple:
-    core = u.T @ ev
-    return ev - u @ core, core, etu - vt.T @ core.T
+    core = gram(u, ev)
+    return combine((ev, None), (u, -core)), core, combine((etu, None), (vt.T, -core.T))
 
 
 def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -274,7 +274,7 @@ class FixedRank(Manifold):
         u, s, _ = point
         left, core, right = tangent_vector
         ds = np.diagonal(core).copy()
-        return (left + u @ (core - np.diag(ds))) / s, ds, right.T / s[:, None]
+        return combine((left, np.diag(1 / s)), (u, (core - np.diag(ds)) / s)), ds, right.T / s[:, None]
 
     def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> TangentVector:
         """Project a tangent vector at ``point_a`` onto the tangent space at ``point_b``, in factored form."""

@@ -103,6 +103,12 @@ def test_products_over_a_pattern_are_the_dense_ones_on_one_thread_and_on_many(mo
         squares, count = pattern.squares(*ours, 1)
         assert count == rows.size
         assert squares == pytest.approx(np.sum(low_rank[mask] ** 2), rel=atol)
+        for stride in (2, 3, 50):
+            squares, count = pattern.squares(*ours, stride)
+            i, j = pattern.thinned(stride)
+            assert i.size == count
+            assert mask[i, j].all()
+            assert squares == pytest.approx(np.sum(low_rank[i, j] ** 2), rel=atol)
         np.testing.assert_allclose(pattern.times(entries, right), e @ right, atol=atol)
         np.testing.assert_allclose(pattern.transposed_times(entries, left), e.T @ left, atol=atol)
 
