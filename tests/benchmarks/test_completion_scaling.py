@@ -29,8 +29,8 @@ def test_an_iteration_costs_little_more_than_its_raw_parts(rng, record_property)
     ratio = seconds / sum(parts.values())
     record_property("milliseconds of the raw parts", {name: round(1e3 * t, 1) for name, t in parts.items()})
     record_property("iteration / raw parts", ratio)
-    # 1.6 to 1.8 on idle cores: the dense algebra beside the raw parts runs on one thread, they on all.
-    assert ratio < (2 if FULL_SIZE else 2.5)
+    # The dense algebra beside the raw parts runs on one thread, they on all: the busier the cores, the smaller.
+    assert ratio < (1.5 if FULL_SIZE else 2)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
