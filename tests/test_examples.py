@@ -181,3 +181,10 @@ def test_example_submersion(tmp_path):
     assert np.argmin(distances) == middle
     assert np.all(np.delete(distances, middle) > result["distance"] + 0.05)
     assert np.all(result["chords"] < distances)
+
+
+def test_example_unknown_rank(tmp_path):
+    few, more, many = zip(*run("unknown_rank", tmp_path).values(), strict=True)
+    assert few[0] == more[0] == 0  # the nuclear norm needs many entries
+    assert few[1:] == more[1:] == many[1:] == (1.0, 1.0)
+    assert many[0] > 0.5

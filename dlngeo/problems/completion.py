@@ -285,9 +285,9 @@ class MatrixCompletion(MatrixCost):
         products with the sparse matrix and the leading singular vectors.
 
         First all entries are to be met to ``tolerance`` by a matrix with fewer parameters, ``R(m + n − R)``, than there
-        are entries: data with noise are not. If they are, that is the result, and the residual proves it. Otherwise a
-        tenth of the entries, drawn three times, is held out to choose the floor, and all entries are fitted down to the
-        geometric mean of the three.
+        are entries: data with noise are not. If they are, that is the result; with hardly more entries than parameters
+        it need not be the only such matrix. Otherwise a tenth of the entries, drawn three times, is held out to choose
+        the floor, and all entries are fitted down to the geometric mean of the three.
 
         Parameters
         ----------

@@ -114,7 +114,8 @@ class Completed:
     Attributes
     ----------
     status : str
-        ``"exact"`` (all entries are met to the tolerance by a matrix with fewer parameters than entries),
+        ``"exact"`` (all entries are met to the tolerance by a matrix with fewer parameters than entries; with hardly
+        more entries than parameters there may be others),
         ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` or ``"interrupted"`` (Ctrl-C).
     point : tuple of array
         ``(u, s, vt)`` with ``X = (u * s) @ vt``, singular values in descending order.
@@ -261,10 +262,12 @@ def _sweeps(
         rank = min(most, max(1, int(np.count_nonzero(s > floor))))
         space, top = _Tangent(u[:, :rank], vt[:rank].T, pattern), s[:rank]
         ridge = _ridge(kernel, top, floor)
-        guess = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]
+        last = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]
+        # Weak singular values are pulled to zero, near the floor without bound.
+        guess = [np.diag(top / (1 + np.diagonal(ridge[0]) / space.fraction)), *last[1:]]
         tolerance = min(_LOOSEST, max(_INNER_SHARE * change, _TIGHTEST))
         z, count = _solve(space, values, ridge, guess, tolerance)
-        change = math.sqrt(sum(_squares(a - b) for a, b in zip(z, guess, strict=True)) / sum(map(_squares, z)))
+        change = math.sqrt(sum(_squares(a - b) for a, b in zip(z, last, strict=True)) / sum(map(_squares, z)))
         left, right = space.factors(z)
         residual = values - space.sample(z)
         point = _truncated(left, right, rank, unit)
@@ -371,7 +374,10 @@ def _solve(
         if size <= small:
             return z, count
         image = times(ahead)
-        step = size / dot(ahead, image)
+        curvature = dot(ahead, image)
+        if curvature == 0:  # below the smallest double
+            return z, count
+        step = size / curvature
         z, gradient = plus(z, step, ahead), plus(gradient, -step, image)
         weighted = precondition(gradient)
         last, size = size, dot(gradient, weighted)
