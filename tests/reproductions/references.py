@@ -60,8 +60,8 @@ def best_of(
     """
     watched = problem if validation is None else validation
     best, least, stale, count = None, math.inf, 0, 0
-    for count, factors in enumerate(itertools.islice(steps, iterations), start=1):
-        now = error(watched, factors)
+    for factors in itertools.islice(steps, iterations):
+        count, now = count + 1, error(watched, factors)
         stale = 0 if now < (1 - 1e-4) * least else stale + 1
         if best is None or now < least:
             best, least = factors, now
@@ -146,21 +146,24 @@ def least_norm(
     return solution[: m * rank].reshape(m, rank), solution[m * rank :].reshape(-1, rank)
 
 
-def gnmr_steps(problem: MatrixCompletion, rank: int, inner: int = 1500) -> Iterator[Factors]:
-    """GNMR, setting variant: the next factors are those of least norm that solve the linearised problem.
+def gnmr_steps(problem: MatrixCompletion, rank: int, alpha: int = -1, inner: int = 1500) -> Iterator[Factors]:
+    """GNMR: Gauss–Newton on the factors, where the step is not unique and the variant chooses one of least norm.
 
-    ``min ‖P_Ω(U_t Vᵀ + U V_tᵀ − U_t V_tᵀ) − a‖`` over (U, V), from the SVD of the zero-filled matrix. The estimate is the
-    best matrix of rank r to the one in brackets: where factors are not balanced, u ≠ v in the scalar case, the least
-    norm turns u/v into v/u, and the product U Vᵀ swings about the limit for ever. P. Zilber, B. Nadler, "GNMR: a
-    provable one-line algorithm for low rank matrix recovery", SIMODS 4 (2022), arXiv:2106.12933.
+    (A, B) of least norm minimise ``‖P_Ω(U Bᵀ + A Vᵀ + α U Vᵀ) − a‖``, and ``(1 + α)/2 (U, V) + (A, B)`` follows: the
+    setting (α = −1), averaging (0) and updating variant (1). P. Zilber, B. Nadler, "GNMR: a provable one-line algorithm
+    for low rank matrix recovery", SIMODS 4 (2022), arXiv:2106.12933.
+
+    The estimate is the best matrix of rank r to the linearised one, ``U Bᵀ + A Vᵀ + α U Vᵀ``. In the setting variant
+    the product of the factors would not do: the least norm turns u/v into v/u (for scalars), so that factors which
+    are not balanced swing for ever about the limit, which the linearised matrix reaches.
     """
     u, s, v = leading(problem, rank)
     u, v = u * np.sqrt(s), v * np.sqrt(s)
     while True:
         product = np.einsum("ek,ek->e", u[problem.rows], v[problem.cols])
-        a, b = least_norm(problem, u, v, problem.values + product, inner)
-        yield cut((a - u) @ v.T + u @ b.T, rank)
-        u, v = a, b
+        a, b = least_norm(problem, u, v, problem.values - alpha * product, inner)
+        yield cut((a + alpha * u) @ v.T + u @ b.T, rank)
+        u, v = (1 + alpha) / 2 * u + a, (1 + alpha) / 2 * v + b
 
 
 def r2rils_steps(problem: MatrixCompletion, rank: int, inner: int = 1500) -> Iterator[Factors]:
@@ -182,34 +185,16 @@ def r2rils_steps(problem: MatrixCompletion, rank: int, inner: int = 1500) -> Ite
         u, v = columns(u + columns(a)), columns(v + columns(b))
 
 
-def gnmr(problem: MatrixCompletion, rank: int, iterations: int = 60, tolerance: float = 1e-10) -> tuple[Factors, int]:
-    """GNMR, setting and updating variant, whichever leaves the smaller residual.
-
-    P. Zilber and B. Nadler, SIAM J. Math. Data Sci. 4 (2022), arXiv:2106.12933, Algorithm 1 with α = −1 and α = 1. Both
-    solve ``P_Ω(U Vᵀ + ΔU Vᵀ + U ΔVᵀ) = a``; the first takes ``U/2 + ΔU`` and ``V/2 + ΔV`` of least norm, the second
-    the changes.
-    """
-    found = []
-    for updating in (False, True):
-        u, s, v = leading(problem, rank)
-        s = s * (problem.shape[0] * problem.shape[1] / len(problem))
-        u, v = u * np.sqrt(s), v * np.sqrt(s)
-        best, least, count = (u, v), math.inf, 0
-        for count in range(1, iterations + 1):
-            product = np.sum(u[problem.rows] * v[problem.cols], axis=1)
-            du, dv = least_norm(problem, u, v, problem.values - product if updating else problem.values)
-            u, v = (u + du, v + dv) if updating else (u / 2 + du, v / 2 + dv)
-            residual = np.sum(u[problem.rows] * v[problem.cols], axis=1) - problem.values
-            error = float(np.linalg.norm(residual) / np.linalg.norm(problem.values))
-            if error < least:
-                best, least = (u, v), error
-            if error < tolerance:
-                break
-        found.append((least, best, count))
-        if least < tolerance:
-            break
-    _, (u, v), count = min(found, key=lambda item: item[0])
-    return (u, v.T), count
+def gnmr(
+    problem: MatrixCompletion,
+    rank: int,
+    validation: MatrixCompletion | None = None,
+    iterations: int = 100,
+    patience: int = 40,
+    **options: Any,
+) -> tuple[Factors, int]:
+    """The best iterate of :func:`gnmr_steps`."""
+    return best_of(gnmr_steps(problem, rank, **options), problem, validation, iterations, patience)
 
 
 def r2rils(
@@ -304,7 +289,7 @@ def matrix_irls_steps(problem: MatrixCompletion, rank: int, inner: int = 500) ->
             return [core, of_v - u @ core, of_u - v @ core.T]
 
         def sample(z: list[np.ndarray]) -> np.ndarray:
-            left, right = assemble(z)  # noqa: B023
+            left, right = assemble(z)
             return np.einsum("ek,ek->e", left[rows], right.T[cols])
 
         z = [a * 0 for a in project(problem.values)]
