@@ -34,3 +34,14 @@ def test_orthonormal_factors_are_exact_however_columns_are_scaled(angle, grades,
     np.testing.assert_allclose(q.T @ q, np.eye(4), atol=2e-15)
     np.testing.assert_allclose(q @ (r / size), a, atol=2e-15)
     np.testing.assert_array_equal(r, np.triu(r))
+
+
+def test_the_second_cholesky_factor_restores_what_the_first_loses():
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        q, turn = np.linalg.qr(rng.standard_normal((300, 4)))[0], np.linalg.qr(rng.standard_normal((4, 4)))[0]
+        a = q @ np.diag(np.geomspace(1, 1 / 7, 4)) @ turn  # the first factor alone loses up to 2e-14
+        tall, small, r = retraction._orthonormalised(a)
+        q = tall @ small
+        np.testing.assert_allclose(q.T @ q, np.eye(4), atol=2e-15)
+        np.testing.assert_allclose(q @ r, a, atol=1e-15)
