@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,15 +136,16 @@ def key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(cell[name] for name in ("scene", "level", "method", "rank", "seed"))
 
 
-def stored(path: Path) -> list[dict[str, Any]]:
+def stored(folder: Path) -> list[dict[str, Any]]:
     """Cells that are finished; a line that an interruption cut short is not."""
-    out = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    store, final = folder / "bias.jsonl", folder / "bias.json"
+    found = json.loads(final.read_text()) if final.exists() else []
+    for line in store.read_text().splitlines() if store.exists() else ():
         try:
-            out.append(json.loads(line))
+            found.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return out
+    return list({key(cell): cell for cell in found}.values())
 
 
 def main() -> None:
@@ -154,14 +156,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bias"), help="folder (default: bias)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    store = arguments.out / "bias.jsonl"
-    results = stored(store) or stored(arguments.out / "bias.json")
+    results = stored(arguments.out)
     done = {key(r) for r in results}
     wanted = [] if arguments.draw else [cell for cell in cells(arguments.quick) if key(cell) not in done]
     if missing():
         sys.stderr.write(f"left out, as their packages are not installed: {', '.join(missing())}\n")
     try:
-        with store.open("a") as file:
+        with (arguments.out / "bias.jsonl").open("a") if wanted else nullcontext() as file:
+            if wanted:
+                file.write("\n")  # the last line may have been cut short
             parallel = joblib.Parallel(n_jobs=2, return_as="generator_unordered", pre_dispatch=4)
             for count, result in enumerate(parallel(joblib.delayed(compute)(cell) for cell in wanted), 1):
                 results.append(result)

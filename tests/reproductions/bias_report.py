@@ -176,7 +176,7 @@ def write(cells: list[dict[str, Any]], folder: Path) -> None:
     )
     results = Results(cells)
     rounded = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in cell.items()} for cell in cells]
-    text = "\n".join(json.dumps(cell, ensure_ascii=False) for cell in rounded) + "\n"
+    text = "[\n" + ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in rounded) + "\n]\n"
     replace(folder / "bias.json", lambda path: path.write_text(text, encoding="utf-8"))
     replace(folder / "bias.md", lambda path: path.write_text(tables(results, SCENES), encoding="utf-8"))
     if any(cell["scene"] == "exact" for cell in cells):

@@ -150,7 +150,7 @@ def gnmr_steps(problem: MatrixCompletion, rank: int, alpha: int = -1, inner: int
     """GNMR: Gauss–Newton on the factors, where the step is not unique and the variant chooses one of least norm.
 
     (A, B) of least norm minimise ``‖P_Ω(U Bᵀ + A Vᵀ + α U Vᵀ) − a‖``, and ``(1 + α)/2 (U, V) + (A, B)`` follows: the
-    setting (α = −1), averaging (0) and updating variant (1). P. Zilber, B. Nadler, "GNMR: a provable one-line algorithm
+    setting (α = −1) and the updating variant (1). P. Zilber, B. Nadler, "GNMR: a provable one-line algorithm
     for low rank matrix recovery", SIMODS 4 (2022), arXiv:2106.12933.
 
     The estimate is the best matrix of rank r to the linearised one, ``U Bᵀ + A Vᵀ + α U Vᵀ``. In the setting variant
@@ -241,14 +241,15 @@ def hm_irls_steps(problem: MatrixCompletion, rank: int) -> Iterator[np.ndarray]:
     """Harmonic-mean IRLS at p = 0 with ``ε = min(ε, σ_{r+1})``, by dense linear algebra: dense iterates, few entries.
 
     The next matrix is that of least norm ``⟨X, W X⟩`` on the data. ``W⁻¹`` multiplies the entry (k, l) in the frames of
-    the last one by ``(σ_k² + σ_l²)/2 + ε²``. C. Kümmerle, J. Sigl, "Harmonic mean iteratively reweighted least
+    the last one by ``(σ_k² + σ_l²)/2 + ε²``; ε ≥ 1e-6 σ_1, for round-off. C. Kümmerle, J. Sigl, "Harmonic mean iteratively reweighted least
     squares for low-rank matrix recovery", JMLR 19 (2018).
     """
     x, floor = filled(problem), math.inf
     rows, cols = problem.rows, problem.cols
     same_row, same_col = rows[:, None] == rows, cols[:, None] == cols
     while True:
-        floor = min(floor, float(np.linalg.svd(x, compute_uv=False)[rank]))
+        s = np.linalg.svd(x, compute_uv=False)
+        floor = max(min(floor, float(s[rank])), 1e-6 * float(s[0]))
         of_rows, of_cols = ((g + floor**2 * np.eye(len(g))) / 2 for g in (x @ x.T, x.T @ x))
         # W⁻¹(Z) = of_rows Z + Z of_cols, between the places of the entries.
         gram = of_rows[np.ix_(rows, rows)] * same_col + of_cols[np.ix_(cols, cols)] * same_row
