@@ -137,9 +137,10 @@ def test_a_target_from_a_file(tmp_path):
 
 def test_a_large_target_is_found(tmp_path):
     target = np.array([[2.0, 0.5, 0.0], [-1.0, 1.0, 0.3]])
-    found = run(Settings("target", depth=2, beta=200.0, steps=4000, chains=20), target)
+    # Some chains stay at a saddle for some thousand steps.
+    found = run(Settings("target", depth=2, beta=200.0, steps=9000, burn_in=6000, chains=20), target)
     # Near its minimum the energy is quadratic in 6 dimensions.
-    assert found["estimates"]["energy"]["mean"] == pytest.approx(3 / 200, rel=0.15)
+    assert found["estimates"]["energy"]["mean"] == pytest.approx(3 / 200, rel=0.1)
     assert found["estimates"]["lambda_1"]["mean"] == pytest.approx(np.linalg.norm(target, 2) ** 0.5, rel=0.02)
 
 

@@ -1,24 +1,27 @@
-r"""One step of many chains through balanced factors, compiled.
+r"""One step of many chains of the metric of depth N, through the flat matrix ``Y = U Λ Vᵀ``, compiled.
 
-With ``K = −h UᵀE′V + √(2h/β) ξ/√φ`` in the frame of ``X = U Λ^N Vᵀ``, the N balanced factors
-``W_p = Λ + Λ^{N−p} K Λ^{p−1}`` are multiplied: the second-order retraction of :mod:`dlngeo.retraction`, in which λ
-crosses zero smoothly. The state is (U, Λ, V), and no small λ may lose its digits to a large one as the frames turn.
-Therefore the product is split in the middle, with ``a = ⌊N/2⌋``, ``F = W_N``, and a mirror image of G on the right:
+In polar coordinates an invariant Laplacian has no first derivatives along the frames, and for ``X = U Λ^N Vᵀ`` its part
+in Λ is 1/N of that of the flat r×(m + n − r) matrices, at every N [1]_. Along the frames, ``Ω_U ± Ω_V`` of the pair
+(k, l) has the variances ``φ_N(σ_k, σ_l)/(σ_k ∓ σ_l)²`` for each unit of time, no less than those of the flat
+metric, ``1/N(λ_k ∓ λ_l)²``. So Brownian motion of X is flat Brownian motion of Y, which has an exact step, and besides
+turns of the frames, whose size is smooth also where ``λ_k = λ_l``. The turns take the same noise: with
+``q = tanh(x/2)/tanh(Nx/2)``, ``x = log λ_k/λ_l``, a step of Gaussian entries ``√(2h/β) ξ`` is
 
-.. math:: W_N \cdots W_1 = G\, \Lambda^{2a} M \Lambda^{2a}\, \tilde G^\top, \qquad
-    G = (F \Lambda)^a \Lambda^{-2a} = \prod_{j=0}^{a-1} \Lambda^{2j} (F \Lambda^{-1}) \Lambda^{-2j},
+.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + \sqrt{2h/\beta N}\,\xi - hF = A \Lambda' B^\top,
 
-with ``M = Λ^{−N}`` at even N and ``Λ^{2−N} + K`` at odd N. The entry (k, l) of the noise in F is at most
-``√h min(1, λ_l/λ_k)^{N−1}``, so that every factor of G, though it is a similarity by powers of Λ, is the identity plus
-terms of the order of the step. G is well-conditioned up to a scaling of its columns, the grading is all in the middle,
-and the decomposition of :mod:`dlngeo.sampling._svd` keeps it. Powers go by squaring, in O(r³ log N). Where a step is
-not small against some λ, the factors are multiplied one by one in graded form, in O(N r³).
+.. math:: (E^U \pm E^V)_{kl} = \sqrt{2h/\beta}\,\frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k}
+    (\xi_{kl} \pm \xi_{lk}),
 
-The product gives the singular vectors. Its singular values would do too, but where two of them, or one below full rank,
-are of the order of √h, their error costs the weak order a logarithm. With no potential the law of Λ after a time t is
-known: it is that of the singular values of ``Λ + √(2t/βN) G`` with an r×(m + n − r) Gaussian matrix G [1]_. So Λ steps
-by it, with G made of the same noise as K: to first order the two agree path by path, to second order in law, and where
-singular values coincide path by path to both. This leaves the force, which is smooth, as the source of bias in Λ.
+with ``1 + E`` made orthonormal. Singular values of ``Λ + √(2h/βN) ξ`` have the exact law after a time h, also
+where they coincide or pass zero, which leaves the force as the source of bias in Λ; it is
+
+.. math:: F_{kl} \pm F_{lk} = \frac{\sigma_k \pm \sigma_l}{\lambda_k \pm \lambda_l} (C_{kl} \pm C_{lk}),
+    \qquad C = U^\top E' V,
+
+that ``F`` which moves frames and Λ by the gradient. Frames that are not square also turn out of themselves, by angles
+``√(2h/β) ξ/λ_l − h λ_l^{N−2} (1 − UUᵀ) E′ V``. At even N, ``det X`` keeps its sign where a λ passes zero.
+
+No power of Λ occurs but in the force, and nothing costs more at larger N.
 
 References
 ----------
@@ -34,280 +37,208 @@ from itertools import pairwise
 import numba
 import numpy as np
 
-from dlngeo.sampling._svd import graded_svd, orthonormalize, orthonormalize_pivoted
+from dlngeo.sampling._svd import orthonormalize_rows, svd
 
-__all__ = ["advance", "entropy_slope", "floor"]
+__all__ = ["advance", "entropy_slope"]
 
-# Where columns of G are closer to one another than this angle, or scaled by more than e to this power, too many digits
-# may be lost, and the factors are multiplied one by one.
-_FLAT, _GROWTH = 1e-3, 6.0
+_jit = numba.njit(cache=True, error_model="numpy")
 
-# The smallest λ^N that a state may hold; see :func:`floor`.
-_TINY = 1e-290
-
-
-def floor(depth: int) -> float:
-    """Smallest λ that the chains represent, ``10^{−290/N}``: 6e-37 at N = 8 and 3e-5 at N = 64; none falls below it."""
-    return _TINY ** (1 / depth)
+# Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
+_CLOSE = 1e-4
 
 
 def _advance(u, lam, v, gradient, radial, core_noise, left_noise, right_noise, depth, h, temperature, failed):  # type: ignore[no-untyped-def]
     chains, m, r = u.shape
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
-    smallest = _TINY ** (1.0 / depth)
-    for c in range(chains):
-        uc, lc, vc, g = u[c], lam[c], v[c], gradient[c]
-        ug, gv = np.zeros((r, n)), np.zeros((m, r))
-        for i in range(m):
-            for j in range(n):
-                gij = g[i, j]
-                for k in range(r):
-                    ug[k, j] += uc[i, k] * gij
-                    gv[i, k] += gij * vc[j, k]
-        force = _product(ug, vc)
-        # max(λ_k, λ_q)^{N−1} K, from it K Λ^{N−1} and its mirror Kᵀ Λ^{N−1}, and for the middle Λ^{N−1} K Λ^{N−1}.
-        noise, upper, lower, middle = np.empty((r, r)), np.empty((r, r)), np.empty((r, r)), np.zeros((r, r))
-        for k in range(r):
-            for q in range(r):
-                big, small = max(lc[k], lc[q]), min(lc[k], lc[q])
-                ratio = math.log(small / big)
-                # φ = big^{2N−2} Σ_p ρ^{2p}, ρ = small/big
-                terms = float(depth) if ratio == 0.0 else math.expm1(2 * depth * ratio) / math.expm1(2 * ratio)
-                unit = amplitude * core_noise[c, k, q] / math.sqrt(terms) - h * force[k, q] * big ** (depth - 1)
-                if k == q:
-                    unit -= h * radial[c, k]
-                noise[k, q] = unit
-                upper[k, q] = unit * (lc[q] / big) ** (depth - 1)
-                lower[q, k] = unit * (lc[k] / big) ** (depth - 1)
-                if depth % 2 == 1:
-                    middle[k, q] = unit * small ** (depth - 1)
-            middle[k, k] += lc[k] ** depth
-        left = _side(uc, upper, lc)
-        right = _side(vc, lower, lc)
-        if m > r:
-            _add_normal(left, uc, gv, left_noise[c], lc, depth, h, amplitude)
-        if n > r:
-            _add_normal(right, vc, ug.T, right_noise[c], lc, depth, h, amplitude)
-        r_left, r_right = np.empty((r, r)), np.empty((r, r))
-        graded = _is_tame(noise, lc, depth)
-        if graded:
-            left_end, right_end = left, right
-            left = _product(left, _power(upper, lc, depth // 2 - 1))
-            right = _product(right, _power(lower, lc, depth // 2 - 1))
-            graded = orthonormalize(left, r_left) > _FLAT and orthonormalize(right, r_right) > _FLAT
-            if graded:
-                middle = _product(_product(r_left, middle), r_right.T)
-            else:
-                left, right = left_end, right_end
-        if not graded:
-            if not (orthonormalize(left, r_left) > 0.0 and orthonormalize(right, r_right) > 0.0):
-                failed[c] = True
-                continue
-            middle = _one_by_one(noise, lc, depth, r_left, r_right)
-            left = _product(left, r_left)
-        a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
-        if not graded_svd(middle, a, s, b):
-            failed[c] = True
-            continue
-        if not _spectrum(core_noise[c], left_noise[c], right_noise[c], uc, vc, lc, noise, depth, amplitude, s):
-            failed[c] = True
-            continue
-        u[c] = _product(left, a)
-        v[c] = _product(right, b)
-        for k in range(r):
-            lam[c, k] = max(s[k], smallest)
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _spectrum(core_noise, left_noise, right_noise, u, v, lam, noise, depth, amplitude, out):  # type: ignore[no-untyped-def]
-    """Singular values of ``Λ + √(2h/βN) G`` with G the r×(m + n − r) noise, and the force on the diagonal."""
-    m, r = u.shape
-    n = v.shape[0]
-    rows = np.zeros((r + (m if m > r else 0) + (n if n > r else 0), r))
     scale = amplitude / math.sqrt(depth)
-    for k in range(r):
-        for q in range(r):
-            rows[q, k] = scale * core_noise[k, q]
-        rows[k, k] = lam[k] + noise[k, k]
-    done = r
-    if m > r:
-        _normal_rows(rows, done, u, left_noise, scale)
-        done += m
-    if n > r:
-        _normal_rows(rows, done, v, right_noise, scale)
-    triangle, a, b = np.empty((r, r)), np.empty((r, r)), np.empty((r, r))
-    return orthonormalize(rows, triangle) > 0.0 and graded_svd(triangle, a, out, b)
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _normal_rows(rows, start, frame, noise, scale):  # type: ignore[no-untyped-def]
-    """Write the part of noise orthogonal to a frame into rows from ``start`` on."""
-    m, r = frame.shape
-    for q in range(r):
-        for i in range(m):
-            rows[start + i, q] = scale * noise[i, q]
+    columns = r + (m if m > r else 0) + (n if n > r else 0)
+    ut, vt, flat, turned = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
+    left, right, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r))
+    a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
+    left_turn, right_turn, core = np.empty((r, r)), np.empty((r, r)), np.zeros((r, r))
+    left_force, right_force = np.zeros((r, m)), np.zeros((r, n))  # (E′V)ᵀ and (E′ᵀU)ᵀ
+    forced = gradient.size > 0
+    for c in range(chains):
         for k in range(r):
-            total = 0.0
             for i in range(m):
-                total += frame[i, k] * scale * noise[i, q]
+                ut[k, i] = u[c, i, k]
+            for i in range(n):
+                vt[k, i] = v[c, i, k]
+        if forced:
+            g = gradient[c]
+            right_force[:] = _product(ut, g)
+            core[:] = _product(right_force, v[c])
+            if m > r:
+                left_force[:] = _product(vt, g.T.copy())
+        _pairs(lam[c], core, core_noise[c], depth, amplitude, h, flat, left_turn, right_turn)
+        for k in range(r):
+            flat[k, k] += lam[c, k] - h * radial[c, k]
+        _turn(ut, left_turn, left)
+        _turn(vt, right_turn, right)
+        fine = True
+        if columns > r:
+            # Entries of Y outside the frames, and the rotation of the right frame in the flat r×(m + n − r) matrix.
+            wide, done = np.zeros((r, columns)), r
+            wide[:, :r] = flat
+            if m > r:
+                _normal(ut, left_noise[c], left_force, lam[c], depth, amplitude, scale, h, left, wide[:, done:])
+                done += m
+            if n > r:
+                _normal(vt, right_noise[c], right_force, lam[c], depth, amplitude, scale, h, right, wide[:, done:])
+            fine = orthonormalize_rows(wide, flat)
+            turned[:] = wide[:, :r]
+            fine = fine and orthonormalize_rows(turned, triangle)
+        fine = fine and orthonormalize_rows(left, triangle) and orthonormalize_rows(right, triangle)
+        keeps = columns == r and depth % 2 == 0 and _odd(flat)
+        if not (fine and svd(flat, a, s, b)):
+            failed[c] = True
+            continue
+        if columns > r:
+            right = _product(turned, right)
+        if keeps:
+            for i in range(r):
+                a[r - 1, i] = -a[r - 1, i]
+        ut[:] = _product(a, left)
+        vt[:] = _product(b, right)
+        for k in range(r):
+            lam[c, k] = s[k]
             for i in range(m):
-                rows[start + i, q] -= total * frame[i, k]
+                u[c, i, k] = ut[k, i]
+            for i in range(n):
+                v[c, i, k] = vt[k, i]
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _is_tame(noise, lam, depth):  # type: ignore[no-untyped-def]
-    """Whether the step is small against each λ, so that G is near the identity but for moderate scalings."""
+@_jit
+def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
+    """Entries ``√(2h/βN) ξ − hF`` of the flat matrix, and the turns ``E^U``, ``E^V``."""
     r = lam.size
+    root = 1.0 / math.sqrt(depth)
     for k in range(r):
-        if not abs((depth // 2) * math.log(abs(1.0 + noise[k, k] / lam[k]))) < _GROWTH:
-            return False
-        for q in range(r):
-            if q != k and not abs(noise[k, q]) < 0.5 * max(lam[k], lam[q]):
-                return False
-    return True
+        flat[k, k] = amplitude * root * noise[k, k] - h * core[k, k] * lam[k] ** (depth - 1)
+        left_turn[k, k] = right_turn[k, k] = 0.0
+        for q in range(k + 1, r):
+            big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
+            ratio = small / big
+            # S = (1 − ρ^N)/(1 − ρ), and ρ^N, by doubling: sums of positive terms.
+            terms, power, bit = 1.0, ratio, 1
+            while 2 * bit <= depth:
+                bit *= 2
+            bit //= 2
+            while bit > 0:
+                terms, power = terms * (1.0 + power), power * power
+                if depth & bit:
+                    terms, power = terms + power, power * ratio
+                bit //= 2
+            plus, minus = noise[k, q] + noise[q, k], noise[k, q] - noise[q, k]
+            tanh = (1.0 + power) / ((1.0 + ratio) * terms)
+            gap = lam[q] - lam[k]
+            if depth * abs(gap) < _CLOSE * big:
+                turn_plus = amplitude * plus * root * (depth * depth - 1) * gap / (6.0 * (lam[q] + lam[k]) ** 2)
+            else:
+                turn_plus = amplitude * plus * (math.sqrt(tanh) - root) / gap
+            turn_minus = amplitude * minus * (1.0 / math.sqrt(tanh) - root) / (lam[q] + lam[k])
+            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
+            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
+            size = h * big ** (depth - 1) / 2
+            force_plus = size * (1.0 + power) / (1.0 + ratio) * (core[k, q] + core[q, k])
+            force_minus = size * terms * (core[k, q] - core[q, k])
+            flat[k, q] = amplitude * root * noise[k, q] - force_plus - force_minus
+            flat[q, k] = amplitude * root * noise[q, k] - force_plus + force_minus
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _side(frame, noise, lam):  # type: ignore[no-untyped-def]
-    """Outer factor ``U (Λ + K Λ^{N−1}) Λ^{−1}``."""
-    m, r = frame.shape
-    out = np.empty((m, r))
-    for i in range(m):
-        for q in range(r):
-            total = frame[i, q] * lam[q]
-            for k in range(r):
-                total += frame[i, k] * noise[k, q]
-            out[i, q] = total / lam[q]
-    return out
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _add_normal(factor, frame, gradient, noise, lam, depth, h, amplitude):  # type: ignore[no-untyped-def]
-    """Add the part orthogonal to the frame of ``(√(2h/β) ξ − h E′ Λ^{N−1}) Λ^{−1}``."""
-    m, r = factor.shape
-    for q in range(r):
-        column = np.empty(m)
-        scale = h * lam[q] ** (depth - 1)
+@_jit
+def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
+    """Rows of ``Q(1 + E)``."""
+    r, m = rows.shape
+    for k in range(r):
         for i in range(m):
-            column[i] = amplitude * noise[i, q] - scale * gradient[i, q]
-        for k in range(r):
-            total = 0.0
+            out[k, i] = rows[k, i]
+        for q in range(r):
+            factor = turn[q, k]
             for i in range(m):
-                total += frame[i, k] * column[i]
-            for i in range(m):
-                column[i] -= total * frame[i, k]
+                out[k, i] += factor * rows[q, i]
+
+
+@_jit
+def _normal(rows, noise, force, lam, depth, amplitude, scale, h, out, wide):  # type: ignore[no-untyped-def]
+    """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
+    r, m = rows.shape
+    column = np.empty(m)
+    for k in range(r):
         for i in range(m):
-            factor[i, q] += column[i] / lam[q]
+            wide[k, i] = scale * noise[i, k]
+            column[i] = force[k, i]
+        for q in range(r):
+            total, pull = 0.0, 0.0
+            for i in range(m):
+                total += rows[q, i] * wide[k, i]
+                pull += rows[q, i] * column[i]
+            for i in range(m):
+                wide[k, i] -= total * rows[q, i]
+                column[i] -= pull * rows[q, i]
+        for i in range(m):
+            out[k, i] += wide[k, i] * (amplitude / scale) / lam[k] if scale > 0.0 else 0.0
+            out[k, i] -= h * lam[k] ** (depth - 2) * column[i]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@_jit
+def _odd(a):  # type: ignore[no-untyped-def]
+    """Whether the determinant is negative, by elimination."""
+    w, r, odd = a.copy(), a.shape[0], False
+    for k in range(r):
+        best = k
+        for i in range(k + 1, r):
+            if abs(w[i, k]) > abs(w[best, k]):
+                best = i
+        if best != k:
+            odd = not odd
+            for j in range(k, r):
+                w[k, j], w[best, j] = w[best, j], w[k, j]
+        odd ^= w[k, k] < 0.0
+        for i in range(k + 1, r):
+            factor = w[i, k] / w[k, k]
+            for j in range(k + 1, r):
+                w[i, j] -= factor * w[k, j]
+    return odd
+
+
+@_jit
 def _product(a, b):  # type: ignore[no-untyped-def]
     out = np.zeros((a.shape[0], b.shape[1]))
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
+            factor = a[i, k]
             for j in range(b.shape[1]):
-                out[i, j] += a[i, k] * b[k, j]
+                out[i, j] += factor * b[k, j]
     return out
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _one_by_one(noise, lam, depth, r_left, r_right):  # type: ignore[no-untyped-def]
-    """``R_left Λ W_{N−1} ⋯ W_2 Λ R_rightᵀ`` as Q D T, factor by factor, by QR with column pivoting.
-
-    T stays well-conditioned and D graded. Q overwrites ``r_left``, which the left frame absorbs; ``D T`` is returned.
-    """
-    r = lam.size
-    factor, triangle, order = np.empty((r, r)), np.empty((r, r)), np.empty(r, dtype=np.int64)
-    q, t, d = np.eye(r), np.empty((r, r)), np.ones(r)
-    for k in range(r):
-        for j in range(r):
-            t[k, j] = lam[k] * r_right[j, k]
-    for p in range(2, depth + 1):
-        for k in range(r):
-            for j in range(r):
-                if p == depth:
-                    factor[k, j] = r_left[k, j] * lam[j]
-                else:  # W_p = Λ + Λ^{N−p} K Λ^{p−1}
-                    big = max(lam[k], lam[j])
-                    factor[k, j] = noise[k, j] * (lam[k] / big) ** (depth - p) * (lam[j] / big) ** (p - 1)
-                    if k == j:
-                        factor[k, j] += lam[k]
-        q = _product(factor, q)
-        for k in range(r):
-            for j in range(r):
-                q[j, k] *= d[k]
-        orthonormalize_pivoted(q, triangle, order)
-        old = t.copy()
-        for k in range(r):
-            # Below the smallest λ^N represented a value is raised to it, as in every state.
-            d[k] = max(triangle[k, k], _TINY)
-            for j in range(r):
-                t[k, j] = 0.0
-                for i in range(k, r):
-                    t[k, j] += (triangle[k, i] / d[k] if i > k else 1.0) * old[order[i], j]
-    r_left[:] = q
-    for k in range(r):
-        for j in range(r):
-            t[k, j] *= d[k]
-    return t
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _power(noise, lam, count):  # type: ignore[no-untyped-def]
-    """``Λ² (F Λ)^count Λ^{−2 count − 2}`` for ``F = Λ + noise``: the factors of G after its first."""
-    r = lam.size
-    square, power = np.empty((r, r)), 1
-    for k in range(r):
-        for q in range(r):
-            square[k, q] = noise[k, q] / lam[q]
-        square[k, k] += 1.0
-    result, done = np.eye(r), 0
-    while count > 0:
-        if count % 2 == 1:
-            result = _product(result, _conjugate(square, lam, done))
-            done += power
-        count //= 2
-        if count > 0:
-            square = _product(square, _conjugate(square, lam, power))
-            power *= 2
-    return _conjugate(result, lam, 1)
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _conjugate(a, lam, power):  # type: ignore[no-untyped-def]
-    """``Λ^{2 power} A Λ^{−2 power}``."""
-    r = lam.size
-    out = np.zeros((r, r))
-    for k in range(r):
-        for q in range(r):
-            if a[k, q] != 0.0:
-                out[k, q] = a[k, q] * (lam[k] / lam[q]) ** (2 * power)
-    return out
-
-
-@numba.njit(cache=True, error_model="numpy")
+@_jit
 def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
     """``(1/N) ∂S/∂λ_k`` of the entropy, shape=[chains, r]; ``excess`` is ``Σ_p (d_p − r)`` over the inner widths.
 
     It is :class:`~dlngeo.spectral_entropy.SpectralEntropy` in λ: samplers meet λ whose ``σ = λ^N`` underflows.
 
     ``∂S/∂λ_k = Σ_{q≠k} [N/(1 − ρ^{2N}) − 1/(1 − ρ²)]/λ_k + excess/λ_k`` with ``ρ = λ_q/λ_k``, whose bracket is
-    ``(N−1)/2 − (N²−1) ε/12 + (N⁴−1) ε³/720 − …`` in ``ε = log ρ²``.
+    ``(N−1)/2 − (N²−1) ε/12 + (N⁴−1) ε³/720 − …`` in ``ε = log ρ²``, and N − 1 less itself where k and q change places.
     """
     chains, r = lam.shape
     out = np.empty((chains, r))
     for c in range(chains):
         for k in range(r):
-            total = float(excess)
-            for q in range(r):
-                if q != k:
-                    x = 2.0 * math.log(lam[c, q] / lam[c, k])
-                    if abs(depth * x) < 0.02:
-                        total += (depth - 1) / 2 - (depth**2 - 1) * x / 12 + (float(depth) ** 4 - 1) * x**3 / 720
-                    else:
-                        total += 1.0 / math.expm1(x) - depth / math.expm1(depth * x)
-            out[c, k] = total / (depth * lam[c, k])
+            out[c, k] = float(excess)
+        for k in range(r):
+            for q in range(k):
+                x = 2.0 * math.log(lam[c, q] / lam[c, k])
+                if abs(depth * x) < 0.02:
+                    term = (depth - 1) / 2 - (depth**2 - 1) * x / 12 + (float(depth) ** 4 - 1) * x**3 / 720
+                else:
+                    term = 1.0 / math.expm1(x) - depth / math.expm1(depth * x)
+                out[c, k] += term
+                out[c, q] += depth - 1 - term
+        for k in range(r):
+            out[c, k] /= depth * lam[c, k]
     return out
 
 
@@ -333,8 +264,8 @@ def advance(
     ----------
     state : dict
         ``u``, shape=[chains, m, r]; ``lam``, shape=[chains, r]; ``v``, shape=[chains, n, r].
-    gradient : array, shape=[chains, m, n]
-        Euclidean gradient of the potential.
+    gradient : array, shape=[chains, m, n] or [chains, 0, 0]
+        Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
         ``λ_k^{N−1} ∂/∂σ_k = (1/N) ∂/∂λ_k`` of a potential of the singular values, which adds to it.
     noise : tuple of array, shape=[chains, r, r], [chains, m, r], [chains, n, r]
@@ -350,7 +281,9 @@ def advance(
         Whether a step failed; the state of that chain is unchanged.
     """
     failed = np.zeros(len(gradient), dtype=bool)
-    arrays = (state["u"], state["lam"], state["v"], gradient, radial, *noise)
+    # Other layouts would be compiled anew.
+    given = (np.ascontiguousarray(a) for a in (gradient, radial, *noise))
+    arrays = (state["u"], state["lam"], state["v"], *given)
 
     def run(part: slice) -> None:
         u, lam, v, force, slope, core, left, right = (a[part] for a in arrays)

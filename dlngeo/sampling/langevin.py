@@ -6,8 +6,9 @@ r"""Riemannian Langevin dynamics on any space.
 ``V = −h grad E + √(2h/β) ξ``, ``ξ ~ N(0, g⁻¹)``, and moves along it by the exponential map or a retraction of second
 order: weak order 1 in the step size, with no drift term to compute. How it moves depends on the space:
 
-- matrices with a metric of integer depth: singular vectors by balanced factors, singular values by the law of their
-  noise, which is known exactly (:mod:`dlngeo.sampling._steps`), so that the order holds also near singular matrices;
+- matrices with a metric of integer depth: Brownian motion of flat matrices, which has an exact step, and turns of the
+  singular vectors (:mod:`dlngeo.sampling._steps`), at the same cost at every depth; the singular values of the noise
+  have their exact law, so that the order holds also near singular matrices;
 - other spectral metrics: the retraction of :mod:`dlngeo.retraction`, chain by chain;
 - anything else: the exponential map of the space.
 
@@ -93,8 +94,7 @@ class Langevin(Sampler):
 
     Notes
     -----
-    At integer depth the state is (U, Λ, V), and a λ that comes closer to zero than ``10^{−290/N}``, where ``σ = λ^N``
-    is no longer a double, stays there: 6e-37 at N = 8, 3e-5 at N = 64.
+    At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class _Mover(ABC):
 
 
 class _Factors(_Mover):
-    """Metrics of integer depth: balanced factors, with the state (U, Λ, V)."""
+    """Metrics of integer depth: turns and flat Brownian motion, with the state (U, Λ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         metric = sampler.space.metric
@@ -218,7 +218,7 @@ class _Factors(_Mover):
         )
         potential = self.sampler.potential_gradient
         if isinstance(potential, SpectralPotential):
-            gradient = np.zeros((chains, self.m, self.n))
+            gradient = np.empty((chains, 0, 0))
             radial = _finite(potential.derivative(state["lam"])) / self.depth
         else:
             gradient = _finite(potential(self.points(state)))

@@ -1,4 +1,4 @@
-"""The compiled step: its decomposition against multiple precision, and one step against the retraction."""
+"""The compiled step: its generator exactly, its parts against multiple precision, and what happens at coincidences."""
 
 import mpmath
 import numpy as np
@@ -6,50 +6,40 @@ import oracles
 import pytest
 
 from dlngeo import DepthKernel
-from dlngeo.frame import Blocks, Frame
-from dlngeo.retraction import retract
+from dlngeo.frame import Frame
 from dlngeo.sampling import _steps
-from dlngeo.sampling._svd import graded_svd, orthonormalize, orthonormalize_pivoted
+from dlngeo.sampling._svd import orthonormalize, orthonormalize_rows, svd
 from dlngeo.spectral_entropy import SpectralEntropy
 
 
 def decompose(a):
     r = len(a)
-    u, s, v = np.empty((r, r)), np.empty(r), np.empty((r, r))
-    return graded_svd(a.copy(), u, s, v), u, s, v
+    ut, s, vt = np.empty((r, r)), np.empty(r), np.empty((r, r))
+    return svd(a.copy(), ut, s, vt), ut, s, vt
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 5, 8, 20])
-def test_svd_of_a_matrix(r, rng):
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("r", [1, 2, 3, 5, 8, 9, 20])
+def test_svd_of_a_matrix(r, repeated, rng):
     a = rng.standard_normal((r, r))
-    converged, u, s, v = decompose(a)
-    assert converged
-    np.testing.assert_allclose((u * s) @ v.T, a, atol=1e-13 * r)
-    np.testing.assert_allclose(u.T @ u, np.eye(r), atol=1e-13)
-    np.testing.assert_allclose(v.T @ v, np.eye(r), atol=1e-13)
-    assert (np.diff(s) <= 0).all()
+    if repeated:
+        u, _, vt = np.linalg.svd(a)
+        a = (u * np.sort(rng.integers(1, 4, r))[::-1]) @ vt
+    positive, ut, s, vt = decompose(a)
+    assert positive
+    np.testing.assert_allclose((ut.T * s) @ vt, a, atol=1e-13 * r)
+    np.testing.assert_allclose(ut @ ut.T, np.eye(r), atol=1e-13)
+    np.testing.assert_allclose(vt @ vt.T, np.eye(r), atol=1e-13)
+    np.testing.assert_allclose(s, np.linalg.svd(a, compute_uv=False), rtol=1e-12)
 
 
-@pytest.mark.parametrize("decades", [20, 100, 250])
-def test_svd_keeps_the_digits_of_graded_matrices(decades, rng):
-    d = 10.0 ** -np.linspace(0, decades / 2, 4)
-    a = d[:, None] * rng.standard_normal((4, 4)) * d
-    converged, u, s, v = decompose(a)
-    with mpmath.workdps(2 * decades + 60):
-        exact = mpmath.svd_r(mpmath.matrix(a.tolist()), compute_uv=False)
-        errors = [float(abs(mpmath.mpf(x) / y - 1)) for x, y in zip(s.tolist(), exact, strict=True)]
-    assert converged
-    assert max(errors) < 1e-12
-    np.testing.assert_allclose(u.T @ u, np.eye(4), atol=1e-14)
-    np.testing.assert_allclose(v.T @ v, np.eye(4), atol=1e-14)
+@pytest.mark.parametrize("r", [2, 9])
+def test_svd_says_when_the_rank_is_not_full(r):
+    assert not decompose(np.diag([1.0] * (r - 1) + [0.0]))[0]
+    assert not decompose(np.full((r, r), np.nan))[0]
 
 
-def test_svd_says_when_the_rank_is_not_full():
-    assert not decompose(np.diag([1.0, 0.0]))[0]
-    assert not decompose(np.full((2, 2), np.nan))[0]
-
-
-def test_orthonormalisation_returns_the_least_angle(rng):
+def test_orthonormalisation(rng):
     a = rng.standard_normal((5, 3))
     a[:, 2] = a[:, 0] + 1e-6 * rng.standard_normal(5)
     q, r = a.copy(), np.empty((3, 3))
@@ -59,97 +49,162 @@ def test_orthonormalisation_returns_the_least_angle(rng):
     expected = np.linalg.norm(a[:, 2] - q[:, :2] @ (q[:, :2].T @ a[:, 2])) / np.linalg.norm(a[:, 2])
     np.testing.assert_allclose(sine, expected, rtol=1e-8)
     assert orthonormalize(np.zeros((3, 2)), np.empty((2, 2))) == 0
+    rows, triangle = a.T.copy(), np.empty((3, 3))
+    assert orthonormalize_rows(rows, triangle)
+    np.testing.assert_allclose(triangle @ rows, a.T, atol=1e-14)
+    np.testing.assert_allclose(triangle, r.T, atol=1e-12)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-14)
+    assert not orthonormalize_rows(np.zeros((2, 3)), np.empty((2, 2)))
+    assert not orthonormalize_rows(np.full((2, 3), np.inf), np.empty((2, 2)))
 
 
-def test_pivoted_orthonormalisation_completes_what_underflows(rng):
-    a = rng.standard_normal((4, 4)) * [1e-200, 1.0, 0.0, 1e-100]
-    q, r, order = a.copy(), np.empty((4, 4)), np.empty(4, dtype=np.int64)
-    orthonormalize_pivoted(q, r, order)
-    np.testing.assert_allclose(q.T @ q, np.eye(4), atol=1e-14)
-    np.testing.assert_allclose((q @ r)[:, :3], a[:, order][:, :3], rtol=1e-12)
-    assert order.tolist() == [1, 3, 0, 2]
+def repeat(u, lam, v, count):
+    return {name: np.repeat(np.array(a)[None], count, axis=0) for name, a in (("u", u), ("lam", lam), ("v", v))}
 
 
-def state_at(rng, m, n, lam):
+def points(state, depth):
+    return (state["u"] * state["lam"][:, None] ** depth) @ state["v"].mT
+
+
+POINTS = [
+    (3, 3, [1.1, 0.8, 0.6]),
+    (3, 3, [1.1, 0.8, 0.8]),
+    (4, 4, [0.9, 0.9, 0.9, 0.5]),
+    (4, 3, [1.1, 0.7]),
+    (5, 2, [0.9, 0.9]),
+    (2, 5, [1.1, 0.7]),
+    (4, 4, [1.2]),
+]
+
+
+@pytest.mark.parametrize(("m", "n", "lam"), POINTS, ids=str)
+@pytest.mark.parametrize("depth", [2, 3, 4, 8, 64])
+def test_the_mean_and_the_covariance_of_a_step_are_those_of_the_generator(m, n, lam, depth, rng):
+    # Averages over ±√D e_i are those over D normal numbers, for polynomials of degree 3: exact up to O(h²).
+    lam = np.array(lam)
+    r, temperature = lam.size, 0.7
     u, _, vt = oracles.factors(rng, m, n, lam)
-    return {"u": u[None].copy(), "lam": np.array(lam)[None], "v": vt.T[None].copy()}
+    frame = Frame(u.copy(), lam**depth, vt.copy(), DepthKernel(depth))
+    shapes = [(r, r), (m, r) if m > r else (0, 0), (n, r) if n > r else (0, 0)]
+    ends = np.cumsum([a * b for a, b in shapes])
+    nodes = ends[-1] ** 0.5 * np.concatenate([np.eye(ends[-1]), -np.eye(ends[-1])])
+    noise = [p.reshape(len(nodes), *s) for p, s in zip(np.split(nodes, ends[:-1], axis=1), shapes, strict=True)]
+    g, radial = rng.standard_normal((m, n)) * lam[0] ** (1 - depth), rng.standard_normal(r)
+    # At equal singular values the potential of λ has to be symmetric.
+    radial = np.array([radial[np.flatnonzero(lam == value)[0]] for value in lam])
+    spectral = (u * (radial * depth * lam ** (depth - 1))) @ vt  # A of a gradient U diag(radial λ^{1−N}) Vᵀ
+    base = np.stack([frame.cometric(e.reshape(m, n)).ravel() for e in np.eye(m * n)])
+
+    def moments(h):
+        state = repeat(u, lam, vt.T, len(nodes))
+        gradients = np.repeat(g[None], len(nodes), axis=0), np.repeat(radial[None], len(nodes), axis=0)
+        assert not _steps.advance(state, *gradients, tuple(noise), depth, h, temperature).any()
+        moved = (points(state, depth) - (u * lam**depth) @ vt).reshape(len(nodes), -1)
+        return moved.mean(axis=0) / h, moved.T @ moved / (len(nodes) * 2 * h * temperature)
+
+    h = 1e-5 / depth**2
+    (drift, covariance), (finer, smaller) = moments(h), moments(h / 2)
+    exact = (temperature * frame.ito_drift() - frame.cometric(g) - spectral).ravel()
+    np.testing.assert_allclose(2 * finer - drift, exact, atol=1e-5 * abs(exact).max())
+    np.testing.assert_allclose(2 * smaller - covariance, base, atol=1e-5 * abs(base).max())
 
 
 @pytest.mark.parametrize(("m", "n"), [(3, 3), (4, 3), (2, 5)])
-@pytest.mark.parametrize("depth", [2, 3, 4, 8])
-def test_a_step_takes_singular_vectors_from_the_retraction(m, n, depth, rng):
-    lam = np.array([1.4, 0.8, 0.3])[: min(m, n, 2 if (m, n) != (3, 3) else 3)]
-    state = state_at(rng, m, n, lam)
-    r, h, temperature = lam.size, 0.01, 0.7
-    frame = Frame(state["u"][0].copy(), lam**depth, state["v"][0].T.copy(), DepthKernel(depth))
-    g, radial = rng.standard_normal((m, n)), rng.standard_normal(r)
-    noise = [rng.standard_normal(shape) for shape in ((r, r), (m, r), (n, r))]
-    # The same step in ambient form: V = −h A(E′) + √(2h/β) A^{1/2} ξ.
-    spectral = (frame.u * (radial * lam ** (1 - depth))) @ frame.vt
-    force = frame.scale(frame.split(g + spectral), 1)
-    normal = [
-        None if force[1 + i] is None else x - q @ (q.T @ x)
-        for i, (x, q) in enumerate(zip(noise[1:], (frame.u, frame.vt.T), strict=True))
-    ]
-    kick = frame.scale(Blocks(noise[0], *normal), 0.5)
-    v = Blocks(
-        *(None if a is None else (2 * h * temperature) ** 0.5 * b - h * a for a, b in zip(force, kick, strict=True))
-    )
-    u, s, vt = retract(frame, v)
-    stacked = [x[None] for x in noise]
-    assert not _steps.advance(state, g[None], radial[None], tuple(stacked), depth, h, temperature).any()
-    # Its singular vectors; the singular values are those of Λ + √(2h/βN) G, whose law is exact without a force.
-    x = (state["u"][0] * s) @ state["v"][0].T
-    np.testing.assert_allclose(x, oracles.dense(u, s, vt), atol=1e-12)
+@pytest.mark.parametrize("depth", [2, 3, 8])
+def test_singular_values_move_by_their_exact_law(m, n, depth, rng):
+    lam = np.array([1.4, 0.8, 0.3])[: 3 if (m, n) == (3, 3) else 2]
+    u, _, vt = oracles.factors(rng, m, n, lam)
+    r, h, temperature = lam.size, 0.1, 0.7
+    noise = [rng.standard_normal((1, *shape)) for shape in ((r, r), (m, r), (n, r))]
+    radial, state = rng.standard_normal(r), repeat(u, lam, vt.T, 1)
+    none = np.empty((1, 0, 0))
+    assert not _steps.advance(state, none, radial[None], tuple(noise), depth, h, temperature).any()
     scale = (2 * h * temperature / depth) ** 0.5
-    wide = [np.diag(lam) + scale * noise[0], *(scale * x.T for x in normal if x is not None)]
-    wide[0] -= np.diag(h * (radial + np.diag(frame.u.T @ g @ frame.vt.T) * lam ** (depth - 1)))
-    np.testing.assert_allclose(state["lam"][0], np.linalg.svd(np.hstack(wide), compute_uv=False), rtol=1e-13)
+    normal = [scale * (x[0] - q @ (q.T @ x[0])).T for x, q in zip(noise[1:], (u, vt.T), strict=True)]
+    wide = np.hstack([np.diag(lam - h * radial) + scale * noise[0][0], *normal])
+    np.testing.assert_allclose(state["lam"][0], np.linalg.svd(wide, compute_uv=False), rtol=1e-13)
 
 
-def exact_step(lam, noise, depth, amplitude):
-    """λ and singular vectors of the product of the balanced factors, in multiple precision."""
-    with mpmath.workdps(400):
-        r, values = len(lam), [mpmath.mpf(v) for v in lam.tolist()]
-        phi = [
-            [sum(a ** (2 * (depth - p)) * b ** (2 * (p - 1)) for p in range(1, depth + 1)) for b in values]
-            for a in values
-        ]
-        product = mpmath.eye(r)
-        for p in range(1, depth + 1):
-            factor = mpmath.diag(values)
-            for k in range(r):
-                for q in range(r):
-                    power = values[k] ** (depth - p) * values[q] ** (p - 1)
-                    factor[k, q] += power * amplitude * mpmath.mpf(float(noise[k, q])) / mpmath.sqrt(phi[k][q])
-            product = factor * product
-        u, s, vt = mpmath.svd_r(product)
-        frames = (np.array(q.tolist(), dtype=float) for q in (u, vt.T))
-        return np.array([float(mpmath.root(v, depth)) for v in s]), *frames
+@pytest.mark.parametrize("depth", [2, 3, 7, 64])
+def test_turns_and_forces_are_those_of_the_formulas_to_the_last_digits(depth, rng):
+    gaps = [0.9, 0.5, 1e-3 / depth, 1.5e-4 / depth, 0.5e-4 / depth, 1e-9]
+    for gap in gaps:
+        lam = np.array([1.3, 1.3 * (1 - gap), 1e-3])
+        noise, core, h = rng.standard_normal((3, 3)), rng.standard_normal((3, 3)), 0.01
+        flat, left, right = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+        _steps._pairs(lam, core, noise, depth, 0.3, h, flat, left, right)
+        with mpmath.workdps(60 + 8 * depth):
+            values = [mpmath.mpf(x) for x in lam.tolist()]
+            for k, j in ((0, 1), (0, 2), (1, 2), (1, 0)):
+                a, b = values[k], values[j]
+                phi = sum(a ** (2 * (depth - p)) * b ** (2 * (p - 1)) for p in range(1, depth + 1))
+                for sign in (1, -1):
+                    turn = (
+                        0.3
+                        * (noise[k, j] + sign * noise[j, k])
+                        * (mpmath.sqrt(phi) / (b**depth - sign * a**depth) - 1 / (mpmath.sqrt(depth) * (b - sign * a)))
+                    )
+                    assert left[k, j] + sign * right[k, j] == pytest.approx(float(turn), rel=1e-8, abs=1e-11)
+                    force = (a**depth + sign * b**depth) / (a + sign * b) * (core[k, j] + sign * core[j, k])
+                    both = 0.3 / depth**0.5 * (noise[k, j] + sign * noise[j, k]) - h * float(force)
+                    assert flat[k, j] + sign * flat[j, k] == pytest.approx(both, rel=1e-11, abs=1e-14)
 
 
-@pytest.mark.parametrize("crossing", [False, True])
-@pytest.mark.parametrize(("depth", "h"), [(2, 0.1), (5, 0.1), (8, 0.1), (64, 0.001), (64, 0.1)])
-def test_vectors_of_small_singular_values_are_right_at_any_depth(depth, h, crossing, rng):
-    for _ in range(5):
-        lam = np.sort(rng.uniform(0.1, 1.5, 3))[::-1].copy()
-        noise = rng.standard_normal((3, 3))
-        if crossing:  # a singular value that comes within 1e-3 of zero in this step
-            k = rng.integers(3)
-            noise[k, k] = -lam[k] * (depth / (2 * h)) ** 0.5 * (1 - 10.0 ** rng.uniform(-3, -1))
-        state = {"u": np.eye(3)[None].copy(), "lam": lam[None].copy(), "v": np.eye(3)[None].copy()}
-        empty = np.empty((1, 0, 0))
-        failed = _steps.advance(
-            state, np.zeros((1, 3, 3)), np.zeros((1, 3)), (noise[None], empty, empty), depth, h, 1.0
-        )
-        assert not failed.any()
-        exact, *frames = exact_step(lam, noise, depth, (2 * mpmath.mpf(h)) ** 0.5)
-        gap = np.min(1 - (exact[1:] / exact[:-1]) ** depth)
-        kept = exact > 3 * _steps.floor(depth)
-        for frame, expected in zip((state["u"][0], state["v"][0]), frames, strict=True):
-            np.testing.assert_allclose(frame.T @ frame, np.eye(3), atol=1e-13)
-            cosines = np.abs(np.sum(frame * expected, axis=0))
-            np.testing.assert_allclose(cosines[kept], 1, atol=1e-9 / gap)
+@pytest.mark.parametrize("depth", [2, 3, 8])
+def test_a_step_is_smooth_where_singular_values_coincide(depth, rng):
+    u, _, vt = oracles.factors(rng, 4, 3, np.ones(3))
+    noise, g = [rng.standard_normal((1, *s)) for s in ((3, 3), (4, 3), (3, 3))], rng.standard_normal((1, 4, 3))
+
+    def moved(gap):
+        state = repeat(u, np.array([1.2, 0.9 + gap, 0.9]), vt.T, 1)
+        _steps.advance(state, g, np.zeros((1, 3)), tuple(noise), depth, 0.05, 1.0)
+        return points(state, depth)[0]
+
+    slopes = [np.linalg.norm(moved(gap) - moved(0.0)) / gap for gap in (1e-3, 1e-5, 1e-7)]
+    assert slopes[0] > 0.01
+    np.testing.assert_allclose(slopes, slopes[0], rtol=0.02)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 7])
+def test_the_determinant_changes_sign_at_odd_depth_alone(depth, rng):
+    chains = 400
+    state = repeat(np.eye(3), np.array([1.0, 0.6, 0.05]), np.eye(3), chains)
+    noise = (rng.standard_normal((chains, 3, 3)), np.empty((chains, 0, 0)), np.empty((chains, 0, 0)))
+    none = np.empty((chains, 0, 0))
+    assert not _steps.advance(state, none, np.zeros((chains, 3)), noise, depth, 0.05, 1.0).any()
+    sign = np.linalg.det(state["u"]) * np.linalg.det(state["v"])
+    assert (sign < 0).any() == (depth % 2 == 1)
+    # Other singular vectors do not care.
+    flat = np.diag([1.0, 0.6, 0.05]) + (0.1 / depth) ** 0.5 * noise[0]
+    if depth % 2 == 1:
+        np.testing.assert_array_equal(sign > 0, np.linalg.det(flat) > 0)
+
+
+@pytest.mark.parametrize(("m", "n", "r"), [(3, 3, 3), (4, 3, 2), (12, 10, 10)])
+@pytest.mark.parametrize("depth", [3, 64])
+def test_frames_stay_orthonormal(m, n, r, depth, rng):
+    """Also where λ comes close to zero, and the frames turn by large angles."""
+    lam = np.linspace(1.0, 1e-6, r)
+    u, _, vt = oracles.factors(rng, m, n, lam)
+    state = repeat(u, lam, vt.T, 20)
+    for _ in range(50):
+        noise = tuple(rng.standard_normal((20, size, r)) for size in (r, m, n))
+        assert not _steps.advance(state, np.empty((20, 0, 0)), state["lam"], noise, depth, 0.1, 1.0).any()
+    for frame in (state["u"], state["v"]):
+        np.testing.assert_allclose(frame.mT @ frame, np.broadcast_to(np.eye(r), (20, r, r)), atol=1e-13)
+    assert (np.diff(state["lam"], axis=1) <= 0).all()
+
+
+def test_a_failed_step_leaves_its_chain_alone(rng):
+    state = repeat(np.eye(2), np.array([1.0, 0.5]), np.eye(2), 3)
+    radial, noise = np.zeros((3, 2)), rng.standard_normal((3, 2, 2))
+    radial[1] = np.inf
+    none = np.empty((3, 0, 0))
+    failed = _steps.advance(state, none, radial, (noise, none, none), 3, 0.1, 1.0)
+    assert failed.tolist() == [False, True, False]
+    assert state["lam"][1].tolist() == [1.0, 0.5]
+    assert state["u"][1].tolist() == np.eye(2).tolist()
+    assert state["lam"][0].tolist() != [1.0, 0.5]
 
 
 @pytest.mark.parametrize("depth", [2, 3, 64])
