@@ -48,7 +48,7 @@ def compared(ours, theirs):
 
 
 def heading(title, *columns):
-    print(f"\n### {title}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)  # noqa: T201
+    print(f"\n## {title}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)  # noqa: T201
 
 
 def row(*cells):
