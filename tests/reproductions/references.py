@@ -241,8 +241,8 @@ def hm_irls_steps(problem: MatrixCompletion, rank: int) -> Iterator[np.ndarray]:
     """Harmonic-mean IRLS at p = 0 with ``ε = min(ε, σ_{r+1})``, by dense linear algebra: dense iterates, few entries.
 
     The next matrix is that of least norm ``⟨X, W X⟩`` on the data. ``W⁻¹`` multiplies the entry (k, l) in the frames of
-    the last one by ``(σ_k² + σ_l²)/2 + ε²``; ε ≥ 1e-6 σ_1, for round-off. C. Kümmerle, J. Sigl, "Harmonic mean iteratively reweighted least
-    squares for low-rank matrix recovery", JMLR 19 (2018).
+    the last one by ``(σ_k² + σ_l²)/2 + ε²``; ε ≥ 1e-6 σ_1, for round-off. C. Kümmerle, J. Sigl, "Harmonic mean
+    iteratively reweighted least squares for low-rank matrix recovery", JMLR 19 (2018).
     """
     x, floor = filled(problem), math.inf
     rows, cols = problem.rows, problem.cols
