@@ -69,11 +69,12 @@ def raw_parts(problem, point):
     return {name: best_time(part, 2) for name, part in parts.items()}
 
 
-def iteration_and_parts(problem, steps=6):
-    """Shortest iteration and shortest raw parts, measured in turns: other work on the machine only ever adds time."""
+def iterations_and_parts(problem, steps=6):
+    """Seconds of each iteration, and of the raw parts measured before and after it, the mean of the two."""
     parts = []
     seconds = iterations(problem, steps=steps, between=lambda point: parts.append(raw_parts(problem, point)))
-    return min(seconds), {name: min(p[name] for p in parts) for name in parts[0]}
+    around = {name: np.array([p[name] for p in parts[1:]]) for name in parts[0]}
+    return seconds, {name: (times[1:] + times[:-1]) / 2 for name, times in around.items()}
 
 
 def best_time(operation, repeats=5):

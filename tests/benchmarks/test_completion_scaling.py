@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse
-from completion_growth import GROWTHS, best_time, growth, iteration_and_parts, iterations, observations, problem
+from completion_growth import GROWTHS, best_time, growth, iterations, iterations_and_parts, observations, problem
 from pymanopt.optimizers import ConjugateGradient
 
 from dlngeo.problems import MatrixCompletion, QuadraticLineSearcher
@@ -25,10 +25,11 @@ SIZE, ENTRIES = (100_000, 20_000_000) if FULL_SIZE else (20_000, 4_000_000)
 
 
 def test_an_iteration_costs_little_more_than_its_raw_parts(rng, record_property):
-    seconds, parts = iteration_and_parts(problem(SIZE, SIZE, ENTRIES, rng), steps=10)
-    ratio = seconds / sum(parts.values())
-    record_property("milliseconds of the raw parts", {name: round(1e3 * t, 1) for name, t in parts.items()})
-    record_property("iteration / raw parts", ratio)
+    seconds, parts = iterations_and_parts(problem(SIZE, SIZE, ENTRIES, rng), steps=10)
+    ratios = seconds / sum(parts.values())  # each to what was measured around it, since the load varies
+    ratio = np.median(ratios)
+    record_property("milliseconds of the raw parts", {k: round(1e3 * np.median(t), 1) for k, t in parts.items()})
+    record_property("iteration / raw parts: median, quartiles", np.quantile(ratios, (0.5, 0.25, 0.75)).round(2))
     # The dense algebra beside the raw parts runs on one thread, they on all: the busier the cores, the smaller.
     assert ratio < (1.5 if FULL_SIZE else 2)
 
