@@ -18,7 +18,6 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,19 +94,20 @@ def instance(name: str, level: float, seed: int) -> tuple[np.ndarray, MatrixComp
     return real(name, level, rng) if name in ("digits", "photograph") else synthetic(scene, level, rng)
 
 
-def cells(quick: bool) -> Iterator[dict[str, Any]]:
-    """Yield what is to be run: quick methods first, then seed by seed, so that what there is can always be shown."""
-    for slow in (False, True):
-        for seed in range(QUICK_SEEDS if quick else SEEDS):
-            for name, scene in SCENES.items():
-                for level in scene.levels:
-                    # The middle rank is of interest at the middle level only.
-                    ranks = scene.ranks if level == 2 else sorted({scene.ranks[0], scene.ranks[-1]})
-                    for method, how in METHODS.items():
-                        if how.slow != slow or name not in how.scenes or method in missing():
-                            continue
-                        for rank in ranks if how.told_rank else ranks[-1:]:
-                            yield {"scene": name, "level": level, "method": method, "rank": rank, "seed": seed}
+def cells(quick: bool) -> list[dict[str, Any]]:
+    """What is to be run, in order of interest and then seed by seed, so that what there is can always be shown."""
+    out = []
+    for seed in range(QUICK_SEEDS if quick else SEEDS):
+        for name, scene in SCENES.items():
+            for level in scene.levels:
+                # The middle rank is of interest at the middle level only.
+                ranks = scene.ranks if level == 2 else sorted({scene.ranks[0], scene.ranks[-1]})
+                for method, how in METHODS.items():
+                    if name not in how.scenes or method in missing():
+                        continue
+                    for rank in ranks if how.told_rank else ranks[-1:]:
+                        out.append({"scene": name, "level": level, "method": method, "rank": rank, "seed": seed})
+    return sorted(out, key=lambda cell: (METHODS[cell["method"]].turn + (cell["scene"] != "exact"), cell["seed"]))
 
 
 def compute(cell: dict[str, Any]) -> dict[str, Any]:

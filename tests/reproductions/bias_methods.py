@@ -31,12 +31,15 @@ class Entries:
 
 @dataclass(frozen=True)
 class Method:
-    """How to complete: a function of the entries and the rank, to factors and a number of iterations."""
+    """How to complete: a function of the entries and the rank, to factors and a number of iterations.
+
+    Slow methods take a later turn.
+    """
 
     complete: Callable[[Entries, int], tuple[Factors, int]]
     validates: bool = True
     told_rank: bool = True
-    slow: bool = False
+    turn: int = 0
     package: str = ""
     scenes: tuple[str, ...] = EVERYWHERE
 
@@ -82,7 +85,7 @@ METHODS = {
     "depth ∞": Method(
         lambda e, rank: _of_row(infinite_depth(_task(e, rank), "", _tick)),
         told_rank=False,
-        slow=True,
+        turn=2,
         scenes=("exact", "even", "noise", "photograph"),
     ),
     "rank unknown, depth 4": Method(_unknown_rank(4), validates=False, told_rank=False),
@@ -92,28 +95,28 @@ METHODS = {
     "MatrixIRLS": Method(lambda e, rank: references.matrix_irls(e.observed, rank), validates=False),
     "cmfrec": Method(
         lambda e, rank: packages.cmfrec(e.train, e.validation, rank),
-        slow=True,
+        turn=2,
         package="cmfrec",
         scenes=("exact", "digits"),
     ),
     "GNMR": Method(
-        lambda e, rank: references.gnmr(e.observed, rank, **_LSQR), validates=False, slow=True, scenes=SYNTHETIC
+        lambda e, rank: references.gnmr(e.observed, rank, **_LSQR), validates=False, turn=1, scenes=SYNTHETIC
     ),
     "R2RILS": Method(
-        lambda e, rank: references.r2rils(e.observed, rank, **_LSQR), validates=False, slow=True, scenes=SYNTHETIC
+        lambda e, rank: references.r2rils(e.observed, rank, **_LSQR), validates=False, turn=1, scenes=SYNTHETIC
     ),
     "R2RILS, rank by validation": Method(
         lambda e, rank: references.with_chosen_rank(
             references.r2rils, e.train, e.validation, e.observed, range(1, rank + 1), **_LSQR
         ),
         told_rank=False,
-        slow=True,
+        turn=1,
         scenes=SYNTHETIC,
     ),
     "layers, depth 3": Method(
         lambda e, rank: packages.layers(e.train, e.validation, 3, START, e.seed),
         told_rank=False,
-        slow=True,
+        turn=2,
         package="torch",
         scenes=("exact", "noise"),
     ),
@@ -122,7 +125,7 @@ METHODS = {
         lambda e, rank: packages.nuclear_norm(e.observed),
         validates=False,
         told_rank=False,
-        slow=True,
+        turn=2,
         package="cvxpy",
         scenes=("exact", "even"),
     ),
