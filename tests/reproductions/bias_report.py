@@ -85,6 +85,7 @@ def tables(results: Results, scenes: dict[str, Any]) -> str:
         columns = [
             "method",
             *(f"error, model rank {rank}" for rank in ranks),
+            "error, rank not told",
             *(["recovered"] if exact else []),
             "iterations",
             "seconds",
@@ -103,10 +104,9 @@ def _rows(results: Results, name: str, level: float, ranks: list[int], exact: bo
             rank: "{} ({}–{})".format(*map(number, interval([c["error"] for c in cells])))
             for rank, cells in by_rank.items()
         }
-        if how.told_rank:
-            errors = [shown.get(rank, "") for rank in ranks]
-        else:
-            errors = [*[""] * (len(ranks) - 1), *shown.values()]
+        errors = [shown.get(rank, "") for rank in ranks] + [""]
+        if not how.told_rank:
+            errors = [""] * len(ranks) + list(shown.values())
         recovered = " / ".join(f"{sum(c['error'] < RECOVERED for c in v)} of {len(v)}" for v in by_rank.values())
         largest = by_rank[max(by_rank)]
         count, seconds = (np.median([c[column] for c in largest]) for column in ("iterations", "seconds"))
@@ -143,7 +143,7 @@ def draw(results: Results) -> Any:
     axes[0].set_xticks(range(1, 7), [d.removeprefix("depth ") for d in DEPTHS])
     axes[0].set(
         xlabel="depth (∞: full rank)",
-        ylabel="relative error on unseen entries",
+        ylabel=f"relative error on unseen entries (≥ {LOWEST:.0e})",
         title=f"From a small start: model rank {large}, true rank {true}",
     )
     axes[0].legend(title="entries / parameters", fontsize=8, title_fontsize=8)
