@@ -91,7 +91,7 @@ def _advance(u, lam, v, gradient, radial, core_noise, left_noise, right_noise, d
             fine = fine and orthonormalize_rows(turned, triangle)
         fine = fine and orthonormalize_rows(left, triangle) and orthonormalize_rows(right, triangle)
         keeps = columns == r and depth % 2 == 0 and _odd(flat)
-        if not (fine and svd(flat, a, s, b)):
+        if not (fine and svd(flat, a, s, b) and s[0] ** depth < math.inf):
             failed[c] = True
             continue
         if columns > r:

@@ -131,6 +131,34 @@ def test_isotropic_noise_adds_the_entropy(m, n, rank, depth):
     assert abs(deviation) < 3.5 * error
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3])
+def test_potentials_of_the_frames_by_importance_sampling(depth):
+    # Both components of the invertible matrices at odd depth, det X > 0 at even depth.
+    target = np.array([[0.8, 0.5], [-0.9, 0.6]])
+
+    def gradient(x):
+        u, s, vt = np.linalg.svd(x)
+        return (u * s[:, None] ** (2 / depth - 1) / depth) @ vt - target / np.cosh(x) ** 2
+
+    u, lam, vt = np.linalg.svd(np.random.default_rng(0).standard_normal((400_000, 2, 2)))
+    x = (u * lam[:, None] ** depth) @ vt
+    if depth % 2 == 0:
+        x = x[np.linalg.det(x) > 0]
+    weight = np.exp(np.sum(target * np.tanh(x), axis=(1, 2)))
+    observables = [lambda y: np.tanh(y[..., 0, 0]), lambda y: np.tanh(y[..., 1, 0])]
+    start = x[np.linalg.det(x) > 0][:2000]
+    found = []
+    for h in (0.1, 0.05):
+        sampler = Langevin(deep(2, 2, 2, depth), gradient, 1.0, h)
+        points = sampler.sample(start, int(30 / h), burn_in=int(10 / h), thin=int(0.4 / h), rng=3).points
+        found.append([relative(f(points), np.sum(weight * f(x)) / np.sum(weight)) for f in observables])
+    for (coarse, a), (fine, b) in zip(*found, strict=True):
+        error = (4 * b**2 + a**2) ** 0.5
+        assert abs(2 * fine - coarse) < 3.2 * error
+        assert error < 0.05
+
+
 def test_each_singular_value_has_its_law():
     m = n = rank = 2
     depth, beta = 3, 2.0

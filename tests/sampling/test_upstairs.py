@@ -206,7 +206,7 @@ def test_laws_downstairs_and_upstairs_agree(noise, kappa):
         def run(h, kind=kind):
             rng = np.random.default_rng(7)
             sampler = kind(space, lambda x: x - target, 2.0, h, noise=noise, kappa=kappa)
-            start = np.broadcast_to(target, (1000, 2, 3))
+            start = np.broadcast_to(target, (1200, 2, 3))
             x = sampler.sample(start, int(6 / h), burn_in=int(2 / h), thin=5, rng=rng).points
             return relative(np.sum(target * x, axis=(2, 3)), 1.0)
 
