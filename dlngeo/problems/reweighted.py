@@ -204,7 +204,7 @@ class _Runner:
                 if heldout is None and sweep.floor < 0.99 * least:
                     least, stale = sweep.floor, 0
                 if sweep.residual <= self.tolerance and _parameters(problem, sweep.rank) < len(problem):
-                    return Completed("exact", point, history)
+                    return Completed("exact", _without_zeros(point, self.tolerance * problem.values), history)
                 if sweep.floor <= lowest:
                     status = "held out"
                     break
@@ -390,6 +390,14 @@ def _truncated(left: Array, right: Array, rank: int, unit: float) -> Point:
     (q, r), (p, t) = np.linalg.qr(left), np.linalg.qr(right.T)
     u, s, vt = np.linalg.svd(r @ t.T)
     return q @ u[:, :rank], unit * s[:rank], vt[:rank] @ p.T
+
+
+def _without_zeros(point: Point, allowance: Array) -> Point:
+    """Drop the singular values that together are smaller than an error that is allowed on the entries."""
+    u, s, vt = point
+    tails = np.cumsum(s[::-1] ** 2)[::-1]
+    rank = max(1, int(np.count_nonzero(tails > _squares(allowance))))
+    return u[:, :rank], s[:rank], vt[:rank]
 
 
 def _squares(x: Array) -> float:
