@@ -49,7 +49,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.problems._pattern import Pattern, padded
+from dlngeo.problems._pattern import Pattern
+from dlngeo.problems._tangent_fit import TangentFit
 
 if TYPE_CHECKING:
     from dlngeo.problems.completion import MatrixCompletion
@@ -82,7 +83,7 @@ class Sweep:
     iteration : int
         Number of the sweep, from 1.
     floor : float
-        The floor ε under the singular values.
+        The floor ε under the singular values, in units of the root mean square of the observed values.
     rank : int
         Number R of singular values above it.
     residual : float
@@ -116,7 +117,8 @@ class Completed:
     status : str
         ``"exact"`` (all entries are met to the tolerance by a matrix with fewer parameters than entries; with hardly
         more entries than parameters there may be others),
-        ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` or ``"interrupted"`` (Ctrl-C).
+        ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` (before the floor that they chose) or
+        ``"interrupted"`` (Ctrl-C).
     point : tuple of array
         ``(u, s, vt)`` with ``X = (u * s) @ vt``, singular values in descending order.
     history : list of Sweep
@@ -135,14 +137,14 @@ class Completed:
 
 def complete(
     problem: MatrixCompletion,
-    rank: int | None = None,
+    rank: int | None,
     *,
-    depth: float = 4,
-    heldout: MatrixCompletion | None = None,
-    tolerance: float = 1e-10,
-    max_iterations: int = 300,
-    rng: Any = None,
-    callback: Callable[[Sweep, Point], None] | None = None,
+    depth: float,
+    heldout: MatrixCompletion | None,
+    tolerance: float,
+    max_iterations: int,
+    rng: Any,
+    callback: Callable[[Sweep, Point], None] | None,
 ) -> Completed:
     """Complete a matrix; see :meth:`dlngeo.problems.MatrixCompletion.complete`."""
     kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized=True)
@@ -188,7 +190,11 @@ class _Runner:
         callback: Callable[[Sweep, Point], None] | None,
         lowest: float = 0.0,
     ) -> Completed:
-        """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best."""
+        """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best.
+
+        ``lowest`` is a floor that held-out entries have chosen. It may not be reached, where so many singular values
+        remain that the floor cannot follow; then the lowest that was reached stands for it.
+        """
         history: list[Sweep] = []
         best, best_error, stale, least = None, math.inf, 0, math.inf
         status, point = "iteration limit", None
@@ -204,11 +210,13 @@ class _Runner:
                 if heldout is None and sweep.floor < 0.99 * least:
                     least, stale = sweep.floor, 0
                 if sweep.residual <= self.tolerance and _parameters(problem, sweep.rank) < len(problem):
-                    return Completed("exact", _without_zeros(point, self.tolerance * problem.values), history)
-                if sweep.floor <= lowest:
-                    status = "held out"
+                    return Completed(
+                        "exact", _without_zeros(point, self.tolerance * float(np.linalg.norm(problem.values))), history
+                    )
+                if sweep.floor <= lowest or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
+                    status = "held out" if lowest else "stalled"
                     break
-                if len(history) == self.max_iterations or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
+                if len(history) == self.max_iterations:
                     break
         except KeyboardInterrupt:
             if point is None:
@@ -218,8 +226,6 @@ class _Runner:
             point, count = best
             history = history[:count]
             status = "interrupted" if status == "interrupted" else "held out"
-        elif lowest:
-            status = "held out" if status == "iteration limit" else status
         assert point is not None
         return Completed(status, point, history)
 
@@ -260,13 +266,13 @@ def _sweeps(
         lower = min(_DECAY * floor, max(following, _FASTEST * floor)) if change < _SETTLED else _DECAY * floor
         floor = max(lower, s[most] if most < len(s) else 0.0)
         rank = min(most, max(1, int(np.count_nonzero(s > floor))))
-        space, top = _Tangent(u[:, :rank], vt[:rank].T, pattern), s[:rank]
+        space, top = TangentFit(u[:, :rank], vt[:rank].T, pattern), s[:rank]
         ridge = _ridge(kernel, top, floor)
         last = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]
         # Weak singular values are pulled to zero, near the floor without bound.
         guess = [np.diag(top / (1 + np.diagonal(ridge[0]) / space.fraction)), *last[1:]]
         tolerance = min(_LOOSEST, max(_INNER_SHARE * change, _TIGHTEST))
-        z, count = _solve(space, values, ridge, guess, tolerance)
+        z, count = space.solve(values, ridge, guess, tolerance, _INNER_ITERATIONS)
         change = math.sqrt(sum(_squares(a - b) for a, b in zip(z, last, strict=True)) / sum(map(_squares, z)))
         left, right = space.factors(z)
         residual = values - space.sample(z)
@@ -285,7 +291,10 @@ def _sweeps(
 
 
 def _ridge(kernel: Kernel, top: Array, floor: float) -> list[Array]:
-    """Weights ``φ₀/(φ − φ₀)`` of ``φ₀ 𝒟⁻¹`` in the three blocks of the tangent space; huge where 𝒟 vanishes."""
+    """Weights ``φ₀/(φ − φ₀)`` of ``φ₀ 𝒟⁻¹`` in the three blocks of the tangent space; 1e77 where 𝒟 vanishes.
+
+    Kernels grow with both singular values; a difference below 0 is round-off.
+    """
     top = np.maximum(top, floor)
     least = float(kernel(floor, floor))
     with np.errstate(divide="ignore", over="ignore"):
@@ -320,71 +329,6 @@ def _leading(
     return u, s, vt
 
 
-class _Tangent:
-    """Tangent space at frames u (m×R) and v (n×R): ``Z = u M vᵀ + A vᵀ + u Bᵀ`` with ``uᵀA = 0`` and ``vᵀB = 0``."""
-
-    def __init__(self, u: Array, v: Array, pattern: Pattern) -> None:
-        self._u, self._v, self._pattern = u, v, pattern
-        self.fraction = len(pattern) / (pattern.shape[0] * pattern.shape[1])
-
-    def sample(self, vector: list[Array]) -> Array:
-        """Evaluate ``P_Ω Z``."""
-        left, right = self.factors(vector)
-        return self._pattern.sample(padded(left, np.float64), padded(right.T, np.float64), None)[0]
-
-    def project(self, entries: Array) -> list[Array]:
-        """Project the matrix with these entries on Ω and zeros elsewhere."""
-        of_v, of_u = self._pattern.times(entries, self._v), self._pattern.transposed_times(entries, self._u)
-        core = self._u.T @ of_v
-        return [core, of_v - self._u @ core, of_u - self._v @ core.T]
-
-    def factors(self, vector: list[Array]) -> tuple[Array, Array]:
-        """Factors of Z, of shapes (m, 2R) and (2R, n)."""
-        core, a, b = vector
-        return np.hstack((self._u @ core + a, self._u)), np.vstack((self._v.T, b.T))
-
-
-def _solve(
-    space: _Tangent, values: Array, ridge: list[Array], start: list[Array], tolerance: float
-) -> tuple[list[Array], int]:
-    """Minimise ``‖P_Ω Z − a‖² + Σ ridge·Z²`` by conjugate gradients; return Z and the number of iterations.
-
-    The preconditioner is the matrix of entries that are evenly spread.
-    """
-    inverse = [1 / (space.fraction + r) for r in ridge]
-
-    def dot(x: list[Array], y: list[Array]) -> float:
-        return sum(float(np.vdot(a, b)) for a, b in zip(x, y, strict=True))
-
-    def times(z: list[Array]) -> list[Array]:
-        return [p + r * x for p, r, x in zip(space.project(space.sample(z)), ridge, z, strict=True)]
-
-    def plus(x: list[Array], scale: float, y: list[Array]) -> list[Array]:
-        return [a + scale * b for a, b in zip(x, y, strict=True)]
-
-    def precondition(x: list[Array]) -> list[Array]:
-        return [i * a for i, a in zip(inverse, x, strict=True)]
-
-    right = space.project(values)
-    z, gradient = start, plus(right, -1.0, times(start))
-    ahead = precondition(gradient)
-    small = tolerance**2 * dot(right, precondition(right))
-    size = dot(gradient, ahead)
-    for count in range(_INNER_ITERATIONS):
-        if size <= small:
-            return z, count
-        image = times(ahead)
-        curvature = dot(ahead, image)
-        if curvature == 0:  # below the smallest double
-            return z, count
-        step = size / curvature
-        z, gradient = plus(z, step, ahead), plus(gradient, -step, image)
-        weighted = precondition(gradient)
-        last, size = size, dot(gradient, weighted)
-        ahead = plus(weighted, size / last, ahead)
-    return z, _INNER_ITERATIONS
-
-
 def _truncated(left: Array, right: Array, rank: int, unit: float) -> Point:
     """Leading part of the SVD of ``left @ right``."""
     (q, r), (p, t) = np.linalg.qr(left), np.linalg.qr(right.T)
@@ -392,11 +336,11 @@ def _truncated(left: Array, right: Array, rank: int, unit: float) -> Point:
     return q @ u[:, :rank], unit * s[:rank], vt[:rank] @ p.T
 
 
-def _without_zeros(point: Point, allowance: Array) -> Point:
-    """Drop the singular values that together are smaller than an error that is allowed on the entries."""
+def _without_zeros(point: Point, allowance: float) -> Point:
+    """Drop the singular values whose norm together is below an error that is allowed on the entries."""
     u, s, vt = point
-    tails = np.cumsum(s[::-1] ** 2)[::-1]
-    rank = max(1, int(np.count_nonzero(tails > _squares(allowance))))
+    tails = np.sqrt(np.cumsum((s[::-1] / s[0]) ** 2)[::-1])  # the squares of the values themselves may underflow
+    rank = max(1, int(np.count_nonzero(tails > allowance / s[0])))
     return u[:, :rank], s[:rank], vt[:rank]
 
 

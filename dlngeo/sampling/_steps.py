@@ -86,10 +86,10 @@ def _advance(u, lam, v, gradient, radial, core_noise, left_noise, right_noise, d
                 done += m
             if n > r:
                 _normal(vt, right_noise[c], right_force, lam[c], depth, amplitude, scale, h, right, wide[:, done:])
-            fine = orthonormalize_rows(wide, flat)
+            fine = orthonormalize_rows(wide, flat) > 0.0
             turned[:] = wide[:, :r]
-            fine = fine and orthonormalize_rows(turned, triangle)
-        fine = fine and orthonormalize_rows(left, triangle) and orthonormalize_rows(right, triangle)
+            fine = fine and orthonormalize_rows(turned, triangle) > 0.0
+        fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
         keeps = columns == r and depth % 2 == 0 and _odd(flat)
         if not (fine and svd(flat, a, s, b) and s[0] ** depth < math.inf):
             failed[c] = True

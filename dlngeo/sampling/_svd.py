@@ -96,18 +96,20 @@ def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    bool
-        Whether they were linearly independent and finite.
+    float
+        Least sine of the angle between a row and those before it: 0 if they are linearly dependent, or not finite.
     """
     r, m = a.shape
+    least = 1.0
     for k in range(r):
         scale = 0.0
         for i in range(m):
             scale = max(scale, abs(a[k, i]))
         if not 0.0 < scale < math.inf:
-            return False
+            return 0.0
         for i in range(m):
             a[k, i] /= scale
+        length = _dot(a[k], a[k])
         for j in range(r):
             triangle[k, j] = 0.0
         for _ in range(2):
@@ -118,52 +120,15 @@ def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
                     a[k, i] -= total * a[j, i]
         size = math.sqrt(_dot(a[k], a[k]))
         if not size > 0.0:
-            return False
-        triangle[k, k] = scale * size
-        for i in range(m):
-            a[k, i] /= size
-    return True
-
-
-@_jit
-def orthonormalize(a, triangle):  # type: ignore[no-untyped-def]
-    """QR of a tall matrix in place by Gram–Schmidt, twice: ``a`` becomes Q, and R goes to ``triangle``.
-
-    Returns
-    -------
-    float
-        Least sine of the angle between a column and those before it: 0 if they are linearly dependent.
-    """
-    m, r = a.shape
-    least = 1.0
-    for k in range(r):
-        scale = 0.0
-        for i in range(m):
-            scale = max(scale, abs(a[i, k]))
-        if not 0.0 < scale < math.inf:
-            return 0.0
-        length = 0.0
-        for i in range(m):
-            a[i, k] /= scale
-            length += a[i, k] ** 2
-        for j in range(r):
-            triangle[j, k] = 0.0
-        for _ in range(2):
-            for j in range(k):
-                total = 0.0
-                for i in range(m):
-                    total += a[i, j] * a[i, k]
-                triangle[j, k] += total * scale
-                for i in range(m):
-                    a[i, k] -= total * a[i, j]
-        size = 0.0
-        for i in range(m):
-            size += a[i, k] ** 2
-        size = math.sqrt(size)
-        if not size > 0.0:
             return 0.0
         least = min(least, size / math.sqrt(length))
         triangle[k, k] = scale * size
         for i in range(m):
-            a[i, k] /= size
+            a[k, i] /= size
     return least
+
+
+@_jit
+def orthonormalize(a, triangle):  # type: ignore[no-untyped-def]
+    """QR of a tall matrix in place: ``a`` becomes Q, and R goes to ``triangle``; see :func:`orthonormalize_rows`."""
+    return orthonormalize_rows(a.T, triangle.T)

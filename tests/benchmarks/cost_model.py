@@ -68,21 +68,21 @@ def supported(rows, least=3.0):
         z = coefficients / np.sqrt(np.diagonal(covariance))
         if z.min() >= least or len(names) == 1:
             return names, coefficients, covariance, residuals
-        print(f"dropped: {names[z.argmin()]}, z = {z.min():.1f}")  # noqa: T201
+        print(f"dropped: {names[z.argmin()]}, z = {z.min():.1f}")
         del names[z.argmin()]
 
 
 def report(rows):
-    print("| entries | m = n | rank | ms |\n| --- | --- | --- | --- |")  # noqa: T201
+    print("| entries | m = n | rank | ms |\n| --- | --- | --- | --- |")
     for entries, size, rank, seconds in rows:
-        print(f"| {entries:,} | {size:,} | {rank} | {1e3 * seconds:.1f} |")  # noqa: T201
+        print(f"| {entries:,} | {size:,} | {rank} | {1e3 * seconds:.1f} |")
     names, coefficients, covariance, residuals = supported(rows)
-    print("\n| term | coefficient, s | standard error |\n| --- | --- | --- |")  # noqa: T201
+    print("\n| term | coefficient, s | standard error |\n| --- | --- | --- |")
     for name, value, error in zip(names, coefficients, np.sqrt(np.diagonal(covariance)), strict=True):
-        print(f"| {name} | {value:.2e} | {error:.0e} |")  # noqa: T201
+        print(f"| {name} | {value:.2e} | {error:.0e} |")
     rms, worst = np.sqrt(np.mean(residuals**2)), np.abs(residuals).max()
-    print(f"\nrelative residuals: root mean square {rms:.1%}, largest {worst:.1%}\n")  # noqa: T201
-    print("| entries | m = n | rank | cores | entries' part | factors' part |\n|" + " --- |" * 6)  # noqa: T201
+    print(f"\nrelative residuals: root mean square {rms:.1%}, largest {worst:.1%}\n")
+    print("| entries | m = n | rank | cores | entries' part | factors' part |\n|" + " --- |" * 6)
     of_entries = np.array(["Ω" in name for name in names])
     for entries, size, rank, cores in EXTRAPOLATED:
         terms = design(names, [(entries, size, rank)])[0]
@@ -90,7 +90,7 @@ def report(rows):
         for part, divisor in ((of_entries, cores), (~of_entries, 1)):
             some = np.where(part, terms, 0) / divisor
             cells.append(f"{some @ coefficients:.2g} ± {np.sqrt(some @ covariance @ some):.1g} s")
-        print(f"| {entries:.0e} | {size:.0e} | {rank} | {cores} | {' | '.join(cells)} |")  # noqa: T201
+        print(f"| {entries:.0e} | {size:.0e} | {rank} | {cores} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def compared(ours, theirs):
 
 
 def heading(title, *columns):
-    print(f"\n## {title}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)  # noqa: T201
+    print(f"\n## {title}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
 
 
 def row(*cells):
-    print(f"| {' | '.join(cells)} |", flush=True)  # noqa: T201
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def steps():
@@ -90,7 +90,7 @@ def solutions(rounds=3):
             times, counts = zip(*found, strict=True)
             row(f"{error:g}", name, str(counts[0]), *compared(ours, times).split(" | ")[1:])
     if len(names) < len(SOLVERS):
-        print("\ncmfrec is not installed and was left out; `pip install dlngeo[bench]` brings it.")  # noqa: T201
+        print("\ncmfrec is not installed and was left out; `pip install dlngeo[bench]` brings it.")
 
 
 def closed_forms():
@@ -131,7 +131,7 @@ def on_autograd():
         closed()
         turns = [(seconds(closed), seconds(generic)) for _ in range(rounds)]
         out[name] = list(zip(*turns, strict=True))
-    print("\n" + json.dumps(out))  # noqa: T201
+    print("\n" + json.dumps(out))
 
 
 def geometry():
@@ -183,7 +183,7 @@ def main():
 
     torch.set_num_threads(1)
     installed = [p for p in PACKAGES if importlib.util.find_spec(p)]
-    print(", ".join(f"{p} {importlib.metadata.version(p)}" for p in installed))  # noqa: T201
+    print(", ".join(f"{p} {importlib.metadata.version(p)}" for p in installed))
     with threadpool_limits(1):
         for section in (steps, solutions, closed_forms, geometry):
             section()

@@ -38,5 +38,5 @@ def test_a_dense_cometric_costs_little_more_than_one_svd_and_four_products(depth
     times = np.array([[seconds(cometric), seconds(bound)] for _ in range(REPEATS)])
     ours, theirs = times.min(axis=0)
     ratio = ours / theirs
-    print(f"depth {depth}: {1e3 * ours:.2f} ms, {ratio:.2f} × one SVD and four products")  # noqa: T201
+    print(f"depth {depth}: {1e3 * ours:.2f} ms, {ratio:.2f} × one SVD and four products")
     assert ratio <= 1.3

@@ -48,7 +48,7 @@ def test_a_sectional_curvature_costs_less_than_five_christoffel_maps_and_the_fir
             f()
         times = np.array([[seconds(f) for f in runs] for _ in range(REPEATS)]).min(axis=0)
     ratios = times[1:] / times[0]
-    print(  # noqa: T201
+    print(
         f"depth {depth}: Christoffel map {1e3 * times[0]:.2f} ms; sectional curvature {ratios[0]:.1f}, known point "
         f"{ratios[1]:.1f}, scalar curvature {ratios[2]:.1f} times that"
     )
@@ -77,5 +77,5 @@ def test_ricci_curvature_costs_far_less_than_its_trace_over_a_basis(rng):
     closed()
     with threadpool_limits(1):
         times = np.array([[seconds(trace), seconds(closed)] for _ in range(10)]).min(axis=0)
-    print(f"Ricci curvature: 1/{times[0] / times[1]:.0f} of its trace")  # noqa: T201
+    print(f"Ricci curvature: 1/{times[0] / times[1]:.0f} of its trace")
     assert times[0] > 8 * times[1]

@@ -36,7 +36,7 @@ def test_an_evaluation_costs_the_same_at_every_depth(rng, d, rank):
         y = state.pack(u, np.linspace(1, 0.1, rank), v.T)
         calls.append(lambda state=state, y=y: [state.velocity(0.0, y) for _ in range(20)])
     shallow, deep = interleaved(calls, 30)
-    print(f"d = {d}, rank {rank}: {5e4 * deep:.0f} µs at depth 64, {deep / shallow:.2f} × depth 2")  # noqa: T201
+    print(f"d = {d}, rank {rank}: {5e4 * deep:.0f} µs at depth 64, {deep / shallow:.2f} × depth 2")
     assert deep <= 1.2 * shallow
 
 
@@ -65,7 +65,7 @@ def test_a_flow_is_faster_than_the_integration_of_64_layers_to_the_same_accuracy
     mine, theirs = interleaved([ours, layers], 3)
     difference = np.abs(found["ours"].points[-1] - found["layers"].points[-1]).max()
     moved = 1 - np.linalg.norm(found["ours"].points[-1] - target) / np.linalg.norm(start - target)
-    print(  # noqa: T201
+    print(
         f"d = {d}, rank {rank}: {1e3 * mine:.0f} ms, layers {theirs / mine:.1f} × as long; difference {difference:.1e} "
         f"after {moved:.2f} of the way; evaluations {found['ours'].n_evaluations} and {found['layers'].n_evaluations}"
     )

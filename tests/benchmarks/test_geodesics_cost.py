@@ -94,7 +94,7 @@ def test_closed_forms_beat_automatic_differentiation():
     )
     result = json.loads(run.stdout.splitlines()[-1])
     for name, (ours, theirs, difference) in result.items():
-        print(f"{name}: {1e3 * ours:.2f} ms, {theirs / ours:.0f} × as fast; difference {difference:.1e}")  # noqa: T201
+        print(f"{name}: {1e3 * ours:.2f} ms, {theirs / ours:.0f} × as fast; difference {difference:.1e}")
         assert difference < 1e-4, name
     ratios = {name: theirs / ours for name, (ours, theirs, _) in result.items()}
     assert ratios["christoffels"] > 5
@@ -112,7 +112,7 @@ def test_exp_of_a_batch_costs_a_fraction_of_a_loop(d):
     v = gs.from_numpy(0.3 * rng.standard_normal((64, d, d)))
     _, batch = timed(lambda: metric.exp(v, x), 3)
     _, loop = timed(lambda: [metric.exp(b, a) for a, b in zip(x, v, strict=True)], 1)
-    print(f"d = {d}: batch {1e3 * batch:.1f} ms, loop {loop / batch:.1f} × as long")  # noqa: T201
+    print(f"d = {d}: batch {1e3 * batch:.1f} ms, loop {loop / batch:.1f} × as long")
     assert loop > 3 * batch
 
 
