@@ -265,7 +265,7 @@ def _sweeps(
         following = s[rank] if rank < len(s) else 0.0
         lower = min(_DECAY * floor, max(following, _FASTEST * floor)) if change < _SETTLED else _DECAY * floor
         floor = max(lower, s[most] if most < len(s) else 0.0)
-        rank = min(most, max(1, int(np.count_nonzero(s > floor))))
+        rank = max(1, int(np.count_nonzero(s > floor)))  # at most ``most``
         space, top = TangentFit(u[:, :rank], vt[:rank].T, pattern), s[:rank]
         ridge = _ridge(kernel, top, floor)
         last = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]

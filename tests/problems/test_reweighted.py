@@ -179,6 +179,25 @@ def test_rows_without_entries_are_zero_and_a_given_rank_bounds_the_result(rng):
     assert problem.complete(3).status == "exact"
 
 
+def test_a_fit_with_more_parameters_than_entries_is_not_called_exact(rng):
+    entries = np.nonzero(rng.random((30, 25)) < 0.4)
+    problem = MatrixCompletion(*entries, rng.standard_normal(len(entries[0])), (30, 25))
+    seen = []
+    found = problem.complete(20, rng=0, callback=lambda sweep, _: seen.append(sweep))
+    assert min(sweep.residual for sweep in seen) < 1e-10
+    assert found.status == "held out"
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1.0, 1e150])
+def test_round_off_is_no_rank(unit, rng):
+    u, v = (np.linalg.qr(rng.standard_normal((k, 4)))[0] for k in (6, 5))
+    point = u, unit * np.array([3.0, 1e-3, 4e-9, 3e-9]), v.T
+    for allowance, rank in ((4.9e-9, 3), (5.1e-9, 2), (1e-3, 2), (1.1e-3, 1), (10.0, 1), (0.0, 4)):
+        parts = reweighted._without_zeros(point, unit * allowance)
+        assert [p.shape for p in parts] == [(6, rank), (rank,), (rank, 5)]
+        np.testing.assert_array_equal(parts[1], point[1][:rank])
+
+
 def test_large_matrices_are_decomposed_in_part(rng, monkeypatch):
     truth, problem = instance(60, 50, 2, 3, rng)
     monkeypatch.setattr(reweighted, "_DENSE", 0)
