@@ -111,9 +111,15 @@ def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, width
     Raises
     ------
     TypeError, ValueError
-        As :func:`entropy_gradient`.
+        As :func:`entropy_gradient`, and if the direction has another shape or NaN or infinite entries.
     """
-    return _hessian(_at(x, depth, rank, widths), x, z)
+    at = _at(x, depth, rank, widths)
+    xp, direction = _check.floating(untraced(z))
+    if tuple(direction.shape[-2:]) != at.spectral.shape:
+        m, n = at.spectral.shape
+        raise ValueError(f"the direction has shape {tuple(direction.shape)}, but the matrix is {m}×{n}; give it those.")
+    _check.finite(xp, direction, "the direction")
+    return _hessian(at, x, z)
 
 
 def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
@@ -131,8 +137,7 @@ def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[i
     TypeError, ValueError
         As :func:`entropy`.
     """
-    xp, x = _check.floating(untraced(x))
-    return xp.exp(entropy(x, _check.positive_integer(depth, "depth"), rank, widths))
+    return _volume(_at(x, _check.positive_integer(depth, "depth"), rank, widths), x)
 
 
 def free_energy(
@@ -148,7 +153,7 @@ def free_energy(
     Parameters
     ----------
     cost : callable or array, shape=[...]
-        Energy E, a function of matrices, or its value at X.
+        Energy E, a function of matrices, or its value at X: one number for each matrix.
     x : array, shape=[..., m, n]
         Matrix.
     depth : float
@@ -166,10 +171,11 @@ def free_energy(
     Raises
     ------
     TypeError, ValueError
-        As :func:`entropy`, and if ``beta`` is not a positive number.
+        As :func:`entropy`, and if ``beta`` is not a positive number, or the energies are NaN or not one for each
+        matrix.
     """
-    energy = cost(x) if callable(cost) else cost
-    return energy - entropy(x, depth, rank, widths) / _check.positive(beta, "beta")
+    beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths)
+    return _energy(cost, x, tuple(value.shape)) - value / beta
 
 
 def free_energy_gradient(
@@ -196,10 +202,10 @@ def free_energy_gradient(
     Raises
     ------
     TypeError, ValueError
-        As :func:`free_energy`, and where S is not differentiable.
+        As :func:`free_energy`, with gradients for energies, and where S is not differentiable.
     """
-    straight = euclidean_gradient(x) if callable(euclidean_gradient) else euclidean_gradient
-    return straight - entropy_gradient(x, depth, rank, widths) / _check.positive(beta, "beta")
+    beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths)
+    return _slope(euclidean_gradient, x, tuple(value.shape)) - value / beta
 
 
 class _Point(NamedTuple):
@@ -209,9 +215,45 @@ class _Point(NamedTuple):
 
 def _at(x: Any, depth: float, rank: int | None, widths: Sequence[int] | None) -> _Point:
     values = _check.floating(untraced(x))[1]
+    if values.ndim < 2:
+        raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
     m, n = values.shape[-2:]
     spectral = SpectralEntropy(m, n, depth, rank, widths)
     return _Point(Frame.at(values, spectral.kernel, spectral.rank), spectral)
+
+
+def _energy(cost: Any, x: Any, shape: tuple[int, ...]) -> Any:
+    """Energies at x, after checking that there is one for each matrix: a sum over a whole batch would pass unseen."""
+    energy, xp, plain = _evaluated(cost, x, "cost")
+    got = tuple(plain.shape)
+    if got != shape and (callable(cost) or not _broadcasts(got, shape)):
+        raise ValueError(f"cost has shape {got} at x, where {shape} is expected; sum over the last two axes only.")
+    if bool(xp.any(xp.isnan(plain))):
+        raise ValueError("cost is NaN at x; see that it is defined there.")
+    return energy
+
+
+def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
+    """Gradients at x, after checking that they are matrices of its shape."""
+    slope, xp, plain = _evaluated(euclidean_gradient, x, "euclidean_gradient")
+    got = tuple(plain.shape)
+    if got[-2:] != shape[-2:] or not _broadcasts(got, shape):
+        raise ValueError(f"euclidean_gradient has shape {got} at x, where {shape} is expected; differentiate in x.")
+    _check.finite(xp, plain, "euclidean_gradient")
+    return slope
+
+
+def _evaluated(function: Any, x: Any, name: str) -> tuple[Any, Any, Any]:
+    """Return a function at x, or the value given for it, with the namespace of the value and the value untraced."""
+    value = function(x) if callable(function) else function
+    if value is None:
+        raise TypeError(f"{name} must be a function of matrices or its value at x, got None.")
+    xp, plain = _check.floating(untraced(value))
+    return (plain if isinstance(value, (list, tuple)) else value), xp, plain
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return all(a in (1, b) for a, b in zip(shape[::-1], to[::-1], strict=False)) and len(shape) <= len(to)
 
 
 # The operations, on plain arrays, with their vector-Jacobian products. The point x enters through its frame only.
@@ -243,6 +285,11 @@ def _unavailable(*_: Any) -> Any:
 
 _entropy: Operation = Operation(
     lambda at, x: at.spectral(at.frame.s), (lambda at, c, x: c[..., None, None] * _gradient(at, x),), "entropy"
+)
+_volume: Operation = Operation(
+    lambda at, x: at.frame._xp.exp(at.spectral(at.frame.s)),
+    (lambda at, c, x: (c * _volume(at, x))[..., None, None] * _gradient(at, x),),
+    "orbit_volume",
 )
 _gradient: Operation = Operation(_gradient_value, (lambda at, c, x: _hessian(at, x, c),), "entropy_gradient")
 _hessian: Operation = Operation(

@@ -424,6 +424,16 @@ def test_torch_differentiates_the_free_energy_of_a_batch(rng):
     np.testing.assert_allclose(x.grad, exact, atol=1e-12)
 
 
+def test_the_volume_of_the_orbit_is_differentiated_too(rng):
+    torch = pytest.importorskip("torch")
+    point = Point(rng, "two equal")
+    volume, s1 = orbit_volume(point.x, **point.at), entropy_gradient(point.x, **point.at)
+    np.testing.assert_allclose(autograd.grad(lambda x: orbit_volume(x, **point.at))(point.x), volume * s1, rtol=1e-12)
+    x = torch.tensor(np.stack([point.x, 0.7 * point.x]), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: orbit_volume(x / 3, **point.at), x)
+    assert torch.autograd.gradgradcheck(lambda x: orbit_volume(x / 3, **point.at), x)
+
+
 def test_third_derivatives_are_refused(rng):
     torch = pytest.importorskip("torch")
     x, z = torch.tensor(rng.standard_normal((2, 3, 3)))
@@ -481,3 +491,52 @@ def test_more_refusals(rng):
             orbit_volume(x, depth)
     with pytest.raises(ValueError, match="NaN"):
         entropy(x * np.nan, 3)
+    for function in (entropy, entropy_gradient, orbit_volume):
+        with pytest.raises(ValueError, match=r"shape \(\.\.\., m, n\) are expected, got shape \(3,\)"):
+            function(x[0], 3)
+    with pytest.raises(ValueError, match=r"direction has shape \(2, 2\)"):
+        entropy_hessian(np.ones((2, 2)), x, 3)
+    with pytest.raises(ValueError, match="the direction holds NaN"):
+        entropy_hessian(x * np.nan, x, 3)
+
+
+@pytest.mark.parametrize(
+    ("cost", "error", "message"),
+    [
+        (lambda x: np.sum(x**2), ValueError, r"cost has shape \(\) at x, where \(2,\) is expected"),
+        (lambda x: x, ValueError, r"cost has shape \(2, 3, 3\)"),
+        (np.ones(3), ValueError, r"cost has shape \(3,\)"),
+        (np.ones((2, 2)), ValueError, r"cost has shape \(2, 2\)"),
+        (np.array([1.0, np.nan]), ValueError, "cost is NaN"),
+        (None, TypeError, "a function of matrices or its value"),
+    ],
+    ids=["sum over the batch", "matrices", "other batch", "more axes", "NaN", "None"],
+)
+def test_energies_that_are_not_one_for_each_matrix_are_refused(rng, cost, error, message):
+    with pytest.raises(error, match=message):
+        free_energy(cost, rng.standard_normal((2, 3, 3)), 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "error", "message"),
+    [
+        (lambda x: np.ones(3), ValueError, r"euclidean_gradient has shape \(3,\) at x, where \(2, 3, 3\)"),
+        (np.ones((3, 3, 3)), ValueError, r"euclidean_gradient has shape \(3, 3, 3\)"),
+        (np.full((3, 3), np.inf), ValueError, "euclidean_gradient holds NaN or infinite"),
+        (None, TypeError, "a function of matrices or its value"),
+    ],
+    ids=["vector", "other batch", "infinite", "None"],
+)
+def test_gradients_that_are_not_matrices_of_the_shape_are_refused(rng, gradient, error, message):
+    with pytest.raises(error, match=message):
+        free_energy_gradient(gradient, rng.standard_normal((2, 3, 3)), 3, 1.0)
+
+
+def test_constants_and_lists_are_energies_and_gradients(rng):
+    x, g = rng.standard_normal((2, 3, 3)), rng.standard_normal((3, 3))
+    np.testing.assert_array_equal(free_energy(1, x, 3, 2.0), free_energy([1.0, 1.0], x, 3, 2.0))
+    expected = np.stack([free_energy_gradient(g, one, 3, 2.0) for one in x])
+    np.testing.assert_allclose(free_energy_gradient(lambda x: g, x, 3, 2.0), expected, rtol=1e-12)
+    np.testing.assert_allclose(free_energy_gradient(g.tolist(), x, 3, 2.0), expected, rtol=1e-12)
+    torch = pytest.importorskip("torch")
+    assert free_energy(1, torch.tensor(x), 3, 2.0).tolist() == pytest.approx(free_energy(1, x, 3, 2.0).tolist())
