@@ -232,23 +232,30 @@ def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
 
     It is :class:`~dlngeo.spectral_entropy.SpectralEntropy` in λ: samplers meet λ whose ``σ = λ^N`` underflows.
 
-    ``∂S/∂λ_k = Σ_{q≠k} [N/(1 − ρ^{2N}) − 1/(1 − ρ²)]/λ_k + excess/λ_k`` with ``ρ = λ_q/λ_k``, whose bracket is
-    ``(N−1)/2 − (N²−1) ε/12 + (N⁴−1) ε³/720 − …`` in ``ε = log ρ²``, and N − 1 less itself where k and q change places.
+    ``∂S/∂λ_k = [excess + Σ_{q≠k} (N/(1 − ρ^{2N}) − 1/(1 − ρ²))]/λ_k`` with ``ρ = λ_q/λ_k``. The bracket is
+    ``N − 1 − G/S`` where ``ρ ≤ 1``, and ``G/S`` of ``1/ρ`` where not, with the sums ``G = Σ_{i<N} i ρ^{2i}`` and
+    ``S = Σ_{i<N} ρ^{2i}`` of positive terms.
     """
     chains, r = lam.shape
-    out = np.empty((chains, r))
+    out = np.full((chains, r), float(excess))
     for c in range(chains):
         for k in range(r):
-            out[c, k] = float(excess)
-        for k in range(r):
             for q in range(k):
-                x = 2.0 * math.log(lam[c, q] / lam[c, k])
-                if abs(depth * x) < 0.02:
-                    term = (depth - 1) / 2 - (depth**2 - 1) * x / 12 + (float(depth) ** 4 - 1) * x**3 / 720
-                else:
-                    term = 1.0 / math.expm1(x) - depth / math.expm1(depth * x)
-                out[c, k] += term
-                out[c, q] += depth - 1 - term
+                big, small = (k, q) if lam[c, k] > lam[c, q] else (q, k)
+                ratio = (lam[c, small] / lam[c, big]) ** 2
+                total, moment, power, count = 1.0, 0.0, ratio, 1  # S, G and ρ^{2n} of the first n terms, by doubling
+                bit = 1
+                while 2 * bit <= depth:
+                    bit *= 2
+                while bit > 1:
+                    bit //= 2
+                    moment += power * (moment + count * total)
+                    total, power, count = total * (1.0 + power), power * power, 2 * count
+                    if depth & bit:
+                        total, moment, power, count = total + power, moment + count * power, power * ratio, count + 1
+                term = moment / total
+                out[c, small] += term
+                out[c, big] += depth - 1 - term
         for k in range(r):
             out[c, k] /= depth * lam[c, k]
     return out

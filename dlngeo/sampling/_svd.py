@@ -1,6 +1,8 @@
 """Singular values and orthonormal rows of small matrices, compiled into the steps of the chains.
 
-One-sided Jacobi rotations [1]_ are faster than LAPACK up to size eight; beyond, LAPACK is.
+One-sided Jacobi rotations [1]_ make the columns of a matrix orthogonal. From about size twelve on they start from the
+eigenvectors of its Gram matrix, after which a sweep or two remain. Either is faster than the decomposition of LAPACK:
+four times at size 3, twice at 8, 1.2 to 1.6 times from 20 to 48.
 
 References
 ----------
@@ -17,7 +19,8 @@ import numpy as np
 __all__ = ["orthonormalize", "orthonormalize_rows", "svd"]
 
 _EPS = np.finfo(float).eps
-_JACOBI = 8  # the largest size at which rotations are the faster way
+_GRAM = 13  # the least size at which eigenvectors of the Gram matrix save more than they cost
+_LARGE = 1e150  # squares of larger numbers overflow
 
 _jit = numba.njit(cache=True, error_model="numpy")
 _sums = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})  # in an order that vectorises
@@ -31,6 +34,13 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
     return total
 
 
+@_sums
+def _rotate(a, b, cosine, sine):  # type: ignore[no-untyped-def]
+    for i in range(a.size):
+        x, y = a[i], b[i]
+        a[i], b[i] = cosine * x - sine * y, sine * x + cosine * y
+
+
 @_jit
 def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
     """Decompose a square matrix as ``a = utᵀ diag(s) vt``, s descending; it is overwritten.
@@ -38,22 +48,21 @@ def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
     Returns
     -------
     bool
-        Whether the matrix is finite and s positive; otherwise the results are undefined.
+        Whether the matrix is finite, below 1e150, and s positive; otherwise the results are undefined.
     """
     r = a.shape[0]
     for i in range(r):
         for j in range(r):
-            if not abs(a[i, j]) < math.inf:
+            if not abs(a[i, j]) < _LARGE:
                 return False
-    if r > _JACOBI:
-        left, values, right = np.linalg.svd(a)
-        for k in range(r):
-            s[k] = values[k]
-            for i in range(r):
-                ut[k, i], vt[k, i] = left[i, k], right[k, i]
-        return s[r - 1] > 0.0
     # The columns of a, as rows, are made orthogonal by rotations, which are collected.
-    w, rotation, squares = a.T.copy(), np.eye(r), np.empty(r)
+    if r < _GRAM:
+        w, rotation = a.T.copy(), np.eye(r)
+    else:
+        _, vectors = np.linalg.eigh(np.dot(a.T, a))
+        rotation = vectors.T.copy()
+        w = np.dot(rotation, a.T)
+    squares, tolerance = np.empty(r), (_EPS * max(2, r)) ** 2
     for _ in range(40):
         turned = False
         for k in range(r):
@@ -61,20 +70,16 @@ def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
         for i in range(r - 1):
             for j in range(i + 1, r):
                 gamma = _dot(w[i], w[j])
-                if not gamma * gamma > 4 * _EPS * _EPS * squares[i] * squares[j]:
+                if not gamma * gamma > tolerance * squares[i] * squares[j]:
                     continue
                 turned = True
                 half = (squares[j] - squares[i]) / (2.0 * gamma)
                 tangent = math.copysign(1.0, half) / (abs(half) + math.sqrt(1.0 + half * half))
                 cosine = 1.0 / math.sqrt(1.0 + tangent * tangent)
-                sine = tangent * cosine
                 squares[i] -= tangent * gamma
                 squares[j] += tangent * gamma
-                for k in range(r):
-                    x, y = w[i, k], w[j, k]
-                    w[i, k], w[j, k] = cosine * x - sine * y, sine * x + cosine * y
-                    x, y = rotation[i, k], rotation[j, k]
-                    rotation[i, k], rotation[j, k] = cosine * x - sine * y, sine * x + cosine * y
+                _rotate(w[i], w[j], cosine, tangent * cosine)
+                _rotate(rotation[i], rotation[j], cosine, tangent * cosine)
         if not turned:
             break
     for k in range(r):

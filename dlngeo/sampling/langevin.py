@@ -256,10 +256,9 @@ class _Retraction(_Mover):
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
         self.depth = getattr(self.metric, "depth", math.inf)
-        self.excess = 0.0
-        if not math.isinf(self.depth):
-            m, n = sampler.space.shape
-            self.excess = SpectralEntropy(m, n, self.depth, self.metric.rank, widths).excess * self.depth
+        self.entropy = None
+        if sampler.noise == "isotropic":
+            self.entropy = SpectralEntropy(*sampler.space.shape, self.depth, self.metric.rank, widths)
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
@@ -287,13 +286,11 @@ class _Retraction(_Mover):
     def _gradient(self, state: State) -> np.ndarray:
         potential = self.sampler.potential_gradient
         slope = np.zeros_like(state["s"])
-        if not math.isinf(self.depth):
+        if isinstance(potential, SpectralPotential):
             lam = state["s"] ** (1 / self.depth)
-            to_sigma = lam ** (1 - self.depth)  # ∂/∂σ = λ^{1−N} (1/N) ∂/∂λ
-            if isinstance(potential, SpectralPotential):
-                slope = slope + _finite(potential.derivative(lam)) / self.depth * to_sigma
-            if self.sampler.noise == "isotropic":
-                slope = slope - _steps.entropy_slope(lam, self.depth, self.excess) / self.sampler.beta * to_sigma
+            slope = slope + _finite(potential.derivative(lam)) / self.depth * lam ** (1 - self.depth)
+        if self.entropy is not None:
+            slope = slope - self.entropy.gradient(state["s"]) / self.sampler.beta
         dense = (state["u"] * slope[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
         return dense if isinstance(potential, SpectralPotential) else dense + _finite(potential(self.points(state)))
 

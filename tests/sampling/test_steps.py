@@ -19,7 +19,7 @@ def decompose(a):
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-@pytest.mark.parametrize("r", [1, 2, 3, 5, 8, 9, 20])
+@pytest.mark.parametrize("r", [1, 2, 3, 5, 8, 12, 13, 20, 50])
 def test_svd_of_a_matrix(r, repeated, rng):
     a = rng.standard_normal((r, r))
     if repeated:
@@ -33,10 +33,28 @@ def test_svd_of_a_matrix(r, repeated, rng):
     np.testing.assert_allclose(s, np.linalg.svd(a, compute_uv=False), rtol=1e-12)
 
 
-@pytest.mark.parametrize("r", [2, 9])
+@pytest.mark.parametrize("r", [3, 20])
+def test_svd_of_a_matrix_with_tiny_singular_values(r, rng):
+    # To the accuracy of any backward stable method: a few ε of the largest.
+    u, v = (np.linalg.qr(rng.standard_normal((r, r)))[0] for _ in range(2))
+    values = np.logspace(0, -14, r)
+    positive, ut, s, vt = decompose((u * values) @ v.T)
+    assert positive
+    np.testing.assert_allclose(s, values, atol=1e-14)
+    np.testing.assert_allclose(ut @ ut.T, np.eye(r), atol=1e-13)
+    np.testing.assert_allclose(vt @ vt.T, np.eye(r), atol=1e-13)
+    # Columns of different sizes keep their digits where no eigenvectors mix them.
+    if r == 3:
+        s = decompose(rng.standard_normal((r, r)) * [1.0, 1e-20, 1e-40])[2]
+        assert s[1] > 1e-23
+        assert s[2] > 1e-43
+
+
+@pytest.mark.parametrize("r", [2, 13])
 def test_svd_says_when_the_rank_is_not_full(r):
     assert not decompose(np.diag([1.0] * (r - 1) + [0.0]))[0]
     assert not decompose(np.full((r, r), np.nan))[0]
+    assert not decompose(np.eye(r) * 1e160)[0]
 
 
 def test_orthonormalisation(rng):
@@ -207,12 +225,13 @@ def test_a_failed_step_leaves_its_chain_alone(rng):
     assert state["lam"][0].tolist() != [1.0, 0.5]
 
 
-@pytest.mark.parametrize("depth", [2, 3, 64])
+@pytest.mark.parametrize("depth", [2, 3, 7, 12, 64])
 def test_the_slope_of_the_entropy(depth, rng):
     lam = np.abs(rng.standard_normal((40, 4))) + 0.1
     lam[0] = 0.7
     lam[1, :2] = 0.7, 0.7 * (1 + 1e-9)
     lam[2, :2] = 0.7, 0.7 * (1 + 0.009 / depth)
+    lam[3, :2] = 1.2, 10 ** (-60 / depth)
     entropy = SpectralEntropy(4, 4, depth, widths=(4, *[6] * (depth - 1), 4))
     sigma = lam**depth
     expected = entropy.gradient(sigma) * lam ** (depth - 1)
