@@ -54,6 +54,8 @@ _FAR = 100.0
 # A descent has converged if solving for the equilibrium moves no logarithm farther than this.
 _CLOSE = 1e-3
 _RESIDUAL = 1e-10
+# Logarithms of doubles are below this in size.
+_RANGE = 700.0
 
 
 class Equilibrium(NamedTuple):
@@ -104,11 +106,13 @@ def equal_equilibria(
     Raises
     ------
     TypeError, ValueError
-        If ``beta`` or the interval are not positive.
+        If ``beta`` or the interval are not positive, the interval does not increase, or ``f′`` is NaN in it.
     """
-    one = np.ones(entropy.rank)
-    beta = _check.positive(beta, "beta")
+    one = np.ones(_spectral(entropy).rank)
+    beta, n_intervals = _check.positive(beta, "beta"), _check.positive_integer(n_intervals, "n_intervals")
     low, high = (_check.positive(end, "an end of the interval") for end in interval)
+    if not low < high:
+        raise ValueError(f"the interval must increase, got ({low:g}, {high:g}); exchange its ends or widen it.")
     weight = float(entropy.gradient(one)[0]) / beta  # σ_k ∂S/∂σ_k does not depend on s
 
     def excess_force(s: float) -> float:
@@ -116,6 +120,9 @@ def equal_equilibria(
 
     grid = np.geomspace(low, high, n_intervals + 1)
     force = np.array([excess_force(s) for s in grid])
+    if np.isnan(force).any():
+        first = grid[np.flatnonzero(np.isnan(force))[0]]
+        raise ValueError(f"energy_derivative is NaN at s = {first:g}; give an interval on which it is defined.")
     crossings = np.flatnonzero(force[:-1] * force[1:] < 0)
     inside = [brentq(excess_force, grid[i], grid[i + 1], xtol=1e-15 * grid[i], rtol=1e-15) for i in crossings]
     return np.sort(np.concatenate([grid[force == 0], np.array(inside, dtype=float)]))
@@ -158,10 +165,10 @@ def minimisers(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, or no descent converges: then F may not be bounded below, or be least at a
-        singular matrix.
+        If an argument is out of range, the energy or its derivatives at a start are not numbers of the right shape, or
+        no descent converges: then F may not be bounded below, or be least at a singular matrix.
     """
-    beta, scale = _check.positive(beta, "beta"), _check.positive(scale, "scale")
+    beta, scale, rank = _check.positive(beta, "beta"), _check.positive(scale, "scale"), _spectral(entropy).rank
     generator = np.random.default_rng(rng)
 
     def value(u: Array) -> float:
@@ -174,8 +181,11 @@ def minimisers(
         return s * (np.asarray(energy_gradient(s), dtype=float) - entropy.gradient(s) / beta)
 
     found: list[Equilibrium] = []
-    starts = np.log(scale) + generator.standard_normal((_check.positive_integer(n_starts, "n_starts"), entropy.rank))
+    starts = np.log(scale) + generator.standard_normal((_check.positive_integer(n_starts, "n_starts"), rank))
     for start in starts:
+        _partials(energy_gradient, np.exp(start))
+        if np.shape(energy(np.exp(start))) != () or not np.isfinite(value(start)):
+            raise ValueError(f"energy must be one finite number at s, got {energy(np.exp(start))} at {np.exp(start)}.")
         descent = minimize(value, start, jac=slope, method="BFGS", options={"gtol": 1e-9})
         u = -np.sort(-root(slope, descent.x, tol=1e-14).x)
         # Where a singular value goes to zero, so does the slope, but Newton's steps in its logarithm do not.
@@ -236,25 +246,33 @@ def relaxation(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, or the integration fails, as it does where a singular value reaches zero.
+        If an argument is out of range, the derivatives are not numbers of the right shape, or the integration fails,
+        as it does where a singular value reaches zero.
     """
     beta, times = _check.positive(beta, "beta"), np.asarray(t, dtype=float)
-    start = _check.singular_values(np.asarray(s, dtype=float))[1]
-    if start.shape != (entropy.rank,) or not np.all(start > 0):
-        raise ValueError(f"give {entropy.rank} positive singular values, got {start}.")
-    if times.ndim != 1 or times.size == 0 or np.any(np.diff(times, prepend=0.0) < 0):
-        raise ValueError("times must be given in increasing order from 0, as one array.")
+    tolerance, start = _check.positive(tolerance, "tolerance"), _equilibrium(s, entropy)
+    # Not "any < 0": that is false for NaN.
+    if times.ndim != 1 or times.size == 0 or not np.all(np.diff(times, prepend=0.0) >= 0) or times[-1] == np.inf:
+        raise ValueError("times must be finite and given in increasing order from 0, as one array.")
+    instants, place = np.unique(times, return_inverse=True)
 
-    def rate(_: float, u: Array) -> Array:
+    def rate(time: float, u: Array) -> Array:
+        if not np.max(np.abs(u)) < _RANGE:  # LSODA would go on for ever
+            raise ValueError(
+                f"the relaxation could not be followed beyond t = {time:g}: a singular value reaches zero or infinity, "
+                "or leaves the range of doubles. Ask for earlier times."
+            )
         sigma = np.exp(u)
-        force = np.asarray(energy_gradient(sigma), dtype=float) - entropy.gradient(sigma) / beta
-        return -entropy.kernel(sigma, sigma) / sigma * force
+        force = _partials(energy_gradient, sigma) - entropy.gradient(sigma) / beta
+        return np.asarray(-entropy.kernel(sigma, sigma) / sigma * force)
 
+    if instants[-1] == 0:
+        return np.tile(start, (len(times), 1))
     options = {"method": "LSODA", "rtol": tolerance, "atol": tolerance}
-    solution = solve_ivp(rate, (0.0, times[-1]), np.log(start), t_eval=times, **options)
+    solution = solve_ivp(rate, (0.0, instants[-1]), np.log(start), t_eval=instants, **options)
     if not solution.success or not np.all(np.isfinite(solution.y)):
-        raise ValueError(f"the relaxation could not be followed to t = {times[-1]:g}: {solution.message}")
-    return np.exp(solution.y.T)
+        raise ValueError(f"the relaxation could not be followed to t = {instants[-1]:g}: {solution.message}")
+    return np.exp(solution.y.T)[place]
 
 
 def relaxation_rates(energy_hessian: ArrayLike, entropy: SpectralEntropy, beta: float, s: ArrayLike) -> Array:
@@ -283,9 +301,43 @@ def relaxation_rates(energy_hessian: ArrayLike, entropy: SpectralEntropy, beta: 
     Raises
     ------
     TypeError, ValueError
-        If ``beta`` is not positive, or a singular value not positive and finite.
+        If ``beta`` is not positive, a singular value not positive and finite, or the Hessian not finite, symmetric and
+        of their number.
     """
-    sigma = np.asarray(s, dtype=float)
-    bend = np.asarray(energy_hessian, dtype=float) - entropy.hessian(sigma) / _check.positive(beta, "beta")
+    sigma, given = _equilibrium(s, entropy), np.asarray(energy_hessian, dtype=float)
+    square = given.shape == (entropy.rank, entropy.rank) and np.all(np.isfinite(given))
+    if not square or not np.max(np.abs(given - given.T)) <= 1e-6 * np.max(np.abs(given)):  # finite differences will do
+        raise ValueError(
+            f"energy_hessian must be a finite symmetric matrix of {entropy.rank} rows, got {given.tolist()}; "
+            "for Σ f(σ_k) it is diag(f″(σ_k))."
+        )
+    bend = given - entropy.hessian(sigma) / _check.positive(beta, "beta")
     speed = np.sqrt(entropy.kernel(sigma, sigma))
     return np.linalg.eigvalsh(speed[:, None] * bend * speed)
+
+
+def _spectral(entropy: Any) -> SpectralEntropy:
+    if not isinstance(entropy, SpectralEntropy):
+        raise TypeError(
+            f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
+        )
+    return entropy
+
+
+def _equilibrium(s: ArrayLike, entropy: SpectralEntropy) -> Array:
+    """Return s as an array after checking that it is r positive singular values."""
+    sigma: Array = _check.singular_values(np.asarray(s, dtype=float))[1]
+    if sigma.shape != (_spectral(entropy).rank,) or not np.all(sigma > 0):
+        raise ValueError(f"give {entropy.rank} positive singular values, got {sigma}.")
+    return sigma
+
+
+def _partials(energy_gradient: Function, sigma: Array) -> Array:
+    """Evaluate the partial derivatives at singular values; one number stands for r equal ones."""
+    force = np.asarray(energy_gradient(sigma), dtype=float)
+    if force.shape not in ((), sigma.shape) or not np.all(np.isfinite(force)):
+        raise ValueError(
+            f"energy_gradient must be {len(sigma)} finite numbers, the partial derivatives, at s = {sigma}, got "
+            f"{force}."
+        )
+    return force

@@ -59,8 +59,14 @@ def log_orthogonal_volume(d: int) -> float:
     Parameters
     ----------
     d : int
-        Dimension.
+        Dimension, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``d`` is not such an integer.
     """
+    d = 0 if d == 0 else _check.positive_integer(d, "d")
     spheres = (math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2) for k in range(1, d + 1))
     return d * (d - 1) / 4 * math.log(2) + math.fsum(spheres)
 
@@ -72,7 +78,14 @@ def log_stiefel_volume(d: int, r: int) -> float:
     ----------
     d, r : int
         Shape of the matrices with orthonormal columns, ``d ≥ r``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not integers, or ``r`` is not between 0 and ``d``.
     """
+    if not 0 <= r <= d:
+        raise ValueError(f"r must be between 0 and d = {d}, got {r}: no more than d columns are orthonormal.")
     return log_orthogonal_volume(d) - log_orthogonal_volume(d - r)
 
 
@@ -114,6 +127,7 @@ class SpectralEntropy:
     def __init__(
         self, m: int, n: int, depth: float, rank: int | None = None, widths: Sequence[int] | None = None
     ) -> None:
+        m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
         self.kernel: Kernel = DepthKernel(self.depth) if math.isfinite(self.depth) else InfiniteDepthKernel()
         if widths is None:
@@ -133,11 +147,24 @@ class SpectralEntropy:
         self.excess = sum(d - self.rank for d in sizes[1:-1]) / self.depth
 
     def __call__(self, s: Any) -> Any:
-        """Evaluate S, shape=[...], at singular values, shape=[..., r]; it is ``−inf`` where the volume is zero."""
-        xp, s = _check.singular_values(s)
+        """Evaluate S, shape=[...], at singular values, shape=[..., r]; it is ``−inf`` where the volume is zero.
+
+        Raises
+        ------
+        ValueError
+            If they are not r, or negative, infinite or NaN.
+        """
+        xp, s = self._checked(s)
         phi = xp.where(_diagonal(xp, s), 1.0, self.kernel(s[..., :, None], s[..., None, :]))
         total = self.constant + xp.sum(_log(xp, phi), axis=(-2, -1)) / 4
         return total + self.excess * xp.sum(_log(xp, s), axis=-1) if self.excess else total
+
+    def _checked(self, s: Any) -> tuple[Any, Any]:
+        """Return ``(xp, s)`` after checking that s are r singular values, or many times r."""
+        xp, s = _check.singular_values(s)
+        if s.ndim == 0 or s.shape[-1] != self.rank:
+            raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
+        return xp, s
 
     def gradient(self, s: Any) -> Any:
         r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
@@ -156,9 +183,9 @@ class SpectralEntropy:
         Raises
         ------
         ValueError
-            If a singular value vanishes and N > 1: there S is not differentiable.
+            If a singular value vanishes and N > 1: there S is not differentiable. Or as for S itself.
         """
-        xp, s = _check.singular_values(s)
+        xp, s = self._checked(s)
         if self.depth == 1:
             return xp.zeros_like(s)
         if not bool(xp.all(s > 0)):
@@ -188,7 +215,7 @@ class SpectralEntropy:
         ValueError
             As :meth:`gradient`.
         """
-        xp, s = _check.singular_values(s)
+        xp, s = self._checked(s)
         row, column = s[..., :, None], s[..., None, :]
         slope = s * self.gradient(s)
         if self.depth == 1:
@@ -220,7 +247,7 @@ class SpectralEntropy:
         ValueError
             As :meth:`gradient`.
         """
-        xp, s = _check.singular_values(s)
+        xp, s = self._checked(s)
         row, column = s[..., :, None], s[..., None, :]
         f = self.gradient(s)
         if self.depth == 1:

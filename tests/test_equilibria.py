@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from dlngeo.equilibria import equal_equilibria, minimisers, relaxation, relaxation_rates
 from dlngeo.frame import Frame
 from dlngeo.spectral_entropy import SpectralEntropy
-from dlngeo.thermodynamics import entropy_hessian, free_energy_gradient
+from dlngeo.thermodynamics import entropy_gradient, entropy_hessian, free_energy_gradient
 
 # d, depth, β
 SQUARE = [(2, 2, 1.0), (3, 3, 2.0), (4, 8, 0.5), (3, math.inf, 2.0), (3, 1.5, 0.7), (5, 2, 10.0)]
@@ -194,6 +194,75 @@ def test_rates_are_those_of_the_linearised_flow_on_matrices(rng):
     np.testing.assert_allclose(np.sort(np.linalg.eigvals(matrix).real), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("depth", [3, math.inf])
+def test_energies_that_couple_the_singular_values(rng, depth):
+    """``e = ½Σσ² + ¼(Σσ)²``: equilibria by their equation, rates by the linearised flow on matrices."""
+    d, beta, x = 3, 1.6, rng.standard_normal((3, 3))
+    entropy = SpectralEntropy(d, d, depth)
+    energy, slope = (lambda s: s @ s / 2 + np.sum(s) ** 2 / 4), (lambda s: s + np.sum(s) / 2)
+    bend = np.eye(d) + np.ones((d, d)) / 2
+    # s(s + ds/2) = c.
+    expected = math.sqrt((d - 1) * (1 - 1 / depth) / (2 * beta) / (1 + d / 2))
+    (found,) = minimisers(energy, slope, entropy, beta, n_starts=4, rng=4)
+    np.testing.assert_allclose(found.s, expected, rtol=1e-12)
+    (equal,) = equal_equilibria(lambda s: s + d * s / 2, entropy, beta)
+    assert equal == pytest.approx(expected, rel=1e-13)
+
+    def velocity(x):
+        u, s, vt = np.linalg.svd(x)
+        gradient = (u * slope(s)) @ vt - entropy_gradient(x, depth) / beta
+        return -Frame.at(x, entropy.kernel).cometric(gradient)
+
+    # At equal singular values the flow is not seen to be smooth by an SVD, but along X itself it is.
+    rates = relaxation_rates(bend, entropy, beta, found.s)
+    x = expected * oracles.orthogonal(rng, d)
+    h = 1e-5
+    along = (velocity((1 + h) * x) - velocity((1 - h) * x)) / (2 * h)
+    np.testing.assert_allclose(along, -rates[-1] * x, atol=1e-7)
+    path = relaxation(slope, entropy, beta, [1.3, 0.6, 0.2], np.array([0.0, 0.5, 40.0]))
+    u, s, vt = oracles.factors(rng, d, d, (1.3, 0.6, 0.2))
+    flow = solve_ivp(
+        lambda _, y: velocity(y.reshape(d, d)).ravel(), (0, 0.5), oracles.dense(u, s, vt).ravel(), rtol=1e-9, atol=1e-11
+    )
+    np.testing.assert_allclose(flow.y[:, -1].reshape(d, d), oracles.dense(u, path[1], vt), atol=1e-7)
+    np.testing.assert_allclose(path[2], expected, rtol=1e-7)
+
+
+def test_equilibria_and_rates_converge_as_one_over_depth():
+    """To those of infinite depth, the rates divided by N: the normalised metric runs N times slower."""
+    d, beta, depths = 3, 1.7, (64, 128, 256)
+    energy, slope, bend = schatten(3)
+    t, start = np.array([0.0, 0.4, 1.5]), [1.9, 0.8, 0.3]
+
+    def at(depth):
+        entropy, speed = SpectralEntropy(d, d, depth), depth if math.isfinite(depth) else 1
+        (s,) = equal_equilibria(slope, entropy, beta)
+        (found,) = minimisers(energy, slope, entropy, beta, n_starts=2, rng=5)
+        np.testing.assert_allclose(found.s, s, rtol=1e-10)
+        rates = relaxation_rates(bend(found.s), entropy, beta, found.s) / speed
+        return np.concatenate([[s], rates, relaxation(slope, entropy, beta, start, t / speed).ravel()[d:]])
+
+    limit = at(math.inf)
+    errors = np.abs([at(depth) - limit for depth in depths])
+    assert np.all(errors[0] > 1e-4)
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1, atol=0.06)
+
+
+def test_times_may_be_zero_or_repeated():
+    entropy = SpectralEntropy(2, 2, 3)
+    s = relaxation(lambda s: s, entropy, 1.0, [0.3, 1.0], [0.0, 0.0, 0.7, 0.7, 1.0])
+    np.testing.assert_allclose(s[:2], [[0.3, 1.0]] * 2, rtol=1e-15)
+    np.testing.assert_array_equal(s[2], s[3])
+    np.testing.assert_allclose(s[[2, 4]], relaxation(lambda s: s, entropy, 1.0, [0.3, 1.0], [0.7, 1.0]), rtol=1e-8)
+    np.testing.assert_array_equal(relaxation(lambda s: s, entropy, 1.0, [0.3, 1.0], [0.0]), [[0.3, 1.0]])
+
+
+def test_a_singular_value_that_reaches_zero_is_an_error_and_no_endless_loop():
+    """At depth 1 with ``E = Σσ`` it does so at t = s."""
+    with pytest.raises(ValueError, match=r"beyond t = 0\.8: a singular value reaches zero"):
+        relaxation(np.ones_like, SpectralEntropy(1, 1, 1), 1.0, [0.8], [0.5, 2.0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -203,11 +272,17 @@ def test_rates_are_those_of_the_linearised_flow_on_matrices(rng):
         ({"t": [0.5, 0.2]}, "increasing order from 0"),
         ({"t": [-0.5, 0.2]}, "increasing order from 0"),
         ({"t": 1.0}, "one array"),
+        ({"t": [0.0, math.nan]}, "times must be finite"),
+        ({"t": [0.0, math.inf]}, "times must be finite"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+        ({"energy_gradient": lambda s: s * np.nan}, "energy_gradient must be 2 finite numbers"),
+        ({"energy_gradient": lambda s: np.ones(3)}, "energy_gradient must be 2 finite numbers"),
     ],
 )
 def test_refusals(arguments, message):
+    given = {"energy_gradient": lambda s: s, "beta": 1.0, "s": [1.0, 2.0], "t": [1.0]}
     with pytest.raises(ValueError, match=message):
-        relaxation(lambda s: s, SpectralEntropy(2, 2, 2), **{"beta": 1.0, "s": [1.0, 2.0], "t": [1.0], **arguments})
+        relaxation(entropy=SpectralEntropy(2, 2, 2), **{**given, **arguments})
 
 
 def test_more_refusals():
@@ -218,3 +293,39 @@ def test_more_refusals():
         relaxation_rates(np.eye(2), entropy, -1.0, np.ones(2))
     with pytest.raises(ValueError, match="scale must be positive"):
         minimisers(np.sum, np.ones_like, entropy, 1.0, scale=0.0)
+    with pytest.raises(ValueError, match="the interval must increase"):
+        equal_equilibria(lambda s: s, entropy, 1.0, interval=(2.0, 1.0))
+    with pytest.raises(ValueError, match="n_intervals must be at least 1"):
+        equal_equilibria(lambda s: s, entropy, 1.0, n_intervals=0)
+    with pytest.raises(ValueError, match=r"energy_derivative is NaN at s = 0\.001"):
+        equal_equilibria(lambda s: math.nan, entropy, 1.0, interval=(1e-3, 1.0))
+    for energy, slope in ((lambda s: s, np.ones_like), (lambda s: math.nan, np.ones_like)):
+        with pytest.raises(ValueError, match="energy must be one finite number"):
+            minimisers(energy, slope, entropy, 1.0, rng=0)
+    for slope in (lambda s: np.ones(3), lambda s: s * math.nan):
+        with pytest.raises(ValueError, match="energy_gradient must be 2 finite numbers"):
+            minimisers(np.sum, slope, entropy, 1.0, rng=0)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.ones(2), np.eye(3), np.full((2, 2), math.nan), np.diag([1.0, math.inf]), [[1.0, 0.5], [0.0, 1.0]]],
+    ids=["vector", "larger", "NaN", "infinite", "not symmetric"],
+)
+def test_hessians_that_are_none_are_refused(matrix):
+    """A vector would be broadcast to a matrix, and of others one half be read."""
+    with pytest.raises(ValueError, match="energy_hessian must be a finite symmetric matrix of 2 rows"):
+        relaxation_rates(matrix, SpectralEntropy(2, 2, 2), 1.0, np.ones(2))
+    with pytest.raises(ValueError, match="2 positive singular values"):
+        relaxation_rates(np.eye(2), SpectralEntropy(2, 2, 2), 1.0, np.ones(3))
+
+
+def test_functions_in_place_of_the_entropy_are_refused():
+    with pytest.raises(TypeError, match="entropy must be a SpectralEntropy"):
+        equal_equilibria(lambda s: s, entropy_gradient, 1.0)
+    with pytest.raises(TypeError, match="entropy must be a SpectralEntropy"):
+        minimisers(np.sum, np.ones_like, entropy_gradient, 1.0)
+    with pytest.raises(TypeError, match="entropy must be a SpectralEntropy"):
+        relaxation(lambda s: s, entropy_gradient, 1.0, [1.0], [1.0])
+    with pytest.raises(TypeError, match="entropy must be a SpectralEntropy"):
+        relaxation_rates(np.eye(1), entropy_gradient, 1.0, [1.0])

@@ -540,3 +540,23 @@ def test_constants_and_lists_are_energies_and_gradients(rng):
     np.testing.assert_allclose(free_energy_gradient(g.tolist(), x, 3, 2.0), expected, rtol=1e-12)
     torch = pytest.importorskip("torch")
     assert free_energy(1, torch.tensor(x), 3, 2.0).tolist() == pytest.approx(free_energy(1, x, 3, 2.0).tolist())
+
+
+def test_volumes_and_spectra_of_wrong_sizes_are_refused():
+    assert (log_orthogonal_volume(0), log_stiefel_volume(3, 0)) == (0, 0)
+    with pytest.raises(ValueError, match="d must be at least 1"):
+        log_orthogonal_volume(-1)
+    with pytest.raises(TypeError, match="d must be an integer"):
+        log_orthogonal_volume(2.5)
+    for r in (-1, 3):
+        with pytest.raises(ValueError, match=f"r must be between 0 and d = 2, got {r}"):
+            log_stiefel_volume(2, r)
+    with pytest.raises(TypeError, match="a side of the matrices must be an integer"):
+        SpectralEntropy(2.5, 2, 2)
+    with pytest.raises(ValueError, match="a side of the matrices must be at least 1"):
+        SpectralEntropy(2, 0, 2)
+    spectral = SpectralEntropy(3, 3, 2)
+    for s in (1.0, [1.0, 2.0], np.ones((3, 2))):
+        for function in (spectral, spectral.gradient, spectral.hessian, spectral.quotients):
+            with pytest.raises(ValueError, match="3 singular values are expected, got shape"):
+                function(s)
