@@ -19,6 +19,7 @@ from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.network import Weights, imbalance, widths
 from dlngeo.sampling import _orthographic
+from dlngeo.sampling._fixed_rank import Point, Tangent
 from dlngeo.sampling.chain import Sampler, State
 from dlngeo.sampling.langevin import SpectralPotential
 
@@ -66,7 +67,6 @@ class BalancedSampler(Sampler, ABC):
         self.potential, self.potential_gradient = potential, potential_gradient
         self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)
         self._sizes = np.array(self.widths)
-        self._excess = sum(d - self.rank for d in self.widths[1:-1])
 
     def start(self, points: np.ndarray) -> State:
         shape = (self.widths[-1], self.widths[0])
@@ -115,7 +115,7 @@ class BalancedSampler(Sampler, ABC):
         return {}
 
     def points(self, state: State) -> np.ndarray:
-        return self._points(state["frames"], state["lam"])
+        return self._product(self._ends(state["frames"], state["lam"]))
 
     def weights(self, state: State) -> list[np.ndarray]:
         """Weights of a state, first layer first, shape=[n_chains, d_p, d_{p−1}] each."""
@@ -125,45 +125,48 @@ class BalancedSampler(Sampler, ABC):
             for p, (below, above) in enumerate(pairwise(self.widths))
         ]
 
-    def _ends(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return U and V."""
-        return frames[:, -1, : self.widths[-1]], frames[:, 0, : self.widths[0]]
+    def _ends(self, frames: np.ndarray, lam: np.ndarray) -> Point:
+        """Return U, λ and V."""
+        return Point(frames[:, -1, : self.widths[-1]], lam, frames[:, 0, : self.widths[0]])
 
-    def _points(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
-        u, v = self._ends(frames)
-        return (u * lam[:, None, :] ** self.depth) @ np.swapaxes(v, 1, 2)
+    def _product(self, ends: Point) -> np.ndarray:
+        return (ends.u * ends.lam[:, None, :] ** self.depth) @ np.swapaxes(ends.v, 1, 2)
 
-    def _energy(self, frames: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    def _energy(self, ends: Point) -> np.ndarray:
         if self.spectral is not None:
-            return np.asarray(self.spectral.value(lam), dtype=float)
+            return np.asarray(self.spectral.value(ends.lam), dtype=float)
         assert callable(self.potential)
         assert not isinstance(self.potential, SpectralPotential)
-        return np.asarray(self.potential(self._points(frames, lam)), dtype=float)
+        return np.asarray(self.potential(self._product(ends)), dtype=float)
+
+    def _euclidean(self, ends: Point) -> Tangent:
+        """``UᵀE′V``, ``(1 − UUᵀ)E′V`` and ``(1 − VVᵀ)E′ᵀU`` of a potential that is not spectral."""
+        assert callable(self.potential_gradient)
+        assert not isinstance(self.potential_gradient, SpectralPotential)
+        u, _, v = ends
+        gradient = np.asarray(self.potential_gradient(self._product(ends)), dtype=float)
+        left, right = gradient @ v, np.swapaxes(gradient, 1, 2) @ u
+        core, none = np.swapaxes(u, 1, 2) @ left, np.zeros((len(u), 0, self.rank))
+        return Tangent(
+            core,
+            left - u @ core if u.shape[1] > self.rank else none,
+            right - v @ np.swapaxes(core, 1, 2) if v.shape[1] > self.rank else none,
+        )
 
     def _gradient(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
         """Gradient of E in the weights, which is horizontal."""
         out = Vector(np.zeros((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
         if self.spectral is not None:
-            self._add_radial(out, np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth)
+            index = np.arange(self.rank)
+            slope = np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth
+            out.cores[:, :, index, index] = slope[:, None, :]
             return out
-        assert callable(self.potential_gradient)
-        assert not isinstance(self.potential_gradient, SpectralPotential)
-        euclidean = np.asarray(self.potential_gradient(self._points(frames, lam)), dtype=float)
-        u, v = self._ends(frames)
-        right, left = euclidean @ v, np.swapaxes(euclidean, 1, 2) @ u
-        core = np.swapaxes(u, 1, 2) @ right
+        core, left, right = self._euclidean(self._ends(frames, lam))
         powers = lam[:, None, :] ** np.arange(self.depth)[:, None]
         out.cores[:] = powers[:, ::-1, :, None] * core[:, None] * powers[:, :, None, :]
-        if self.widths[-1] > self.rank:
-            out.sides[:, -1, : self.widths[-1]] = (right - u @ core) * powers[:, -1:]
-        if self.widths[0] > self.rank:
-            out.sides[:, 0, : self.widths[0]] = (left - v @ np.swapaxes(core, 1, 2)) * powers[:, -1:]
+        out.sides[:, -1, : left.shape[1]] = left * powers[:, -1:]
+        out.sides[:, 0, : right.shape[1]] = right * powers[:, -1:]
         return out
-
-    def _add_radial(self, vector: Vector, slope: np.ndarray) -> None:
-        """Add the gradient of a function f of λ, from ``(1/N) ∂f/∂λ_k``."""
-        index = np.arange(self.rank)
-        vector.cores[:, :, index, index] += slope[:, None, :]
 
     def _white(self, frames: np.ndarray, lam: np.ndarray, rng: np.random.Generator) -> Vector:
         """Draw standard normal tangent vectors."""
@@ -191,21 +194,6 @@ class BalancedSampler(Sampler, ABC):
     def _squared_norm(self, vector: Vector) -> np.ndarray:
         sides = np.sum(vector.sides**2, axis=(2, 3))
         return np.sum(vector.cores**2, axis=(1, 2, 3)) + 2 * np.sum(sides, axis=1) - sides[:, 0] - sides[:, -1]
-
-    def _entropy(self, lam: np.ndarray) -> np.ndarray:
-        """Entropy up to its constant, ``½ Σ_{k<l} log φ + Σ_p (d_p − r) Σ_k log λ_k``, from λ."""
-        total = self._excess * np.sum(np.log(lam), axis=-1) if self._excess else np.zeros(len(lam))
-        if self.depth == 1:
-            return total
-        for k in range(self.rank):
-            for j in range(k):
-                larger, ratio = np.maximum(lam[:, k], lam[:, j]), np.log(lam[:, k] / lam[:, j])
-                x = -2 * np.abs(ratio)
-                equal = x == 0
-                x = np.where(equal, -1.0, x)
-                terms = np.where(equal, self.depth, np.expm1(self.depth * x) / np.expm1(x))
-                total = total + (self.depth - 1) * np.log(larger) + np.log(terms) / 2
-        return total
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -38,7 +38,7 @@ from dlngeo.sampling._pairs import diagonalize, tangent
 from dlngeo.sampling._pairs import turns as pair_turns
 from dlngeo.sampling._svd import orthonormalize
 
-__all__ = ["leap", "project", "retract"]
+__all__ = ["in_threads", "leap", "project", "retract"]
 
 # The residual ‖ρ‖ relative to ‖W‖ at which to stop, how often to try, and how near the way back must return.
 TOLERANCE, ITERATIONS, RETURN = 1e-12, 60, 1e-9
@@ -321,16 +321,13 @@ def _project(lam, cores):  # type: ignore[no-untyped-def]
         tangent(lam[n], cores[n], work)
 
 
-# Below this many chains starting threads costs more than they save.
-_PARALLEL_FROM = 16
-
-
-def _in_threads(function: Callable[[slice], Any], chains: int) -> None:
+def in_threads(function: Callable[[slice], Any], chains: int, least: int = 16) -> None:
     """Run a compiled loop over slices of the chains, in as many threads as Numba would start for its parallel loops.
 
-    Those take three times as long to compile.
+    Those take three times as long to compile. With fewer chains than ``least`` starting threads costs more than it
+    saves.
     """
-    parts = numba.get_num_threads() if chains >= _PARALLEL_FROM else 1
+    parts = numba.get_num_threads() if chains >= least else 1
     slices = [slice(chains * k // parts, chains * (k + 1) // parts) for k in range(parts)]
     if parts == 1:
         function(slices[0])
@@ -349,7 +346,7 @@ def project(lam: np.ndarray, cores: np.ndarray) -> None:
     cores : array, shape=[chains, N, r, r]
         Cores in the frames.
     """
-    _in_threads(lambda s: _project(lam[s], cores[s]), len(lam))
+    in_threads(lambda s: _project(lam[s], cores[s]), len(lam))
 
 
 def leap(
@@ -380,7 +377,7 @@ def leap(
         does not lead back get infinity.
     """
     arrays = frames, lam, cores, sides
-    _in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], True]), len(lam))
+    in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], True]), len(lam))
 
 
 def retract(
@@ -402,5 +399,5 @@ def retract(
         Residuals relative to the norm of the weights; infinite where the weights lost rank and the chain stayed.
     """
     residuals, steps, arrays = np.zeros(len(lam)), np.ones(len(lam)), (frames, lam, cores, sides)
-    _in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], False]), len(lam))
+    in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], False]), len(lam))
     return residuals

@@ -1,31 +1,39 @@
-r"""Unbiased sampling upstairs: Hamiltonian Monte Carlo on the balanced weights.
+r"""Sampling the balanced weights without bias: Hamiltonian Monte Carlo.
 
-The balanced weights of rank r form a manifold M in the flat space of all weights. RATTLE integrates the motion of a
-particle on it in the potential ``βV``, and a Metropolis test removes its error [1]_. The law of the weights is then
-``e^{−βV} dvol_M`` exactly, and that of their product X is ``e^{−β(V − S/β)} dvol_g`` with the entropy S of the
-orbits [2]_. So ``V = E`` samples what isotropic noise on the weights leads to, and ``V = E + S/β``, with the entropy
-corrected for, samples ``e^{−βE} dvol_g``.
+**The law.** The balanced weights ``W_p = Q_p Λ Q_{p−1}ᵀ`` of rank r form a manifold M in the flat space of all
+weights. To turn an inner frame ``Q_p`` is an isometry of M that leaves X alone. So under ``e^{−βV} dvol_M``, with V a
+function of X, the inner frames are independent of X and of each other, with Haar's law, and X has the law
+``e^{−β(V − S/β)} dvol_g`` with the entropy S of the orbits [1]_. In λ, ``dvol_g`` is the same at every depth [2]_: it
+is the volume of the matrices ``Y = U Λ Vᵀ`` of rank r in flat space, and their product of depth N is ``X = U Λ^N Vᵀ``.
 
-A position step solves ``W′ = W + εp + ν`` for balanced ``W′``, ν normal at W. It may have no solution, or several; the
-chain is reversible if a step counts only where the same solver leads from ``(W′, −p′)`` back to W [3]_. Trajectories
-with a step that does not, or that the solver gives up, are rejected.
+**The motion of the product.** Therefore Y may move in the potential ``βE(X)``, less S for isotropic noise, by RATTLE
+with a Metropolis test [3]_, and the inner frames are drawn anew after each trajectory. A position step is explicit
+(:mod:`dlngeo.sampling._fixed_rank`), it costs the same at every depth, and no motion along the orbits holds λ back.
 
-**What is connected.** A single λ passes through zero smoothly (:mod:`dlngeo.sampling._orthographic`), where ``det X``
-changes sign at odd N and keeps it at even N. Square matrices of full rank have two components, and the law lives on
-both; therefore each trajectory is followed by a choice between X and its mirror image in the smallest singular
-triple, ``u_r → −u_r``, which leaves the volume alone, with their conditional probabilities. Upstairs the signs of the
-single ``det W_p`` divide M further, into copies that the orbits exchange and X does not see. Matrices of lower rank or
-other shapes are connected. Where a width exceeds the rank, M has a cone at the weights of lower rank, steps longer
-than λ_r are rejected, and with the entropy corrected for the chains are pulled there; the law of X does not depend on
-the inner widths then, so choose them equal to the rank.
+**The motion of the weights.** Or all weights move, on M, in the potential ``βE``, plus S for base noise. In deep
+networks that is slower by orders of magnitude, as the momentum along the orbits confines λ, but then the law of X
+follows from M alone, without the theorems above. A position step solves ``W′ = W + εp + ν`` for balanced W′, ν normal
+at W (:mod:`dlngeo.sampling._orthographic`). Where a width exceeds the rank, M has a cone at the weights of lower rank,
+steps longer than λ_r are rejected, and with base noise the chains are pulled there; choose inner widths equal to the
+rank.
+
+Either step may have no solution, or be lost in round-off. The chain is reversible if a step counts only where the same
+solver leads back [4]_; trajectories with a step that does not are rejected.
+
+**What is connected.** A single λ passes through zero smoothly, where ``det X`` changes sign (of the weights, at odd N
+only). The law of square matrices of full rank lives on both signs, and chains that do not pass would not find the
+other. Therefore each trajectory is followed by a choice between X and its mirror image in the smallest singular triple,
+``u_r → −u_r``, which leaves the volume alone, with their conditional probabilities. Where both m and n exceed the rank,
+the matrices of lower rank are the tip of a cone, and most steps longer than λ_r are rejected.
 
 References
 ----------
-.. [1] M. Brubaker, M. Salzmann, R. Urtasun, "A family of MCMC methods on implicitly defined manifolds", AISTATS 2012.
-.. [2] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [3] T. Lelièvre, M. Rousset, G. Stoltz, "Hybrid Monte Carlo methods for sampling probability measures on
+.. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+.. [2] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Section 10.
+.. [3] M. Brubaker, M. Salzmann, R. Urtasun, "A family of MCMC methods on implicitly defined manifolds", AISTATS 2012.
+.. [4] T. Lelièvre, M. Rousset, G. Stoltz, "Hybrid Monte Carlo methods for sampling probability measures on
    submanifolds", Numer. Math. 143 (2019), arXiv:1807.02356.
-.. [4] M. D. Hoffman, A. Gelman, "The No-U-Turn Sampler", J. Mach. Learn. Res. 15 (2014), Section 3.2.
+.. [5] M. D. Hoffman, A. Gelman, "The No-U-Turn Sampler", J. Mach. Learn. Res. 15 (2014), Section 3.2.
 """
 
 from __future__ import annotations
@@ -37,9 +45,9 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.sampling import _orthographic
-from dlngeo.sampling._balanced import BalancedSampler, Potential, Vector, finite_or_raise
-from dlngeo.sampling._steps import entropy_slope
+from dlngeo.sampling._balanced import BalancedSampler, Potential, finite_or_raise
+from dlngeo.sampling._fixed_rank import Point
+from dlngeo.sampling._motions import MOTIONS, Motion
 from dlngeo.sampling.chain import Samples, State
 from dlngeo.sampling.langevin import SpectralPotential
 
@@ -62,12 +70,11 @@ class ConstrainedHMC(BalancedSampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Largest step ε of the trajectories. Steps much longer than the second smallest λ are rejected, or than the
-        smallest where a width exceeds the rank. See :meth:`tuned`.
+        Largest step ε of the trajectories, in the norm of Y or of the weights. See :meth:`tuned`.
     n_leapfrog : int
-        Steps of a trajectory. Its length ``ε · n_leapfrog`` is good at once or twice the size of λ, while which frames
-        turn by a radian or two. In deep networks the momentum along the orbits confines λ, which moves on as
-        that is renewed; longer trajectories gain nothing.
+        Steps of a trajectory. Its length ``ε · n_leapfrog`` is good at about the spread of λ, which for isotropic noise
+        is 1/N of its size; longer where it matters how frames turn, by ``ε/λ`` each step. For weights, at once or twice
+        the size of λ; there longer ones gain nothing.
     rank : int, optional
         Rank r. Defaults to the least width.
     noise : {"base", "isotropic"}
@@ -76,6 +83,8 @@ class ConstrainedHMC(BalancedSampler):
     jitter : float
         The steps of each trajectory are ``ε(1 − jitter·u)`` with a uniform u, lest periodic motion resonate with its
         length.
+    motion : {"product", "weights"}
+        What moves, see above. The law is the same.
 
     Raises
     ------
@@ -85,7 +94,7 @@ class ConstrainedHMC(BalancedSampler):
     Notes
     -----
     Statistics: ``energy``; ``accept_probability`` and ``accepted``; ``converged``, whether all steps of the trajectory
-    were solved and led back; ``residual``, the largest one of the solver relative to the norm of the weights.
+    led back; ``residual``, by how much the ways back missed at most, relative to λ_1, where the rank is a constraint.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class ConstrainedHMC(BalancedSampler):
         rank: int | None = None,
         noise: str = "base",
         jitter: float = 0.5,
+        motion: str = "product",
     ) -> None:
         super().__init__(space, potential, potential_gradient, beta, step_size, noise, rank)
         self.n_leapfrog = _check.positive_integer(n_leapfrog, "n_leapfrog")
@@ -110,31 +120,38 @@ class ConstrainedHMC(BalancedSampler):
             raise TypeError(f"potential must be callable or a SpectralPotential, got {type(potential).__name__}.")
         if self.spectral is None and not callable(potential_gradient):
             raise TypeError("potential_gradient is missing; only a SpectralPotential needs none.")
+        if motion not in MOTIONS:
+            raise ValueError(f"motion must be 'product' or 'weights', got {motion!r}.")
+        self.motion = motion
         self._square = self.widths[0] == self.widths[-1] == self.rank
 
     def step(self, state: State, rng: np.random.Generator) -> State:
-        frames, lam = state["frames"].copy(), state["lam"].copy()
-        chains = len(lam)
+        motion, chains = self._moving(), len(state["lam"])
+        position = motion.position(state["frames"], state["lam"])
+        start = tuple(part.copy() for part in position)
         steps = self.step_size * (1 - self.jitter * rng.random(chains))
-        momentum = self._white(frames, lam, rng)
-        energy = self._energy(frames, lam)
+        momentum = motion.momentum(position, rng)
+        energy = self._energy(motion.ends(position))
         finite_or_raise(energy, "the potential")
-        before = self._potential(energy, lam) + self._squared_norm(momentum) / 2
-        finite_or_raise(self._force(frames, lam).cores, "the gradient of the potential")
-        residuals = self._integrate(frames, lam, momentum, steps)
-        converged = residuals < math.inf
-        proposed = self._energy(frames, lam)
-        after = self._potential(proposed, lam) + self._squared_norm(momentum) / 2
+        before = motion.hamiltonian(energy, position, momentum)
+        finite_or_raise(motion.force(position)[0], "the gradient of the potential")
+        # A trajectory that runs off to where something overflows is rejected.
+        with np.errstate(all="ignore"):
+            residuals = motion.integrate(position, momentum, steps, self.n_leapfrog)
+            converged = residuals < math.inf
+            proposed = self._energy(motion.ends(position))
+            after = motion.hamiltonian(proposed, position, momentum)
         valid = converged & np.isfinite(after)
         probability = np.where(valid, np.exp(np.minimum(0, before - np.where(valid, after, 0))), 0)
         accepted = rng.random(chains) < probability
-        frames[~accepted], lam[~accepted] = state["frames"][~accepted], state["lam"][~accepted]
+        for part, old in zip(position, start, strict=True):
+            part[~accepted] = old[~accepted]
         energy = np.where(accepted, proposed, energy)
         if self._square:
-            energy = self._mirror(frames, lam, energy, rng)
+            energy = self._mirror(motion.ends(position), energy, rng)
         return {
-            "frames": frames,
-            "lam": lam,
+            "frames": motion.frames(position, rng),
+            "lam": position.lam,
             "energy": energy,
             "accept_probability": probability,
             "accepted": accepted,
@@ -142,41 +159,17 @@ class ConstrainedHMC(BalancedSampler):
             "residual": np.where(converged, residuals, 0),
         }
 
-    def _integrate(self, frames: np.ndarray, lam: np.ndarray, momentum: Vector, steps: np.ndarray) -> np.ndarray:
-        """Follow the motion for a trajectory, in place; the residuals are infinite where it is to be rejected."""
-        residuals = np.zeros(len(lam))
-        force = self._force(frames, lam)
-        for _ in range(self.n_leapfrog):
-            _kick(momentum, force, steps / 2)
-            _orthographic.leap(frames, lam, *momentum, self._sizes, steps, residuals)
-            force = self._force(frames, lam)
-            # A trajectory that ran off to where the force overflows is rejected.
-            lost = ~np.isfinite(force.cores).all(axis=(1, 2, 3)) | ~np.isfinite(force.sides).all(axis=(1, 2, 3))
-            residuals[lost] = math.inf
-            force.cores[lost], force.sides[lost] = 0, 0
-            _kick(momentum, force, steps / 2)
-        return residuals
+    def _moving(self) -> Motion:
+        return MOTIONS[self.motion](self)
 
-    def _potential(self, energy: np.ndarray, lam: np.ndarray) -> np.ndarray:
-        """``βV``."""
-        return self.beta * energy + (self._entropy(lam) if self.noise == "base" else 0)
-
-    def _force(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
-        """Gradient of ``βV``."""
-        gradient = self._gradient(frames, lam)
-        force = Vector(self.beta * gradient.cores, self.beta * gradient.sides)
-        if self.noise == "base":
-            self._add_radial(force, entropy_slope(lam, self.depth, self._excess))
-        return force
-
-    def _mirror(self, frames: np.ndarray, lam: np.ndarray, energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _mirror(self, ends: Point, energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Choose between X and its mirror image with their conditional probabilities, in place."""
-        image = frames.copy()
-        image[:, -1, :, -1] *= -1
-        other = energy if self.spectral is not None else self._energy(image, lam)
+        image = ends._replace(u=ends.u.copy())
+        image.u[:, :, -1] *= -1
+        other = energy if self.spectral is not None else self._energy(image)
         gain = np.minimum(self.beta * (other - energy), 700)
-        turned = rng.random(len(lam)) < 1 / (1 + np.exp(gain))
-        frames[turned] = image[turned]
+        turned = rng.random(len(energy)) < 1 / (1 + np.exp(gain))
+        ends.u[turned] = image.u[turned]
         return np.where(turned, other, energy)
 
     def _blank(self, chains: int) -> State:
@@ -194,12 +187,12 @@ class ConstrainedHMC(BalancedSampler):
         return {name: state[name] for name in self._blank(0)}
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "n_leapfrog": self.n_leapfrog, "jitter": self.jitter}
+        return {**super().settings(), "n_leapfrog": self.n_leapfrog, "jitter": self.jitter, "motion": self.motion}
 
     def tuned(
         self, initial_points: Any, n_steps: int = 100, *, acceptance: float = 0.8, rng: Any = None
     ) -> tuple[ConstrainedHMC, State]:
-        """Choose the step size for a mean acceptance probability, by dual averaging [4]_ over all chains.
+        """Choose the step size for a mean acceptance probability, by dual averaging [5]_ over all chains.
 
         The length ``ε · n_leapfrog`` of trajectories is kept. While the step size is sought trajectories have
         at most twice the steps of this sampler.
@@ -244,8 +237,3 @@ class ConstrainedHMC(BalancedSampler):
         sampler.step_size = math.exp(mean_log)
         sampler.n_leapfrog = max(1, round(length / sampler.step_size))
         return sampler, current
-
-
-def _kick(momentum: Vector, force: Vector, steps: np.ndarray) -> None:
-    for p, f in zip(momentum, force, strict=True):
-        p -= steps[:, None, None, None] * f

@@ -115,7 +115,7 @@ class UpstairsLangevin(BalancedSampler):
     def statistics(self, state: State) -> State:
         if self.spectral is None and self.potential is None:
             return {}
-        return {"energy": self._energy(state["frames"], state["lam"])}
+        return {"energy": self._energy(self._ends(state["frames"], state["lam"]))}
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "kappa": self.kappa}
