@@ -44,6 +44,8 @@ __all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
 
 # Singular values closer than this, relative to the larger one, are close: quotients of others lose a factor of 1/_NEAR.
 _NEAR = 1 / 16
+# At ratios of singular values below this ψ leaves the range of doubles. Their squares are nothing next to 1.
+_FAR = 1e-150
 # Below this argument H′ is summed as a power series, of radius π; the 18th term is below 1e-16.
 _SERIES = 1.0
 _COEFFICIENTS = [2 * (-1) ** n * float(zeta(2 * n + 2)) / math.pi ** (2 * n + 2) for n in range(18)]
@@ -155,8 +157,15 @@ class SpectralEntropy:
             If they are not r, or negative, infinite or NaN.
         """
         xp, s = self._checked(s)
-        phi = xp.where(_diagonal(xp, s), 1.0, self.kernel(s[..., :, None], s[..., None, :]))
-        total = self.constant + xp.sum(_log(xp, phi), axis=(-2, -1)) / 4
+        total = self.constant + xp.zeros_like(s[..., 0])
+        if self.depth > 1:
+            large, small = xp.maximum(s[..., :, None], s[..., None, :]), xp.minimum(s[..., :, None], s[..., None, :])
+            ratio = small / xp.where(large > 0, large, 1.0)
+            far = ratio < _FAR
+            phi = self.kernel(xp.ones_like(ratio), xp.where(far, 1.0, ratio))  # φ itself may leave the range of doubles
+            log_phi = (2 - 2 / self.depth) * _log(xp, large)
+            log_phi = log_phi + xp.where(far, self._distant(xp, large, small), _log(xp, phi))
+            total = total + xp.sum(xp.where(_diagonal(xp, s), 0.0, log_phi), axis=(-2, -1)) / 4
         return total + self.excess * xp.sum(_log(xp, s), axis=-1) if self.excess else total
 
     def _checked(self, s: Any) -> tuple[Any, Any]:
@@ -165,6 +174,12 @@ class SpectralEntropy:
         if s.ndim == 0 or s.shape[-1] != self.rank:
             raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
         return xp, s
+
+    def _distant(self, xp: Any, large: Any, small: Any) -> Any:
+        """``log φ(1, ρ) = −log(1 − ρ^{2/N})`` for ratios ρ = small/large whose square is nothing next to 1."""
+        some = small > 0
+        gap = 2 * xp.where(some, xp.log(xp.where(some, large, 1.0)) - xp.log(xp.where(some, small, 1.0)), math.inf)
+        return -_log(xp, gap if math.isinf(self.depth) else -xp.expm1(-gap / self.depth))
 
     def gradient(self, s: Any) -> Any:
         r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
@@ -194,8 +209,17 @@ class SpectralEntropy:
                 f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
             )
         row, column = s[..., :, None], s[..., None, :]
-        ratio = self.kernel.divided_difference(column, row, row) / self.kernel(row, column)
-        return s * xp.sum(xp.where(_diagonal(xp, s), 0.0, ratio), axis=-1) + self.excess / s
+        large = xp.maximum(row, column)
+        a, b = row / large, column / large
+        far = xp.minimum(a, b) < _FAR
+        a, b = xp.where(far, 1.0, a), xp.where(far, 1.0, b)  # ψ itself may leave the range of doubles
+        share = a**2 * self.kernel.divided_difference(b, a, a) / self.kernel(a, b)
+        # Apart by more than that, σ_k²ψ/φ is 1/N(ρ^{−2/N} − 1) of the smaller, and 1 − 1/N less that of the larger.
+        gap = 2 * xp.where(far, xp.abs(xp.log(row) - xp.log(column)), 1.0)
+        part = gap / self.depth
+        little = 1 / gap if math.isinf(self.depth) else -xp.exp(-part) / xp.expm1(-part) / self.depth
+        share = xp.where(far, xp.where(row < column, little, 1 - 1 / self.depth - little), share)
+        return (xp.sum(xp.where(_diagonal(xp, s), 0.0, share), axis=-1) + self.excess) / s
 
     def hessian(self, s: Any) -> Any:
         r"""Second partial derivatives, shape=[..., r, r].
