@@ -39,6 +39,8 @@ _NEGLIGIBLE = 60.0
 _RANGE = np.exp2(np.arange(-160, 161) / 8)
 _MOST = 4_000_000  # nodes
 _MOST_EACH = 20_000  # nodes for each value of a density
+# What log_partition may change by with three quarters of the nodes. Its error is a fifth of the change, or far less.
+_SETTLED = 0.1
 
 
 class SpectralLaw:
@@ -56,12 +58,13 @@ class SpectralLaw:
         ``"base"``: noise of the metric, ``e^{−βE} dvol_g``. ``"isotropic"``: isotropic noise on the balanced weights,
         ``e^{−βF} dvol_g``.
     n_nodes : int
-        Number of Gauss–Legendre nodes for each singular value.
+        Number of Gauss–Legendre nodes for each singular value. A law of singular values that keep close to a value far
+        from zero needs many; see :meth:`log_partition`.
 
     Raises
     ------
     TypeError, ValueError
-        If ``beta`` is not positive, the noise unknown, or the depth infinite, where nothing is
+        If ``beta`` is not positive, the noise unknown, the energy not callable, or the depth infinite, where nothing is
         normalised by an energy that is finite at zero.
     """
 
@@ -75,6 +78,12 @@ class SpectralLaw:
     ) -> None:
         if noise not in ("base", "isotropic"):
             raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
+        if not callable(energy):
+            raise TypeError(f"energy must be a function of the singular values, got {type(energy).__name__}.")
+        if not isinstance(entropy, SpectralEntropy):
+            raise TypeError(
+                f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
+            )
         if math.isinf(entropy.depth):
             raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
         self.energy, self.entropy, self.noise = energy, entropy, noise
@@ -87,17 +96,46 @@ class SpectralLaw:
         ----------
         lam : array, shape=[..., r]
             ``λ = σ^{1/N}``, positive and decreasing.
+
+        Raises
+        ------
+        ValueError
+            If they are not, or not r, or the energies are NaN or not one for each r.
         """
-        lam = np.asarray(lam, dtype=float)
+        lam, r = np.asarray(lam, dtype=float), self.entropy.rank
+        if lam.ndim == 0 or lam.shape[-1] != r:
+            raise ValueError(f"{r} values λ are expected on the last axis, got shape {lam.shape}; the rank is r.")
+        if not (np.all(lam > 0) and np.all(np.diff(lam, axis=-1) <= 0) and np.all(np.isfinite(lam))):
+            raise ValueError("λ must be positive, finite and decreasing along the last axis; sort them.")
+        return _numbers(self._log_density(lam))
+
+    def _log_density(self, lam: Array) -> Array:
         (m, n), r, depth = self.entropy.shape, self.entropy.rank, self.entropy.depth
-        s = lam**depth
-        total = self._log_constant - self.beta * np.asarray(self.energy(s), dtype=float)
+        with np.errstate(over="ignore"):
+            s = lam**depth
+        energy = np.asarray(self.energy(s), dtype=float)
+        if energy.shape != lam.shape[:-1]:
+            raise ValueError(
+                f"energy has shape {energy.shape} at singular values of shape {s.shape}; give one for each row."
+            )
+        total = self._log_constant - self.beta * energy
         for k in range(r):
             for j in range(k + 1, r):
                 total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
         if m + n > 2 * r:
             total = total + (m + n - 2 * r) * np.sum(np.log(lam), axis=-1)
-        return total + self.entropy(s) if self.noise == "isotropic" else total
+        return np.asarray(total + self._entropy(lam) if self.noise == "isotropic" else total)
+
+    def _entropy(self, lam: Array) -> Array:
+        """S, in λ, where ``σ = λ^N`` may have left the range of doubles: ``φ = Σ_p λ_k^{2N−2p} λ_l^{2p−2}``."""
+        depth, log = self.entropy.depth, np.log(lam)
+        total = self.entropy.constant + depth * self.entropy.excess * np.sum(log, axis=-1)
+        for k in range(lam.shape[-1]):
+            for j in range(k + 1, lam.shape[-1]):
+                gap = 2 * (log[..., j] - log[..., k])
+                bend = np.expm1(depth * gap) / np.where(gap < 0, np.expm1(gap), 1.0)
+                total = total + (depth - 1) * log[..., k] + np.log(np.where(gap < 0, bend, depth)) / 2
+        return total
 
     @cached_property
     def _log_constant(self) -> float:
@@ -111,25 +149,40 @@ class SpectralLaw:
     @cached_property
     def _quadrature(self) -> tuple[Array, Array]:
         """Nodes λ, shape=[k, r], and the logarithms of weight times density, shape=[k]."""
+        if self.n_nodes**self.entropy.rank > _MOST:
+            raise ValueError(
+                f"{self.n_nodes} nodes for each of {self.entropy.rank} singular values are too many; lower n_nodes."
+            )
+        lam, values = self._rule(self.n_nodes)
+        change = _log_sum(values) - _log_sum(self._rule(max(1, 3 * self.n_nodes // 4))[1])
+        if not abs(change) < _SETTLED:
+            raise ValueError(
+                f"the law is too narrow for {self.n_nodes} nodes: with a quarter less the logarithm of the partition "
+                f"function changes by {abs(change):.2g}; raise n_nodes."
+            )
+        return lam, values
+
+    def _rule(self, n_nodes: int) -> tuple[Array, Array]:
         r = self.entropy.rank
-        if self.n_nodes**r > _MOST:
-            raise ValueError(f"{self.n_nodes} nodes for each of {r} singular values are too many; lower n_nodes.")
-        x, w = np.polynomial.legendre.leggauss(self.n_nodes)
+        x, w = np.polynomial.legendre.leggauss(n_nodes)
         x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w  # denser at zero, for the powers and logarithms there
-        low, high = self._support()
+        low, high = self._bounds
         # λ_1 between its bounds, and λ_{k+1} = λ_k x_{k+1}: the density is smooth in the ordered values.
         lam = np.cumprod(_product([low + (high - low) * x, *[x] * (r - 1)]), axis=-1, dtype=np.float64)
         log_weight = np.sum(np.log(_product([w] * r)), axis=-1) + math.log(high - low)
         log_weight = log_weight + np.sum(np.log(lam[:, :-1]), axis=-1)
-        return lam, log_weight + self.log_density(lam)
+        return lam, log_weight + _numbers(self._log_density(lam))
 
-    def _support(self) -> tuple[float, float]:
+    @cached_property
+    def _bounds(self) -> tuple[float, float]:
         """Range of λ_1 outside of which the density is negligible."""
         x = np.polynomial.legendre.leggauss(12)[0] / 2 + 0.5
         shape = np.cumprod(_product([np.ones(1), *[x] * (self.entropy.rank - 1)]), axis=-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            profile = np.array([np.max(self.log_density(size * shape)) for size in _RANGE])
+            profile = np.array([np.max(self._log_density(size * shape)) for size in _RANGE])
         profile = np.where(np.isfinite(profile), profile, -np.inf) + np.log(_RANGE)
+        if not np.isfinite(profile).any():
+            raise ValueError("the density is NaN or zero everywhere: see that the energy is finite at singular values.")
         large = np.flatnonzero(profile > np.max(profile) - _NEGLIGIBLE)
         if large[-1] == len(_RANGE) - 1:
             raise ValueError(
@@ -145,11 +198,10 @@ class SpectralLaw:
         Raises
         ------
         ValueError
-            If the energy does not grow fast enough, or there are too many singular values for a quadrature.
+            If the energy does not grow fast enough or is NaN, there are too many singular values for a quadrature, or
+            the law is so narrow that with three quarters of the nodes the result would change by 0.1 or more.
         """
-        values = self._quadrature[1]
-        top = float(np.max(values))
-        return top + math.log(math.fsum(np.exp(values - top)))
+        return _log_sum(self._quadrature[1])
 
     def density(self, lam: ArrayLike) -> Array:
         """Density of one of the r values λ, chosen at random: what a histogram of them all tends to.
@@ -159,7 +211,7 @@ class SpectralLaw:
         Parameters
         ----------
         lam : array, shape=[k]
-            Positive numbers.
+            Numbers of at least 0.
 
         Returns
         -------
@@ -168,14 +220,17 @@ class SpectralLaw:
         Raises
         ------
         ValueError
-            As :meth:`log_partition`.
+            As :meth:`log_partition`, and if ``lam`` is not one array of such numbers.
         """
-        r, log_z, (_, high) = self.entropy.rank, self.log_partition(), self._support()
+        lam = np.asarray(lam, dtype=float)
+        if lam.ndim != 1 or not np.all(lam >= 0):
+            raise ValueError(f"lam must be one array of numbers of at least 0, got {lam}.")
+        r, log_z, (_, high) = self.entropy.rank, self.log_partition(), self._bounds
         x, w = np.polynomial.legendre.leggauss(min(self.n_nodes, int(_MOST_EACH ** (1 / max(r - 1, 1)))))
         x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w
         parts, weights = _product([x] * (r - 1)), np.prod(_product([w] * (r - 1)), axis=-1)
         out = np.zeros(np.shape(lam))
-        for k, value in enumerate(np.asarray(lam, dtype=float)):
+        for k, value in enumerate(lam):
             for above in range(r if value < high else 0):
                 size, values = weights, []
                 top: Any = high
@@ -190,7 +245,7 @@ class SpectralLaw:
                 if above == r - 1:
                     values.append(np.full(len(parts), value))
                 with np.errstate(divide="ignore"):  # neighbours may round to one number, where the density is zero
-                    logs = self.log_density(np.stack(values, axis=-1))
+                    logs = self._log_density(np.stack(values, axis=-1))
                 out[k] += np.sum(size * np.exp(logs - log_z))
         return out / r
 
@@ -205,11 +260,26 @@ class SpectralLaw:
         Raises
         ------
         ValueError
-            As :meth:`log_partition`.
+            As :meth:`log_partition`, and if the function gives numbers of another shape.
         """
         lam, values = self._quadrature
-        weight = np.exp(values - np.max(values))
-        return float(np.sum(weight * function(lam**self.entropy.depth)) / np.sum(weight))
+        weight, found = np.exp(values - np.max(values)), np.asarray(function(lam**self.entropy.depth), dtype=float)
+        if found.shape not in ((), weight.shape):
+            raise ValueError(f"the function gave shape {found.shape}; it must give {weight.shape}, one for each row.")
+        return float(np.sum(weight * found) / np.sum(weight))
+
+
+def _log_sum(values: Array) -> float:
+    top = float(np.max(values))
+    return top + math.log(math.fsum(np.exp(values - top)))
+
+
+def _numbers(logs: Array) -> Array:
+    if np.isnan(logs).any():
+        raise ValueError(
+            "the energy is NaN at some singular values; see that it is defined wherever they are positive."
+        )
+    return logs
 
 
 def _product(axes: list[Array]) -> Array:

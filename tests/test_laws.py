@@ -104,6 +104,70 @@ def test_refusals():
         SpectralLaw(np.sum, SpectralEntropy(2, 2, math.inf), 1.0)
     with pytest.raises(ValueError, match="too many"):
         SpectralLaw(half_norm(2), SpectralEntropy(5, 5, 2), 1.0).log_partition()
+    with pytest.raises(TypeError, match="energy must be a function"):
+        SpectralLaw(1.0, spectral, 1.0)
+    with pytest.raises(TypeError, match=r"entropy must be a SpectralEntropy, .* got function"):
+        SpectralLaw(half_norm(2), entropy, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (np.sum, r"energy has shape \(\) at singular values of shape"),
+        (lambda s: s, "energy has shape .* give one for each row"),
+        (lambda s: np.full(s.shape[:-1], np.nan), "the density is NaN or zero everywhere"),
+        (lambda s: np.where(s[..., 0] < 1.5, np.nan, np.sum(s, axis=-1)), "the energy is NaN at some singular values"),
+    ],
+    ids=["sum of all", "none summed", "NaN", "NaN somewhere"],
+)
+def test_energies_that_are_none_are_refused(energy, message):
+    with pytest.raises(ValueError, match=message):
+        SpectralLaw(energy, SpectralEntropy(2, 2, 2), 1.0).log_partition()
+
+
+def test_arguments_of_wrong_shape_or_order_are_refused():
+    law = SpectralLaw(half_norm(2), SpectralEntropy(2, 2, 2), 1.0)
+    for lam in ([1.0, 2.0], [1.0, 0.0], [1.0, -1.0], [math.nan, 1.0], [math.inf, 1.0]):
+        with pytest.raises(ValueError, match="positive, finite and decreasing"):
+            law.log_density(lam)
+    with pytest.raises(ValueError, match=r"2 values λ are expected on the last axis, got shape \(3,\)"):
+        law.log_density([3.0, 2.0, 1.0])
+    for lam in (1.0, [-1.0], [[1.0]], [math.nan]):
+        with pytest.raises(ValueError, match="one array of numbers of at least 0"):
+            law.density(lam)
+    for function in (lambda s: s, lambda s: np.ones(3)):
+        with pytest.raises(ValueError, match="the function gave shape"):
+            law.mean(function)
+
+
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+def test_a_law_too_narrow_for_the_nodes_is_refused(noise):
+    """Close to ``σ = 2``, where at N = 2 and β = 10⁴ the mean would be off by far more than the spread."""
+    spectral = SpectralEntropy(2, 2, 2)
+
+    def law(beta, n_nodes):
+        return SpectralLaw(lambda s: np.sum((s - 2) ** 2, axis=-1), spectral, beta, noise, n_nodes)
+
+    with pytest.raises(ValueError, match=r"too narrow for 80 nodes.*raise n_nodes"):
+        law(1e4, 80).mean(lambda s: np.mean(s, axis=-1))
+    # Laplace: with h = s₁ − s₂ of density h e^{−βh²/2}, up to factors that vary by the relative width.
+    found = law(1e4, 1200)
+    assert found.mean(lambda s: np.mean(s, axis=-1)) == pytest.approx(2, abs=1e-4)
+    assert found.mean(lambda s: s[:, 0] - s[:, 1]) == pytest.approx(math.sqrt(math.pi / 2 / 1e4), rel=1e-3)
+
+
+@pytest.mark.parametrize("depth", [60, 100])
+def test_isotropic_laws_of_deep_networks_share_energy_equally_too(depth):
+    """Where ``σ = λ^N`` leaves the range of doubles within that of λ."""
+    beta = depth / 4  # keeps σ = λ^N itself in it
+    law = SpectralLaw(half_norm(depth), SpectralEntropy(2, 2, depth), beta, noise="isotropic", n_nodes=160)
+    mean = beta * law.mean(lambda s: np.sum(s ** (2 / depth), axis=-1))
+    assert mean == pytest.approx(dimension((2,) * (depth + 1), 2), rel=1e-7)
+    spectral, lam = SpectralEntropy(4, 3, depth, 2), np.array([[1.1, 0.9], [0.3, 0.29]])
+    with_entropy, without = (
+        SpectralLaw(half_norm(depth), spectral, 1.0, noise).log_density(lam) for noise in ("isotropic", "base")
+    )
+    np.testing.assert_allclose(with_entropy - without, spectral(lam**depth), rtol=1e-12)
 
 
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
@@ -112,7 +176,7 @@ def test_the_density_of_one_value_integrates_to_means(m, n, rank, depth, noise):
     law = SpectralLaw(
         half_norm(depth), SpectralEntropy(m, n, depth, rank), 2.0, noise, n_nodes={1: 100, 2: 80, 3: 60, 4: 30}[rank]
     )
-    high = law._support()[1]
+    high = law._bounds[1]
     x, w = np.polynomial.legendre.leggauss(100)
     x, w = (x + 1) / 2 * high, w / 2 * high
     density = law.density(x)
