@@ -9,12 +9,14 @@ For an energy of the singular values, ``e^{−βE} dvol_g`` on the m×n matrices
 
 from the Jacobian of the SVD [2]_ and the volume density of ``g_N``. So ``E = ½ Σ λ_k²`` makes ``βλ_k²`` the
 eigenvalues of an r×r Wishart matrix with m + n − r degrees of freedom, at every depth. Isotropic noise on the
-balanced weights multiplies the density by the volume ``e^S`` of their orbits: ``e^{−βF} dvol_g``, ``F = E − S/β``.
+balanced weights multiplies the density by the volume ``e^S`` of their orbits: ``e^{−βF} dvol_g``, ``F = E − S/β``; with
+the strength κ along horizontal directions and 1 along the orbits it is ``e^{−βF/κ} dvol_g`` [3]_.
 
 References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
 .. [2] R. J. Muirhead, "Aspects of Multivariate Statistical Theory", Wiley 1982, Section 2.1.
+.. [3] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ _SETTLED = 0.1
 
 
 class SpectralLaw:
-    """The law of the singular values under ``e^{−βE} dvol_g`` or ``e^{−βF} dvol_g``.
+    """The law of the singular values under ``e^{−βE} dvol_g`` or ``e^{−βF/κ} dvol_g``.
 
     Parameters
     ----------
@@ -56,16 +58,18 @@ class SpectralLaw:
         Inverse temperature, positive.
     noise : {"base", "isotropic"}
         ``"base"``: noise of the metric, ``e^{−βE} dvol_g``. ``"isotropic"``: isotropic noise on the balanced weights,
-        ``e^{−βF} dvol_g``.
+        ``e^{−βF/κ} dvol_g``.
     n_nodes : int
         Number of Gauss–Legendre nodes for each singular value. A law of singular values that keep close to a value far
         from zero needs many; see :meth:`log_partition`.
+    kappa : float
+        Anisotropy κ of isotropic noise, positive.
 
     Raises
     ------
     TypeError, ValueError
-        If ``beta`` is not positive, the noise unknown, the energy not callable, or the depth infinite, where nothing is
-        normalised by an energy that is finite at zero.
+        If ``beta`` or ``kappa`` is not positive, the noise unknown, the energy not callable, or the depth infinite,
+        where nothing is normalised by an energy that is finite at zero.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class SpectralLaw:
         beta: float,
         noise: str = "base",
         n_nodes: int = 80,
+        *,
+        kappa: float = 1.0,
     ) -> None:
         if noise not in ("base", "isotropic"):
             raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
@@ -86,6 +92,9 @@ class SpectralLaw:
             )
         if math.isinf(entropy.depth):
             raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
+        self.kappa = _check.positive(kappa, "kappa")
+        if noise == "base" and kappa != 1:
+            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
         self.energy, self.entropy, self.noise = energy, entropy, noise
         self.beta, self.n_nodes = _check.positive(beta, "beta"), _check.positive_integer(n_nodes, "n_nodes")
 
@@ -118,13 +127,13 @@ class SpectralLaw:
             raise ValueError(
                 f"energy has shape {energy.shape} at singular values of shape {s.shape}; give one for each row."
             )
-        total = self._log_constant - self.beta * energy
+        total = self._log_constant - self.beta / self.kappa * energy
         for k in range(r):
             for j in range(k + 1, r):
                 total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
         if m + n > 2 * r:
             total = total + (m + n - 2 * r) * np.sum(np.log(lam), axis=-1)
-        return np.asarray(total + self._entropy(lam) if self.noise == "isotropic" else total)
+        return np.asarray(total + self._entropy(lam) / self.kappa if self.noise == "isotropic" else total)
 
     def _entropy(self, lam: Array) -> Array:
         """S, in λ, where ``σ = λ^N`` may have left the range of doubles: ``φ = Σ_p λ_k^{2N−2p} λ_l^{2p−2}``."""
@@ -191,9 +200,9 @@ class SpectralLaw:
         return (0.0 if large[0] == 0 else float(_RANGE[large[0] - 1])), float(_RANGE[large[-1] + 1])
 
     def log_partition(self) -> float:
-        r"""Logarithm of ``∫ e^{−βE} dvol_g`` or ``∫ e^{−βF} dvol_g``, over the matrices of rank r.
+        r"""Logarithm of ``∫ e^{−βE} dvol_g`` or ``∫ e^{−βF/κ} dvol_g``, over the matrices of rank r.
 
-        With isotropic noise it is the integral of ``e^{−βE}`` over all balanced weights.
+        With isotropic noise, at κ = 1, it is the integral of ``e^{−βE}`` over all balanced weights.
 
         Raises
         ------

@@ -84,6 +84,24 @@ def test_law_by_importance_sampling(rng, m, n, depth, noise):
         assert abs(np.mean(values) - exact) < 3.5 * error
 
 
+@pytest.mark.parametrize("kappa", [0.2, 0.7, 3.0])
+def test_anisotropy_leaves_the_free_energy_and_scales_the_temperature(kappa):
+    """At any depth the energy is shared equally: e^{S/κ} has a degree in λ, and ``e^{−βE/κ}`` a χ² law."""
+    m, n, rank, depth, widths, beta = 4, 3, 2, 3, (3, 4, 2, 4), 1.3
+    spectral = SpectralEntropy(m, n, depth, rank, widths)
+    law = SpectralLaw(half_norm(depth), spectral, beta, "isotropic", kappa=kappa)
+    degree = dimension(widths, rank) - rank * (m + n - rank)  # of e^S, in λ
+    mean = law.mean(lambda s: np.sum(s ** (2 / depth), axis=-1))
+    assert mean == pytest.approx(kappa / beta * (rank * (m + n - rank) + degree / kappa), rel=1e-9)
+    free = SpectralLaw(lambda s: half_norm(depth)(s) - spectral(s) / beta, spectral, beta / kappa)
+    lam = np.array([[1.5, 0.7], [0.4, 0.3]])
+    np.testing.assert_allclose(law.log_density(lam), free.log_density(lam), rtol=1e-12)
+    with pytest.raises(ValueError, match="kappa must be positive"):
+        SpectralLaw(np.sum, spectral, beta, "isotropic", kappa=0)
+    with pytest.raises(ValueError, match="pass noise='isotropic'"):
+        SpectralLaw(np.sum, spectral, beta, kappa=kappa)
+
+
 def test_density_and_mean_agree_with_a_plain_quadrature():
     law = SpectralLaw(lambda s: np.sum(s, axis=-1), SpectralEntropy(2, 2, 2), 1.0, noise="isotropic")
     grid = (np.arange(1500) + 0.5) * 8 / 1500
