@@ -222,7 +222,7 @@ def sample(
     values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
     """
     from dlngeo.compare import DataError, load
-    from dlngeo.sampling.run import CheckpointError, Settings, run, save, table
+    from dlngeo.sampling.run import CheckpointError, Settings, WorkerLostError, run, save, table
 
     try:
         if target is not None and (energy is not None or shape is not None):
@@ -262,7 +262,7 @@ def sample(
                 checkpoint=checkpoint,
                 tick=lambda done: progress.update(bar, completed=done),
             )
-        except (CheckpointError, ValueError, TypeError, ImportError, OSError) as error:
+        except (CheckpointError, WorkerLostError, ValueError, TypeError, ImportError, OSError) as error:
             progress.stop()
             _fail(str(error))
         except KeyboardInterrupt:

@@ -16,7 +16,7 @@ import dlngeo.cli
 from dlngeo import plotting
 from dlngeo.cli import app
 from dlngeo.laws import SpectralLaw
-from dlngeo.sampling import Langevin
+from dlngeo.sampling import Langevin, WorkerLostError
 from dlngeo.sampling.gibbs import Gibbs
 from dlngeo.sampling.run import Settings, run
 from dlngeo.spectral_entropy import SpectralEntropy
@@ -327,6 +327,17 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     went_on = result_of(out)
     assert call(*options).exit_code == 0
     assert numbers(went_on) == numbers(result_of(out))
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["alone", "checkpoint"])
+def test_processes_that_are_always_killed_get_one_line_and_code_2(tmp_path, monkeypatch, kept):
+    def run_cells(*_, **__):
+        raise WorkerLostError("killed", [{"part": 0}])
+
+    monkeypatch.setattr("dlngeo.sampling.run.run_cells", run_cells)
+    options = ["--checkpoint", tmp_path / "run"] if kept else []
+    result = call(*QUICK, *options, "--output", tmp_path / "out")
+    assert_one_line_and_code_2(result, "what is done is kept." if kept else "nothing is kept without a checkpoint.")
 
 
 def test_a_figure_is_drawn_of_whatever_a_result_holds():

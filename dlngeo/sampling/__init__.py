@@ -3,7 +3,7 @@
 from dlngeo.sampling._store import CheckpointError
 from dlngeo.sampling.adapter import from_pymanopt
 from dlngeo.sampling.chain import Sampler, Samples
-from dlngeo.sampling.ensemble import Cell, sweep
+from dlngeo.sampling.ensemble import Cell, WorkerLostError, sweep
 from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
 from dlngeo.sampling.upstairs import UpstairsLangevin
@@ -17,6 +17,7 @@ __all__ = [
     "Samples",
     "SpectralPotential",
     "UpstairsLangevin",
+    "WorkerLostError",
     "from_pymanopt",
     "sweep",
 ]

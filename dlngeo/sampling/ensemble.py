@@ -3,8 +3,8 @@
 One code path for all of joblib's backends: processes of this machine, or, inside
 ``joblib.parallel_config(backend="dask")``, the workers of a cluster. Cells draw from independent streams, whose keys
 are the coordinates of the cell and not its place in the grid: a grid may grow, or be run in parts, in any order and by
-any number of workers, and every cell stays what it was. With a folder for checkpoints a cell that is done is not
-done again, and one whose worker was killed goes on.
+any number of workers, and every cell stays what it was. So a cell whose worker was killed is run again, to the same
+result. With a folder for checkpoints a cell that is done is not done again, and one that is half done goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +27,19 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
+from dlngeo.sampling._losses import (
+    RETRIES,
+    Losses,
+    WorkerLostError,
+    label,
+    loss_errors,
+    reporting,
+    words,
+)
 from dlngeo.sampling._store import plain
 from dlngeo.sampling.chain import Sampler
 
-__all__ = ["Cell", "cell_path", "run_cells", "sweep"]
+__all__ = ["Cell", "WorkerLostError", "cell_path", "run_cells", "sweep"]
 
 _POLL = 0.1  # seconds between looks at how far the workers are
 _RESERVED = ("rng", "chain", "draw")
@@ -65,6 +74,7 @@ def sweep(
     backend: Any = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
+    retries: int = RETRIES,
     progress: bool | Callable[[int], Any] = False,
 ) -> Any:
     """Run a sampler at each point of a grid.
@@ -92,8 +102,14 @@ def sweep(
         what is half done goes on.
     checkpoint_every
         As in :meth:`Sampler.sample`.
+    retries : int
+        How many times in a row a cell is run again whose worker was killed, by a lack of memory or from outside. It
+        goes on from its checkpoint, and may lose any number of workers if the checkpoint gets further between them.
+        Cells that lost a worker come after the others, so that one that kills every worker is the last. On a cluster
+        dask decides (``distributed.scheduler.allowed-failures``, 3 by default).
     progress : bool or callable
-        Show a progress bar; or call this now and then with the number of steps done in all cells.
+        Show a progress bar; or call this now and then with the number of steps done in all cells. What a killed worker
+        did since the checkpoint is taken off.
 
     Returns
     -------
@@ -109,6 +125,9 @@ def sweep(
         On Ctrl-C; the checkpoints keep what is done.
     ImportError
         If xarray, or with checkpoints zarr, is not installed.
+    WorkerLostError
+        If a cell loses its worker more than ``retries`` times in a row, or dask gives it up; it says which, and the
+        checkpoints keep what is done.
     TypeError, ValueError
         If the grid is empty or its values are of other types, observables differ in shape from cell to cell, or a
         step fails.
@@ -122,7 +141,7 @@ def sweep(
             raise ValueError(f"the grid's {name!r} holds a value twice: {values}. Replicas need a coordinate.")
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     options = {"burn_in": burn_in, "thin": thin, "checkpoint_every": checkpoint_every}
-    columns = run_cells(make, cells, n_steps, seed, n_jobs, backend, checkpoint_dir, progress, **options)
+    columns = run_cells(make, cells, n_steps, seed, n_jobs, backend, checkpoint_dir, retries, progress, **options)
     return _dataset(xarray, axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
 
 
@@ -134,6 +153,7 @@ def run_cells(
     n_jobs: int | None = None,
     backend: Any = None,
     checkpoint_dir: str | Path | None = None,
+    retries: int = RETRIES,
     progress: bool | Callable[[int], Any] = False,
     **options: Any,
 ) -> list[dict[str, np.ndarray]]:
@@ -141,19 +161,30 @@ def run_cells(
     n_steps = _check.positive_integer(n_steps, "n_steps")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
+    if isinstance(retries, bool) or not isinstance(retries, (int, np.integer)) or retries < 0:
+        raise ValueError(f"retries must be an integer of at least 0, got {retries!r}.")
     paths = [None if checkpoint_dir is None else cell_path(checkpoint_dir, cell) for cell in cells]
-    columns = []
-    with _counted(progress, len(cells), n_steps) as counts, threadpool_limits(1):
-        tasks = (
-            joblib.delayed(_run)(
-                make, cell, n_steps, int(seed), {**options, "checkpoint": path}, (counts.filename, place)
+    losses, found = Losses(cells, paths, retries), {}
+    with (
+        joblib.parallel_config(backend) if backend is not None else nullcontext(),
+        reporting(),
+        _counted(progress, len(cells), n_steps) as (counts, under_way),
+        threadpool_limits(1),
+    ):
+        while left := losses.ordered([place for place in range(len(cells)) if place not in found]):
+            tasks = (
+                joblib.delayed(_run)(
+                    make, cells[k], n_steps, int(seed), {**options, "checkpoint": paths[k]}, (counts.filename, k)
+                )
+                for k in left
             )
-            for place, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        )
-        for place, found in enumerate(joblib.Parallel(n_jobs, backend=backend, return_as="generator")(tasks)):
-            counts[place] = n_steps
-            columns.append(found)
-    return columns
+            try:
+                for place, columns in joblib.Parallel(n_jobs, return_as="generator_unordered")(tasks):
+                    counts[place] = n_steps
+                    found[place] = columns
+            except loss_errors() as error:
+                losses.add([place for place in left if place not in found], counts, under_way, error)
+    return [found[place] for place in range(len(cells))]
 
 
 def cell_path(folder: str | Path, cell: Mapping[str, Any]) -> Path:
@@ -166,8 +197,8 @@ def cell_path(folder: str | Path, cell: Mapping[str, Any]) -> Path:
     cell : dict
         Coordinates by name.
     """
-    words = ",".join(f"{name}={_label(value)}" for name, value in cell.items())
-    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9.,=+-]+', '_', words)[:80]}-{_digest(cell).hex()[:8]}.zarr"
+    name = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", ",".join(words(cell)))
+    return Path(folder) / f"{name[:80]}-{_digest(cell).hex()[:8]}.zarr"
 
 
 def _run(
@@ -177,16 +208,16 @@ def _run(
     seed: int,
     options: dict[str, Any],
     counter: tuple[str, int],
-) -> dict[str, np.ndarray]:
+) -> tuple[int, dict[str, np.ndarray]]:
     """Run one cell, in a worker."""
     key = tuple(int(word) for word in np.frombuffer(_digest(cell)[:16], dtype="<u4"))
     for_start, for_chain = (np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=key).spawn(2))
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), _counting(*counter) as tick:
             sampler, points, observables = make(for_start, **cell)
-            samples = sampler.sample(points, n_steps, rng=for_chain, progress=_counter(*counter), **options)
+            samples = sampler.sample(points, n_steps, rng=for_chain, progress=tick, **options)
             if samples.status == "interrupted":
                 raise KeyboardInterrupt
             columns = {name: samples.observe(function) for name, function in observables.items()}
@@ -194,7 +225,7 @@ def _run(
         numba.set_num_threads(threads)
     for name in columns.keys() & samples.statistics.keys():
         raise ValueError(f"the observable {name!r} has the name of a statistic of {type(sampler).__name__}; rename it.")
-    return {**columns, **samples.statistics}
+    return counter[1], {**columns, **samples.statistics}
 
 
 def _dataset(
@@ -212,36 +243,40 @@ def _dataset(
         (shape,) = shapes
         dims = (*axes, "chain", "draw", *(f"{name}_dim_{k}" for k in range(len(shape) - 2)))
         variables[name] = (dims, np.stack([found[name] for found in columns]).reshape(*sizes, *shape))
-    coordinates = {name: [_label(value) for value in values] for name, values in axes.items()}
+    coordinates = {name: [label(value) for value in values] for name, values in axes.items()}
     return xarray.Dataset(variables, coordinates, about)
-
-
-def _label(value: Any) -> Any:
-    """Return a number or a string as it is, and ``3x4`` for the tuple (3, 4)."""
-    return "x".join(str(_label(entry)) for entry in value) if isinstance(value, (tuple, list)) else value
 
 
 def _digest(cell: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).digest()
 
 
-def _counter(file: str, place: int) -> Callable[[int], Any] | bool:
+@contextmanager
+def _counting(file: str, place: int) -> Iterator[Callable[[int], Any] | bool]:
+    """Mark a cell as under way, for as long as the block lasts or if it is never left, and count its steps."""
     try:
-        counts = np.memmap(file, dtype=np.int64, mode="r+")
+        counts, under_way = np.memmap(file, dtype=np.int64, mode="r+").reshape(2, -1)
     except OSError:
-        return False  # on another machine; then only whole cells are counted
+        yield False  # on another machine; then only whole cells are counted
+        return
 
     def tick(done: int) -> None:
         counts[place] = done
 
-    return tick
+    under_way[place] = 1
+    try:
+        yield tick
+    finally:
+        under_way[place] = 0
 
 
 @contextmanager
-def _counted(progress: bool | Callable[[int], Any], n_cells: int, n_steps: int) -> Iterator[np.memmap]:
-    """Give a file in which workers count their steps, and show their sum."""
+def _counted(
+    progress: bool | Callable[[int], Any], n_cells: int, n_steps: int
+) -> Iterator[tuple[np.memmap, np.memmap]]:
+    """Give a file in which workers count their steps, and mark the cells under way; and show the sum."""
     with tempfile.TemporaryDirectory(prefix="dlngeo-") as folder, Progress(disable=progress is not True) as bar:
-        counts = np.memmap(Path(folder) / "steps", dtype=np.int64, mode="w+", shape=(n_cells,))
+        counts, under_way = np.memmap(Path(folder) / "steps", dtype=np.int64, mode="w+", shape=(2, n_cells))
         task, over = bar.add_task("sampling", total=n_cells * n_steps), threading.Event()
 
         def show() -> None:
@@ -257,7 +292,7 @@ def _counted(progress: bool | Callable[[int], Any], n_cells: int, n_steps: int) 
         watcher = threading.Thread(target=show, daemon=True)
         watcher.start()
         try:
-            yield counts
+            yield counts, under_way
         finally:
             over.set()
             watcher.join()

@@ -23,7 +23,7 @@ from rich.text import Text
 from dlngeo import _check, _files, plotting
 from dlngeo.sampling._store import CheckpointError, import_zarr
 from dlngeo.sampling.chain import Samples, import_arviz
-from dlngeo.sampling.ensemble import Cell, cell_path, run_cells
+from dlngeo.sampling.ensemble import Cell, WorkerLostError, cell_path, run_cells
 from dlngeo.sampling.gibbs import ENERGIES, Gibbs
 
 __all__ = ["SCHEMA", "Settings", "run", "save", "table"]
@@ -138,6 +138,8 @@ def run(
         If ArviZ or zarr is not installed.
     KeyboardInterrupt
         If Ctrl-C came before anything was kept.
+    WorkerLostError
+        If processes are killed again and again; once, and they are replaced.
     ValueError, TypeError
         If the settings or the target are out of range, or a step fails.
     """
@@ -192,6 +194,12 @@ def run(
             )
         except KeyboardInterrupt:
             status = "interrupted"
+        except WorkerLostError as error:
+            kept = "nothing is kept without a checkpoint" if checkpoint is None else "what is done is kept"
+            raise WorkerLostError(
+                f"processes were killed again and again; {kept}. If memory is short, ask for fewer jobs or chains.",
+                error.cells,
+            ) from error
         parts = _parts(folder, settings.jobs)
     if not parts:
         raise KeyboardInterrupt

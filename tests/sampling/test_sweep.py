@@ -12,8 +12,19 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, ensemble, sweep
-from dlngeo.sampling.ensemble import cell_path
+from dlngeo.sampling import (
+    Cell,
+    CheckpointError,
+    Langevin,
+    Sampler,
+    Samples,
+    SpectralPotential,
+    _losses,
+    ensemble,
+    sweep,
+)
+from dlngeo.sampling._losses import Losses
+from dlngeo.sampling.ensemble import WorkerLostError, cell_path
 
 pytest.importorskip("xarray")
 
@@ -106,7 +117,7 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
     assert (numba.get_num_threads(), threadpool_info()) == before
     with threadpool_limits(2, "blas"):
         found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0))
-    assert np.all(found["counts"] == [os.getpid(), 1, 1])
+    assert np.all(found[1]["counts"] == [os.getpid(), 1, 1])
 
 
 def test_cells_that_are_done_are_not_done_again(tmp_path):
@@ -222,6 +233,8 @@ class Reporting(Walk):
         ({"grid": {"k": [object()]}}, TypeError, "must be numbers, strings"),
         ({"seed": None}, ValueError, "seed must be an integer"),
         ({"seed": -1}, ValueError, "seed must be an integer"),
+        ({"retries": -1}, ValueError, "retries must be an integer"),
+        ({"retries": 1.0}, ValueError, "retries must be an integer"),
         ({"n_steps": 0}, ValueError, "n_steps must be at least 1"),
         ({"burn_in": 5}, ValueError, "burn_in must be"),
         ({"make": ragged, "grid": {"k": [1, 2]}}, ValueError, "'x' has different shapes"),
@@ -238,3 +251,137 @@ def test_an_observable_that_hides_a_statistic_is_refused():
 
     with pytest.raises(ValueError, match="'x' has the name of a statistic"):
         sweep(make, {"k": [0]}, 5, seed=0)
+
+
+# Workers that are killed. The last tests, as each leaves the others without the processes they share.
+
+
+def killing(folder, when, *, always=False):
+    """Make walks, of which that of ``k = 1`` kills its process, in the step of a number, once all others are done."""
+    client = os.getpid()
+
+    def make(rng, k):
+        with (folder / "runs").open("a") as file:
+            file.write(f"{k}\n")
+        cell, calls = walk(rng, k), iter(range(1000))
+        step = cell.sampler.step
+
+        def killed(state, generator):
+            with (folder / f"steps {k}").open("a") as file:
+                file.write("1\n")
+            if k == 1 and next(calls) == when and (always or not (folder / "killed").exists()):
+                assert os.getpid() != client
+                while not (always or (folder / "go").exists()):
+                    time.sleep(0.01)
+                (folder / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(state, generator)
+
+        cell.sampler.step = killed
+        return cell
+
+    return make
+
+
+@pytest.mark.parametrize("kept", [0, 10], ids=["alone", "checkpoints"])
+def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch):
+    if kept:
+        pytest.importorskip("zarr")
+    options = {"checkpoint_dir": tmp_path / "checkpoints", "checkpoint_every": 5} if kept else {}
+    returned, seen = [], []
+
+    class Watched(joblib.Parallel):
+        def __call__(self, tasks):
+            for found in super().__call__(tasks):
+                yield found
+                returned.append(found[0])
+
+    def progress(done):
+        seen.append(done)
+        if done == 32 and returned == [0]:  # 20 steps of one cell and 12 of the other
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(joblib, "Parallel", Watched)
+    make = killing(tmp_path, 14 if kept else 12)  # with a checkpoint the first step is compared, twice
+    with pytest.warns(RuntimeWarning, match="a worker was killed; these cells are run again: k=1") as warned:
+        found = sweep(make, {"k": range(2)}, 20, seed=0, n_jobs=2, backend="loky", progress=progress, **options)
+    assert warned[0].filename == __file__
+    assert found.identical(sweep(walk, {"k": range(2)}, 20, seed=0))
+    assert sorted((tmp_path / "runs").read_text().split()) == ["0", "1", "1"]
+    assert len((tmp_path / "steps 1").read_text().split()) == (15 + 1 + 10 if kept else 13 + 20)
+    assert min(seen[seen.index(32) :]) == 20 + kept
+    assert (seen[-1], returned[:2]) == (40, [0, 1])
+
+
+def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tmp_path):
+    pytest.importorskip("zarr")
+    grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
+    make = killing(tmp_path, 5, always=True)
+    with (
+        pytest.warns(RuntimeWarning, match="k=1"),
+        pytest.raises(WorkerLostError, match=r"killed, 2 times in a row, .*k=1.*; what is done is in the") as caught,
+    ):
+        sweep(make, grid, 20, n_jobs=2, backend="loky", retries=1, **options)
+    assert {"k": 1} in caught.value.cells
+    assert isinstance(caught.value.__cause__, _losses.TerminatedWorkerError)
+    assert (tmp_path / "runs").read_text().split().count("1") == 2
+    found = sweep(walk, grid, 20, **options)
+    assert found.identical(sweep(walk, grid, 20, seed=0))
+
+
+@pytest.mark.slow
+def test_a_cell_that_dask_gives_up_is_named_and_the_cluster_serves_on(tmp_path):
+    """Left to itself, joblib would wait for it for ever."""
+    pytest.importorskip("zarr")
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
+    shape = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(**shape, silence_logs=50) as cluster,
+        distributed.Client(cluster) as client,
+        joblib.parallel_config(backend="dask"),
+    ):
+        with pytest.raises(WorkerLostError, match=r"killed, and dask gave up, .*k=1") as caught:
+            sweep(killing(tmp_path, 5, always=True), grid, 20, **options)
+        assert {"k": 1} in caught.value.cells
+        assert isinstance(caught.value.__cause__, distributed.KilledWorker)
+        client.wait_for_workers(2)
+        found = sweep(walk, grid, 20, **options)
+    assert (tmp_path / "runs").read_text().split().count("1") == 2
+    assert found.identical(sweep(walk, grid, 20, seed=0))
+
+
+def lose(losses, marks, *, error=None, counts=None):
+    counts = np.zeros(len(marks), int) if counts is None else counts
+    losses.add(list(range(len(marks))), counts, np.array(marks), error or _losses.TerminatedWorkerError())
+
+
+@pytest.mark.filterwarnings("ignore:a worker was killed")
+def test_losses_are_counted_in_a_row_and_afresh_after_progress(monkeypatch):
+    cells, reached = [{"k": k} for k in range(4)], {"a": 0, "b": 0, "c": 0, "d": 0}
+    monkeypatch.setattr(_losses, "_kept", lambda path: reached.get(path, 0))
+    losses, counts = Losses(cells, list(reached), 2), np.array([3, 7, 0, 0])
+    lose(losses, [1, 1, 0, 0], counts=counts)
+    assert counts.tolist() == [0, 0, 0, 0]
+    reached["a"] = 2
+    lose(losses, [1, 1, 0, 0], counts=counts)
+    assert (losses.in_a_row, counts.tolist()) == ([1, 2, 0, 0], [2, 0, 0, 0])
+    assert losses.ordered([0, 1, 2, 3]) == [2, 3, 0, 1]
+    lose(losses, [1, 0, 1, 0])
+    with pytest.raises(WorkerLostError, match="3 times in a row, with these cells under way: k=1;") as caught:
+        lose(losses, [0, 1, 1, 0])
+    assert caught.value.cells == [{"k": 1}]
+    # A worker that died before it had begun, or on another machine, leaves no mark.
+    lose(Losses(cells, list(reached), 1), [0, 0, 0, 0])
+    with pytest.raises(WorkerLostError, match=r"killed, once, .*: k=0; k=1; k=2; k=3;"):
+        lose(Losses(cells, list(reached), 0), [0, 0, 0, 0])
+    with pytest.raises(WorkerLostError, match=r"k=7; and 2 more; nothing is kept"):
+        lose(Losses([{"k": k} for k in range(10)], [None] * 10, 0), [0] * 10)
+
+
+def test_what_dask_gave_up_is_not_run_again():
+    error = ValueError()
+    error.cells = [{"k": 2}]
+    with pytest.raises(WorkerLostError, match="and dask gave up, with these cells under way: k=2;"):
+        lose(Losses([{"k": k} for k in range(4)], [None] * 4, 3), [0, 0, 0, 0], error=error)
