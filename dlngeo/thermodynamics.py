@@ -125,7 +125,8 @@ def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, width
 def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
     """Volume ``e^S`` of the orbit of the balanced weights with product X, in the flat space of weights, shape=[...].
 
-    The orbit has dimension ``Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``; where that is zero, it is a number of points.
+    The orbit has dimension ``Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``; where that is zero, it is a number of points. As N → ∞
+    the volume is ``(c_d/c_{d−r})^{N−1} N^{r(r−1)/4} e^{S_∞} (1 + O(1/N))`` at equal inner widths d.
 
     Parameters
     ----------

@@ -351,6 +351,18 @@ def test_the_renormalised_entropy_converges_as_one_over_depth(rng):
     np.testing.assert_allclose(orders, 1, atol=0.05)
 
 
+def test_the_volume_of_the_orbit_and_the_free_energy_at_great_depth(rng):
+    point = Point(rng, "infinite, low rank")
+    width, r, beta = 3, 2, 1.7
+    limit, free, errors = entropy(point.x, math.inf, r), free_energy(np.trace, point.x[:3], math.inf, beta, r), []
+    for depth in (20, 40, 80):
+        growth = math.exp((depth - 1) * log_stiefel_volume(width, r)) * depth ** (r * (r - 1) / 4)
+        volume = orbit_volume(point.x, depth, r) / growth / math.exp(limit)
+        shifted = free_energy(np.trace, point.x[:3], depth, beta, r) + math.log(growth) / beta
+        errors.append([abs(volume - 1), abs(shifted - free)])
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 1, atol=0.06)
+
+
 def test_real_depth_interpolates_and_is_smooth(rng):
     point = Point(rng, "real depth")
     steps = [entropy(point.x, depth) for depth in np.linspace(2, 4, 9)]
