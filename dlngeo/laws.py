@@ -275,7 +275,8 @@ class SpectralLaw:
         weight, found = np.exp(values - np.max(values)), np.asarray(function(lam**self.entropy.depth), dtype=float)
         if found.shape not in ((), weight.shape):
             raise ValueError(f"the function gave shape {found.shape}; it must give {weight.shape}, one for each row.")
-        return float(np.sum(weight * found) / np.sum(weight))
+        some = weight > 0  # elsewhere σ may have underflowed, and a function of it be infinite
+        return float(np.sum(weight * np.where(some, found, 0.0)) / np.sum(weight))
 
 
 def _log_sum(values: Array) -> float:

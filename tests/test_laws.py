@@ -181,6 +181,12 @@ def test_isotropic_laws_of_deep_networks_share_energy_equally_too(depth):
     law = SpectralLaw(half_norm(depth), SpectralEntropy(2, 2, depth), beta, noise="isotropic", n_nodes=160)
     mean = beta * law.mean(lambda s: np.sum(s ** (2 / depth), axis=-1))
     assert mean == pytest.approx(dimension((2,) * (depth + 1), 2), rel=1e-7)
+    # At β = κ the density is e^{−E + S/κ} times that of dvol_g, so that ∂ log Z/∂κ = −⟨S⟩ at κ = 1.
+    law, h = SpectralLaw(half_norm(depth), SpectralEntropy(3, 3, depth), 1.0, noise="isotropic", n_nodes=48), 1e-4
+    up, down = (
+        SpectralLaw(half_norm(depth), law.entropy, k, "isotropic", 48, kappa=k).log_partition() for k in (1 + h, 1 - h)
+    )
+    assert law.mean(law.entropy) == pytest.approx(-(up - down) / (2 * h), rel=1e-6)
     spectral, lam = SpectralEntropy(4, 3, depth, 2), np.array([[1.1, 0.9], [0.3, 0.29]])
     with_entropy, without = (
         SpectralLaw(half_norm(depth), spectral, 1.0, noise).log_density(lam) for noise in ("isotropic", "base")
