@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dlngeo.sampling import _fixed_rank, _orthographic
-from dlngeo.sampling._balanced import BalancedSampler, Vector
+from dlngeo.sampling._balanced import BalancedSampler, Vector, finite_or_raise
 from dlngeo.sampling._fixed_rank import Point, Tangent
 from dlngeo.sampling._steps import entropy_slope
 
@@ -63,17 +63,19 @@ class Motion(ABC):
         """Position step in place; see :func:`dlngeo.sampling._fixed_rank.leap` for the residuals."""
 
     def integrate(self, position: Any, momentum: Any, steps: np.ndarray, count: int) -> np.ndarray:
-        """Follow the motion for a trajectory, in place; the residuals are infinite where it is to be rejected."""
-        residuals = np.zeros(len(steps))
-        _kick(momentum, self.force(position), steps / 2)
+        """Follow the motion for ``count`` steps, in place; the residuals are infinite where they are to be rejected."""
+        residuals, force = np.zeros(len(steps)), self.force(position)
+        finite_or_raise(force[0], "the gradient of the potential")
+        _kick(momentum, force, steps / 2)
         for k in range(count):
             self.leap(position, momentum, steps, residuals)
             force = self.force(position)
             # A trajectory that ran off to where the force overflows is rejected.
-            lost = ~np.all([np.isfinite(part).all(axis=tuple(range(1, part.ndim))) for part in force], axis=0)
-            residuals[lost] = math.inf
-            for part in force:
-                part[lost] = 0
+            lost = ~np.isfinite(sum(part.sum(axis=tuple(range(1, part.ndim))) for part in force))
+            if lost.any():
+                residuals[lost] = math.inf
+                for part in force:
+                    part[lost] = 0
             _kick(momentum, force, steps if k < count - 1 else steps / 2)
         return residuals
 
@@ -195,7 +197,8 @@ MOTIONS: dict[str, type[Motion]] = {"product": ProductMotion, "weights": Weights
 
 def _kick(momentum: Any, force: Any, steps: np.ndarray) -> None:
     for p, f in zip(momentum, force, strict=True):
-        p -= steps.reshape(-1, *[1] * (p.ndim - 1)) * f
+        if p.size:
+            p -= steps.reshape(-1, *[1] * (p.ndim - 1)) * f
 
 
 def _quotients(lam: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:

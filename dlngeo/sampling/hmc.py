@@ -8,14 +8,13 @@ is the volume of the matrices ``Y = U Λ Vᵀ`` of rank r in flat space, and the
 
 **The motion of the product.** Therefore Y may move in the potential ``βE(X)``, less S for isotropic noise, by RATTLE
 with a Metropolis test [3]_, and the inner frames are drawn anew after each trajectory. A position step is explicit
-(:mod:`dlngeo.sampling._fixed_rank`), it costs the same at every depth, and no motion along the orbits holds λ back.
+(:mod:`dlngeo.sampling._fixed_rank`) and costs the same at every depth.
 
-**The motion of the weights.** Or all weights move, on M, in the potential ``βE``, plus S for base noise. In deep
-networks that is slower by orders of magnitude, as the momentum along the orbits confines λ, but then the law of X
-follows from M alone, without the theorems above. A position step solves ``W′ = W + εp + ν`` for balanced W′, ν normal
-at W (:mod:`dlngeo.sampling._orthographic`). Where a width exceeds the rank, M has a cone at the weights of lower rank,
-steps longer than λ_r are rejected, and with base noise the chains are pulled there; choose inner widths equal to the
-rank.
+**The motion of the weights.** Or all weights move, on M, in the potential ``βE``, plus S for base noise. Then the law
+of X follows from M alone, without the theorems above, at a hundred times the cost or more. A position step solves
+``W′ = W + εp + ν`` for balanced W′, ν normal at W (:mod:`dlngeo.sampling._orthographic`). Where a width exceeds the
+rank, M has a cone at the weights of lower rank, steps longer than λ_r are rejected, and with base noise the chains are
+pulled there; choose inner widths equal to the rank.
 
 Either step may have no solution, or be lost in round-off. The chain is reversible if a step counts only where the same
 solver leads back [4]_; trajectories with a step that does not are rejected.
@@ -70,11 +69,11 @@ class ConstrainedHMC(BalancedSampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Largest step ε of the trajectories, in the norm of Y or of the weights. See :meth:`tuned`.
+        Largest step ε of the trajectories: a length of Y, or of the weights. See :meth:`tuned`.
     n_leapfrog : int
-        Steps of a trajectory. Its length ``ε · n_leapfrog`` is good at about the spread of λ, which for isotropic noise
-        is 1/N of its size; longer where it matters how frames turn, by ``ε/λ`` each step. For weights, at once or twice
-        the size of λ; there longer ones gain nothing.
+        Steps of a trajectory. For energies its length ``ε · n_leapfrog`` need not exceed the spread of the large λ,
+        which with isotropic noise in deep networks is 1/N of their size. Small λ, and frames, which turn by
+        ``ε/λ`` each step, move on over lengths like λ itself. Weights are about √N times as long as Y.
     rank : int, optional
         Rank r. Defaults to the least width.
     noise : {"base", "isotropic"}
@@ -134,7 +133,6 @@ class ConstrainedHMC(BalancedSampler):
         energy = self._energy(motion.ends(position))
         finite_or_raise(energy, "the potential")
         before = motion.hamiltonian(energy, position, momentum)
-        finite_or_raise(motion.force(position)[0], "the gradient of the potential")
         # A trajectory that runs off to where something overflows is rejected.
         with np.errstate(all="ignore"):
             residuals = motion.integrate(position, momentum, steps, self.n_leapfrog)
