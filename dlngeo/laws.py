@@ -271,12 +271,29 @@ class SpectralLaw:
         ValueError
             As :meth:`log_partition`, and if the function gives numbers of another shape.
         """
-        lam, values = self._quadrature
-        weight, found = np.exp(values - np.max(values)), np.asarray(function(lam**self.entropy.depth), dtype=float)
+        lam, weight = self._quadrature[0], self._weights
+        found = np.asarray(function(lam**self.entropy.depth), dtype=float)
         if found.shape not in ((), weight.shape):
             raise ValueError(f"the function gave shape {found.shape}; it must give {weight.shape}, one for each row.")
-        some = weight > 0  # elsewhere σ may have underflowed, and a function of it be infinite
-        return float(np.sum(weight * np.where(some, found, 0.0)) / np.sum(weight))
+        # Where there is no weight σ may have underflowed, and a function of it be infinite.
+        return float(np.sum(weight * np.where(weight > 0, found, 0.0)))
+
+    def mean_entropy(self) -> float:
+        """Mean of the entropy S, evaluated in λ: in deep networks σ underflows, and S(σ) has no finite mean.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`log_partition`.
+        """
+        return float(np.sum(self._weights * self._entropy(self._quadrature[0])))
+
+    @cached_property
+    def _weights(self) -> Array:
+        """Probabilities of the nodes."""
+        values = self._quadrature[1]
+        weight = np.exp(values - np.max(values))
+        return np.asarray(weight / np.sum(weight))
 
 
 def _log_sum(values: Array) -> float:

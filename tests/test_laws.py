@@ -10,7 +10,7 @@ from dlngeo import DepthKernel
 from dlngeo.balanced import dimension
 from dlngeo.frame import Frame
 from dlngeo.laws import SpectralLaw
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.spectral_entropy import SpectralEntropy, log_orthogonal_volume
 from dlngeo.thermodynamics import entropy
 
 # m, n, rank, depth
@@ -187,6 +187,7 @@ def test_isotropic_laws_of_deep_networks_share_energy_equally_too(depth):
         SpectralLaw(half_norm(depth), law.entropy, k, "isotropic", 48, kappa=k).log_partition() for k in (1 + h, 1 - h)
     )
     assert law.mean(law.entropy) == pytest.approx(-(up - down) / (2 * h), rel=1e-6)
+    assert law.mean_entropy() == pytest.approx(law.mean(law.entropy), rel=1e-12)
     spectral, lam = SpectralEntropy(4, 3, depth, 2), np.array([[1.1, 0.9], [0.3, 0.29]])
     with_entropy, without = (
         SpectralLaw(half_norm(depth), spectral, 1.0, noise).log_density(lam) for noise in ("isotropic", "base")
@@ -210,6 +211,25 @@ def test_the_density_of_one_value_integrates_to_means(m, n, rank, depth, noise):
         mean = law.mean(lambda s, power=power: np.mean(s ** (power / depth), axis=-1))
         assert np.sum(w * x**power * density) == pytest.approx(mean, rel=10 * tolerance)
     assert law.density([high, 2 * high]).tolist() == [0, 0]
+
+
+def test_the_mean_of_the_entropy_of_deep_networks():
+    """Under base noise many λ are small, and ``σ = λ^N`` is zero.
+
+    On 2×2 matrices ``S = (N − 1)(log c_2 + log λ_1) + ½ log((1 − ρ^N)/(1 − ρ))``, ``ρ = λ_2²/λ_1²``, and the law of
+    λ is that of depth 1.
+    """
+    depth, gaussian = 200, SpectralLaw(half_norm(1), SpectralEntropy(2, 2, 1), 1.0)
+
+    def exact(s):
+        rho = (s[:, 1] / s[:, 0]) ** 2
+        return (depth - 1) * np.log(s[:, 0]) + np.log((1 - rho**depth) / (1 - rho)) / 2
+
+    law = SpectralLaw(half_norm(depth), SpectralEntropy(2, 2, depth), 1.0)
+    constant = (depth - 1) * log_orthogonal_volume(2)
+    assert law.mean_entropy() == pytest.approx(constant + gaussian.mean(exact), abs=1e-6 * depth)
+    law = SpectralLaw(half_norm(3), SpectralEntropy(4, 3, 3, 2, (3, 4, 2, 4)), 1.0)
+    assert law.mean_entropy() == pytest.approx(law.mean(law.entropy), rel=1e-9)
 
 
 def test_the_density_of_one_of_two_values_as_an_integral():
