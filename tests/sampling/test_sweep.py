@@ -352,16 +352,32 @@ def test_a_cell_that_dask_gives_up_is_named_and_the_cluster_serves_on(tmp_path):
     assert found.identical(sweep(walk, grid, 20, seed=0))
 
 
+def test_cells_are_marked_as_long_as_they_are_under_way(tmp_path):
+    with ensemble._counted(False, 3, 10) as (counts, under_way):
+        with ensemble._counting(counts.filename, 1) as tick:
+            tick(4)
+            assert (counts.tolist(), under_way.tolist()) == ([0, 4, 0], [0, 1, 0])
+        assert (counts.tolist(), under_way.tolist()) == ([0, 4, 0], [0, 0, 0])
+        with pytest.raises(ZeroDivisionError), ensemble._counting(counts.filename, 1):
+            raise ZeroDivisionError
+        assert not under_way.any()
+    with ensemble._counting(str(tmp_path / "absent"), 1) as tick:
+        assert tick is False
+
+
 def lose(losses, marks, *, error=None, counts=None):
-    counts = np.zeros(len(marks), int) if counts is None else counts
-    losses.add(list(range(len(marks))), counts, np.array(marks), error or _losses.TerminatedWorkerError())
+    counts, marks = np.zeros(len(marks), int) if counts is None else counts, np.array(marks)
+    try:
+        losses.add(list(range(len(marks))), counts, marks, error or _losses.TerminatedWorkerError())
+    finally:
+        assert not marks.any()
 
 
 @pytest.mark.filterwarnings("ignore:a worker was killed")
 def test_losses_are_counted_in_a_row_and_afresh_after_progress(monkeypatch):
     cells, reached = [{"k": k} for k in range(4)], {"a": 0, "b": 0, "c": 0, "d": 0}
     monkeypatch.setattr(_losses, "_kept", lambda path: reached.get(path, 0))
-    losses, counts = Losses(cells, list(reached), 2), np.array([3, 7, 0, 0])
+    losses, counts = Losses(cells, list(reached), 2), np.array([3, 7, 20, 0])  # the third was done, and lost on its way
     lose(losses, [1, 1, 0, 0], counts=counts)
     assert counts.tolist() == [0, 0, 0, 0]
     reached["a"] = 2
