@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,12 @@ pytest.importorskip("arviz")
 pytest.importorskip("zarr")
 
 QUICK = ["--steps", "60", "--thin", "2", "--shape", "2x3", "--chains", "4"]
+
+
+@pytest.fixture
+def _sketchy(monkeypatch):
+    """Draw nothing, which takes most of the time of a short run."""
+    monkeypatch.setattr(plotting, "sample_figure", lambda *_: SimpleNamespace(savefig=lambda *_, **__: None))
 
 
 def call(*arguments):
@@ -145,7 +152,7 @@ def test_a_large_target_is_found(tmp_path):
 
 
 def test_seeds_reproduce():
-    found = [run(Settings(steps=60, chains=5, seed=seed)) for seed in (1, 1, 2)]
+    found = [run(Settings(shape=(2, 2), steps=60, chains=5, seed=seed)) for seed in (1, 1, 2)]
     assert numbers(found[0]) == numbers(found[1])
     assert found[0]["estimates"] != found[2]["estimates"]
 
@@ -165,6 +172,7 @@ def test_the_defaults_are_those_of_the_library():
         assert parameters[name].default == getattr(settings, name)
 
 
+@pytest.mark.usefixtures("_sketchy")
 def test_a_run_goes_on_from_its_checkpoint_and_gets_more_steps(tmp_path):
     folder = tmp_path / "run"
     options = [*QUICK, "--checkpoint", folder, "--output", tmp_path / "out"]
@@ -183,6 +191,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_gets_more_steps(tmp_path):
     assert numbers(result_of(tmp_path / "out")) == numbers(went_on)
 
 
+@pytest.mark.usefixtures("_sketchy")
 def test_other_folders_are_no_checkpoints(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
@@ -267,6 +276,7 @@ def wait_for(condition):
     raise TimeoutError
 
 
+@pytest.mark.usefixtures("_sketchy")
 def test_ctrl_c_in_a_step_keeps_the_steps_before_it(tmp_path, monkeypatch):
     step, calls = Langevin.step, iter(range(1000))
 

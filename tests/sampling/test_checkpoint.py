@@ -105,12 +105,12 @@ def contents(folder):
     }
 
 
-def interrupted_at(path, name="walk", n_steps=N_STEPS, after=30, **options):
+def interrupted_at(path, name="walk", n_steps=N_STEPS, after=30, every=13, **options):
     def press(done):
         if done == after:
             raise KeyboardInterrupt
 
-    return run(path, name, n_steps, progress=press, **options)
+    return run(path, name, n_steps, every, progress=press, **options)
 
 
 # Killed

@@ -205,10 +205,13 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
     assert found.identical(sweep(walk, grid, 30, seed=0))
 
 
-def test_progress_counts_the_steps_of_all_workers():
+def test_progress_counts_the_steps_of_all_workers(monkeypatch):
+    monkeypatch.setattr(ensemble, "_POLL", 0.01)
     for n_jobs in (1, 2):
         seen = []
-        sweep(lambda rng, k: walk(rng, k, pause=0.01), {"k": range(4)}, 30, seed=0, n_jobs=n_jobs, progress=seen.append)
+        sweep(
+            lambda rng, k: walk(rng, k, pause=0.002), {"k": range(4)}, 30, seed=0, n_jobs=n_jobs, progress=seen.append
+        )
         assert sorted(seen) == seen
         assert seen[-1] == 120
         assert any(0 < done < 120 and done % 30 for done in seen)
