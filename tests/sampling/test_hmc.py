@@ -156,7 +156,8 @@ def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
             assert kstest(samples.state["lam"][:, k], reference[:, k] / sampler.beta**0.5).pvalue > 1e-3
 
 
-# Steps of 400 chains, and their trajectories, at which the error is about 0.2 %. At (2, 2, 2, 8) they are held up by small λ for too long.
+# Steps of 400 chains, and their trajectories, at which the error is about 0.2 %. At (2, 2, 2, 8) small λ hold them
+# up for too long.
 WEIGHTS = {
     (3, 3, 3, 2, "base"): (230, 0.3, 7),
     (3, 3, 3, 2, "isotropic"): (150, 0.3, 10),
