@@ -23,10 +23,11 @@ that ``F`` which moves frames and Λ by the gradient. Frames that are not square
 
 No power of Λ occurs but in the force, and nothing costs more at larger N.
 
-For square matrices of full rank the flat noise is the mean of that of this step and of the last [2]_. In this form
-Euler's method for Langevin dynamics in flat space has a bias of second order only, and for a quadratic potential none;
-so has this one, for potentials of Λ. For others, whose force turns frames, the first order is left, five to ten times
-as small as with the noise of one step.
+The noise of the flat matrix is the mean of that of this step and of the last, the *kick* [2]_. In this form Euler's
+method for Langevin dynamics in flat space has a bias of second order only, and for a quadratic potential none; so has
+this one, for potentials of Λ. For others, whose force turns frames, the first order is left, five to ten times as small
+as with the noise of one step. The kick is remembered in the frames. Of its columns outside the row space of Y no more
+than their Gram matrix matters, as noise has no preferred directions there.
 
 References
 ----------
@@ -46,7 +47,7 @@ import numpy as np
 
 from dlngeo.sampling._svd import orthonormalize_rows, svd
 
-__all__ = ["advance", "entropy_slope"]
+__all__ = ["advance", "entropy_slope", "first_kick"]
 
 _jit = numba.njit(cache=True, error_model="numpy")
 
@@ -66,6 +67,8 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
     left_turn, right_turn, core = np.empty((r, r)), np.empty((r, r)), np.zeros((r, r))
     left_force, right_force = np.zeros((r, m)), np.zeros((r, n))  # (E′V)ᵀ and (E′ᵀU)ᵀ
     forced, kicked = gradient.size > 0, kick.size > 0
+    noise, wide = np.empty((r, columns)), np.empty((r, columns))
+    middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
     for c in range(chains):
         for k in range(r):
             for i in range(m):
@@ -81,24 +84,30 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
         _pairs(lam[c], core, core_noise[c], depth, amplitude, h, flat, left_turn, right_turn)
         for k in range(r):
             flat[k, k] += lam[c, k] - h * radial[c, k]
-            if kicked:
-                for q in range(r):
-                    flat[k, q] += scale * (kick[c, k, q] - core_noise[c, k, q]) / 2
         _turn(ut, left_turn, left)
         _turn(vt, right_turn, right)
+        # Noise of the whole flat matrix, whose columns outside the frames are those of the spaces around them.
+        noise[:, :r] = core_noise[c]
+        if m > r:
+            _normal(ut, left_noise[c], left_force, lam[c], depth, amplitude, h, left, noise[:, r:middle])
+        if n > r:
+            _normal(vt, right_noise[c], right_force, lam[c], depth, amplitude, h, right, noise[:, middle:])
+        weight = scale / 2 if kicked else scale
+        for k in range(r):
+            for i in range(columns):
+                wide[k, i] = weight * noise[k, i]
+            for i in range(r):
+                wide[k, i] += flat[k, i] + (weight * kick[c, k, i] if kicked else 0.0)
+        if kicked:
+            _outside(ut, kick[c, :, r : r + in_left], weight, wide[:, r:middle])
+            _outside(vt, kick[c, :, r + in_left :], weight, wide[:, middle:])
         fine = True
         if columns > r:
-            # Entries of Y outside the frames, and the rotation of the right frame in the flat r×(m + n − r) matrix.
-            wide, done = np.zeros((r, columns)), r
-            wide[:, :r] = flat
-            if m > r:
-                _normal(ut, left_noise[c], left_force, lam[c], depth, amplitude, scale, h, left, wide[:, done:])
-                done += m
-            if n > r:
-                _normal(vt, right_noise[c], right_force, lam[c], depth, amplitude, scale, h, right, wide[:, done:])
             fine = orthonormalize_rows(wide, flat) > 0.0
             turned[:] = wide[:, :r]
             fine = fine and orthonormalize_rows(turned, triangle) > 0.0
+        else:
+            flat[:] = wide
         fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
         keeps = columns == r and depth % 2 == 0 and _odd(flat)
         if not (fine and svd(flat, a, s, b) and s[0] ** depth < math.inf):
@@ -106,8 +115,8 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
             continue
         if columns > r:
             right = _product(turned, right)
-        if kicked:  # a reflection, as of X at even N, reflects the noise too
-            kick[c] = _product(_product(a, core_noise[c]), b.T.copy())
+        if kicked:  # before a reflection, as of X at even N, which reflects the noise too
+            _remember(_product(a, noise), _product(b, wide) if columns > r else b, kick[c])
         if keeps:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
@@ -123,11 +132,11 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
 
 @_jit
 def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Entries ``√(2h/βN) ξ − hF`` of the flat matrix, and the turns ``E^U``, ``E^V``."""
+    """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``."""
     r = lam.size
     root = 1.0 / math.sqrt(depth)
     for k in range(r):
-        flat[k, k] = amplitude * root * noise[k, k] - h * core[k, k] * lam[k] ** (depth - 1)
+        flat[k, k] = -h * core[k, k] * lam[k] ** (depth - 1)
         left_turn[k, k] = right_turn[k, k] = 0.0
         for q in range(k + 1, r):
             big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
@@ -155,8 +164,8 @@ def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn): 
             size = h * big ** (depth - 1) / 2
             force_plus = size * (1.0 + power) / (1.0 + ratio) * (core[k, q] + core[q, k])
             force_minus = size * terms * (core[k, q] - core[q, k])
-            flat[k, q] = amplitude * root * noise[k, q] - force_plus - force_minus
-            flat[q, k] = amplitude * root * noise[q, k] - force_plus + force_minus
+            flat[k, q] = -force_plus - force_minus
+            flat[q, k] = -force_plus + force_minus
 
 
 @_jit
@@ -173,13 +182,13 @@ def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _normal(rows, noise, force, lam, depth, amplitude, scale, h, out, wide):  # type: ignore[no-untyped-def]
+def _normal(rows, noise, force, lam, depth, amplitude, h, out, wide):  # type: ignore[no-untyped-def]
     """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
     r, m = rows.shape
     column = np.empty(m)
     for k in range(r):
         for i in range(m):
-            wide[k, i] = scale * noise[i, k]
+            wide[k, i] = noise[i, k]
             column[i] = force[k, i]
         for q in range(r):
             total, pull = 0.0, 0.0
@@ -190,8 +199,59 @@ def _normal(rows, noise, force, lam, depth, amplitude, scale, h, out, wide):  # 
                 wide[k, i] -= total * rows[q, i]
                 column[i] -= pull * rows[q, i]
         for i in range(m):
-            out[k, i] += wide[k, i] * (amplitude / scale) / lam[k] if scale > 0.0 else 0.0
-            out[k, i] -= h * lam[k] ** (depth - 2) * column[i]
+            out[k, i] += amplitude / lam[k] * wide[k, i] - h * lam[k] ** (depth - 2) * column[i]
+
+
+@_jit
+def _outside(rows, parts, weight, out):  # type: ignore[no-untyped-def]
+    """Add ``weight · parts · D`` with orthonormal rows D orthogonal to ``rows``, from the axes farthest from these."""
+    r, m = rows.shape
+    basis = np.empty((r + parts.shape[1], m))
+    basis[:r] = rows
+    distance = np.ones(m)
+    for k in range(r):
+        for i in range(m):
+            distance[i] -= rows[k, i] ** 2
+    for j in range(parts.shape[1]):
+        axis, new = np.argmax(distance), basis[r + j]
+        new[:] = 0.0
+        new[axis] = 1.0
+        for _ in range(2):
+            for k in range(r + j):
+                total = 0.0
+                for i in range(m):
+                    total += basis[k, i] * new[i]
+                for i in range(m):
+                    new[i] -= total * basis[k, i]
+        size = math.sqrt(np.sum(new**2))
+        for i in range(m):
+            new[i] /= size
+            distance[i] -= new[i] ** 2
+            for k in range(r):
+                out[k, i] += weight * parts[k, j] * new[i]
+
+
+@_jit
+def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
+    """Write noise into the kick: in the new right frame as it is, outside of it as a factor of its Gram matrix."""
+    r = rows.shape[0]
+    core = _product(noise, rows.T)
+    kick[:, :r] = core
+    if kick.shape[1] == r:
+        return
+    rest = noise - _product(core, rows)
+    gram = _product(rest, rest.T)
+    for j in range(r, kick.shape[1]):  # by Cholesky's method with pivots, as the rank may be less than r
+        place = 0
+        for k in range(r):
+            if gram[k, k] > gram[place, place]:
+                place = k
+        root = math.sqrt(max(gram[place, place], 0.0))
+        for k in range(r):
+            kick[k, j] = gram[k, place] / root if root > 0.0 else 0.0
+        for k in range(r):
+            for i in range(r):
+                gram[k, i] -= kick[k, j] * kick[i, j]
 
 
 @_jit
@@ -261,6 +321,23 @@ def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
     return out
 
 
+def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
+    """Draw what chains that start remember as the noise of their last step.
+
+    It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
+    ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
+
+    Returns
+    -------
+    array, shape=[chains, r, r + min(r, m + n − 2r)]
+    """
+    kick = math.sqrt(3) * rng.standard_normal((chains, r, m + n - r))
+    if m + n - 2 * r <= r:
+        return kick
+    triangle = np.linalg.qr(np.swapaxes(kick[:, :, r:], 1, 2), mode="r")
+    return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
+
+
 # With fewer chains starting a thread costs more than it saves. Plain threads, as the compiled loop releases the GIL:
 # Numba's parallel loops take three times as long to compile.
 _CHAINS_PER_THREAD = 100
@@ -282,8 +359,8 @@ def advance(
     Parameters
     ----------
     state : dict
-        ``u``, shape=[chains, m, r]; ``lam``, shape=[chains, r]; ``v``, shape=[chains, n, r]; for square matrices of
-        full rank ``kick``, shape=[chains, r, r], the noise of the last step, in the frames.
+        ``u``, shape=[chains, m, r]; ``lam``, shape=[chains, r]; ``v``, shape=[chains, n, r]; and ``kick``, as by
+        :func:`first_kick`, without which the noise of a step is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]

@@ -8,8 +8,8 @@ order: weak order 1 in the step size, with no drift term to compute. How it move
 
 - matrices with a metric of integer depth: Brownian motion of flat matrices, which has an exact step, and turns of the
   singular vectors (:mod:`dlngeo.sampling._steps`), at the same cost at every depth; the singular values of the noise
-  have their exact law, so that the order holds also near singular matrices, and for square
-  matrices of full rank in a potential of theirs the bias is of second order;
+  have their exact law, so that nothing is lost near singular matrices, and in a potential of theirs the
+  bias is of second order;
 - other spectral metrics: the retraction of :mod:`dlngeo.retraction`, chain by chain;
 - anything else: the exponential map of the space.
 
@@ -75,9 +75,9 @@ class Langevin(Sampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Step h in time. The bias of averages is of first order in it, but for square matrices of full rank in a
-        potential of their singular values of second; compare h with h/2 to see how large it is. Relaxation slows with
-        depth: for ``E = ½Σλ²`` its time is N/2.
+        Step h in time. The bias of averages is of first order in it, but at integer depth in a potential of singular
+        values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for ``E = ½Σλ²`` its
+        time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
     noise : {"base", "isotropic"}
@@ -96,9 +96,8 @@ class Langevin(Sampler):
 
     Notes
     -----
-    At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and for square
-    matrices of full rank the noise of the last step. The steps are not Markovian without it: do not drop it from a
-    state.
+    At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and the noise of
+    the last step, without which the chain is not Markovian.
     """
 
     def __init__(
@@ -209,10 +208,9 @@ class _Factors(_Mover):
         s = s[:, : self.rank]
         _require_rank(s, self.rank)
         u, vt = u[..., : self.rank], vt[:, : self.rank]
-        state = {"u": u.copy(), "lam": s ** (1 / self.depth), "v": np.swapaxes(vt, 1, 2).copy()}
-        if self.m == self.n == self.rank:
-            state["kick"] = np.zeros((len(s), self.rank, self.rank))
-        return state
+        # A kick of zeros is drawn at the first step.
+        kick = np.zeros((len(s), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
+        return {"u": u.copy(), "lam": s ** (1 / self.depth), "v": np.swapaxes(vt, 1, 2).copy(), "kick": kick}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         state = {name: value.copy() for name, value in state.items()}
@@ -223,11 +221,8 @@ class _Factors(_Mover):
             np.empty((chains, 0, 0)) if none else rng.standard_normal((chains, *shape))
             for shape, none in zip(shapes, skip, strict=True)
         )
-        if "kick" in state:
-            # A chain that starts: with √3 times white noise for the last step's, its noise after n steps has the
-            # variance of n steps, as (3 + 1)/4 = 1 and 3/4 + (n − 1) + 1/4 = n.
-            fresh = ~state["kick"].any(axis=(1, 2))
-            state["kick"][fresh] = math.sqrt(3) * rng.standard_normal((fresh.sum(), self.rank, self.rank))
+        fresh = ~state["kick"].any(axis=(1, 2))
+        state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.m, self.n, self.rank)
         potential = self.sampler.potential_gradient
         if isinstance(potential, SpectralPotential):
             gradient = np.empty((chains, 0, 0))

@@ -164,8 +164,7 @@ def test_turns_and_forces_are_those_of_the_formulas_to_the_last_digits(depth, rn
                     )
                     assert left[k, j] + sign * right[k, j] == pytest.approx(float(turn), rel=1e-8, abs=1e-11)
                     force = (a**depth + sign * b**depth) / (a + sign * b) * (core[k, j] + sign * core[j, k])
-                    both = 0.3 / depth**0.5 * (noise[k, j] + sign * noise[j, k]) - h * float(force)
-                    assert flat[k, j] + sign * flat[j, k] == pytest.approx(both, rel=1e-11, abs=1e-14)
+                    assert flat[k, j] + sign * flat[j, k] == pytest.approx(-h * float(force), rel=1e-11, abs=1e-14)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 8])
