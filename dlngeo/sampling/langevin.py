@@ -253,7 +253,8 @@ class _Retraction(_Mover):
         self.depth = getattr(self.metric, "depth", math.inf)
         self.entropy = None
         if sampler.noise == "isotropic":
-            self.entropy = SpectralEntropy(*sampler.space.shape, self.depth, self.metric.rank, widths)
+            m, n = sampler.space.shape
+            self.entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
