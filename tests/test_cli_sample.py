@@ -62,7 +62,7 @@ def test_it_gives_a_table_a_figure_and_a_result(tmp_path):
     written = result_of(tmp_path / "out")
     assert (written["schema"], written["status"], written["n_steps"], written["burn_in"]) == (1, "complete", 60, 12)
     assert written["n_draws"] == 24
-    assert list(written["estimates"]) == ["energy", "entropy", "free_energy", "lambda_1", "lambda_2"]
+    assert list(written["estimates"]) == ["energy", "entropy", "free_energy", "lambda_1", "lambda_2", "virial"]
     for row in written["estimates"].values():
         assert list(row) == ["mean", "sd", "mcse", "r_hat", "ess_bulk", "ess_tail", "exact"]
     assert np.sum(written["histogram"]["counts"], axis=1).tolist() == [4 * 24] * 2
@@ -329,7 +329,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     folder, out = tmp_path / "run", tmp_path / "out"
     options = ["--steps", 20_000, "--shape", "2x2", "--chains", 4, "--jobs", 2, "--seed", 3, "--output", out]
     process = start(*options, "--checkpoint", folder)
-    wait_for(lambda: len(list(folder.glob("part*/[3-9]"))) == 2)
+    wait_for(lambda: len(list(folder.glob("part*/3"))) == 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not out.exists()

@@ -20,6 +20,7 @@ from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.network import Weights, imbalance, widths
 from dlngeo.sampling import _orthographic
 from dlngeo.sampling._fixed_rank import Point, Tangent
+from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler, State
 from dlngeo.sampling.langevin import SpectralPotential
 
@@ -134,17 +135,25 @@ class BalancedSampler(Sampler, ABC):
 
     def _energy(self, ends: Point) -> np.ndarray:
         if self.spectral is not None:
-            return np.asarray(self.spectral.value(ends.lam), dtype=float)
+            return returned(self.spectral.value(ends.lam), ends.lam.shape[:1], "the potential", finite=False)
         assert callable(self.potential)
         assert not isinstance(self.potential, SpectralPotential)
-        return np.asarray(self.potential(self._product(ends)), dtype=float)
+        return returned(self.potential(self._product(ends)), ends.lam.shape[:1], "the potential", finite=False)
+
+    def _derivative(self, lam: np.ndarray) -> np.ndarray:
+        """``∂E/∂λ`` of a spectral potential."""
+        assert self.spectral is not None
+        return returned(self.spectral.derivative(lam), lam.shape, "the derivative of the potential", finite=False)
 
     def _euclidean(self, ends: Point) -> Tangent:
         """``UᵀE′V``, ``(1 − UUᵀ)E′V`` and ``(1 − VVᵀ)E′ᵀU`` of a potential that is not spectral."""
         assert callable(self.potential_gradient)
         assert not isinstance(self.potential_gradient, SpectralPotential)
         u, _, v = ends
-        gradient = np.asarray(self.potential_gradient(self._product(ends)), dtype=float)
+        points = self._product(ends)
+        gradient = returned(
+            self.potential_gradient(points), points.shape, "the gradient of the potential", finite=False
+        )
         left, right = gradient @ v, np.swapaxes(gradient, 1, 2) @ u
         core, none = np.swapaxes(u, 1, 2) @ left, np.zeros((len(u), 0, self.rank))
         return Tangent(
@@ -158,7 +167,7 @@ class BalancedSampler(Sampler, ABC):
         out = Vector(np.zeros((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
         if self.spectral is not None:
             index = np.arange(self.rank)
-            slope = np.asarray(self.spectral.derivative(lam), dtype=float) / self.depth
+            slope = self._derivative(lam) / self.depth
             out.cores[:, :, index, index] = slope[:, None, :]
             return out
         core, left, right = self._euclidean(self._ends(frames, lam))
@@ -235,11 +244,3 @@ def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...],
 
 def _list(layers: Any) -> list[np.ndarray]:
     return layers if isinstance(layers, list) else list(np.moveaxis(layers, -3, 0))
-
-
-def finite_or_raise(values: np.ndarray, what: str) -> None:
-    """Raise if values hold NaN or infinity."""
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{what} holds NaN or infinite entries where the chains stand; check it at the initial points."
-        )

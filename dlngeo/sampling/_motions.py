@@ -9,9 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dlngeo.sampling import _fixed_rank, _orthographic
-from dlngeo.sampling._balanced import BalancedSampler, Vector, finite_or_raise
+from dlngeo.sampling._balanced import BalancedSampler, Vector
 from dlngeo.sampling._fixed_rank import Point, Tangent
 from dlngeo.sampling._steps import entropy_slope
+from dlngeo.sampling._values import finite_or_raise
 
 __all__ = ["MOTIONS", "Motion", "ProductMotion", "WeightsMotion"]
 
@@ -137,7 +138,7 @@ class ProductMotion(Motion):
         if sampler.spectral is not None:
             sides = (np.zeros((len(q), q.shape[1] if q.shape[1] > sampler.rank else 0, sampler.rank)) for q in (u, v))
             force = Tangent(np.zeros((len(lam), sampler.rank, sampler.rank)), *sides)
-            force.core[:, index, index] = sampler.beta * np.asarray(sampler.spectral.derivative(lam), dtype=float)
+            force.core[:, index, index] = sampler.beta * sampler._derivative(lam)
         else:
             core, left, right = sampler._euclidean(position)
             symmetric, skew = _quotients(lam, depth)

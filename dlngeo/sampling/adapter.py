@@ -56,6 +56,13 @@ class _Space:
         pairs = zip(to_numpy(base_points), to_numpy(vectors), strict=True)
         return to_gs(np.stack([self.manifold.projection(point, vector) for point, vector in pairs]))
 
+    def embed_tangent(self, vectors: np.ndarray, base_points: np.ndarray) -> np.ndarray:
+        """Tangent vectors as directions in the ambient space, where the manifold keeps them in another form."""
+        try:
+            return np.stack([self.manifold.embedding(p, v) for p, v in zip(base_points, vectors, strict=True)])
+        except NotImplementedError:
+            return vectors
+
 
 class _Metric:
     def __init__(self, manifold: Any) -> None:

@@ -147,11 +147,8 @@ class Gibbs:
         """The exact law of the singular values, where the energy has one and the rank is small."""
         if self.target is not None or self.entropy.rank not in _NODES:
             return None
-        nodes, value = _NODES[self.entropy.rank], self.spectral_energy
-        if self.noise == "base":
-            return SpectralLaw(value, self.entropy, self.beta, n_nodes=nodes)
-        free = lambda s: value(s) - self.entropy(s) / self.beta  # noqa: E731
-        return SpectralLaw(free, self.entropy, self.beta / self.kappa, n_nodes=nodes)
+        nodes = _NODES[self.entropy.rank]
+        return SpectralLaw(self.spectral_energy, self.entropy, self.beta, self.noise, nodes, kappa=self.kappa)
 
     def spectral_energy(self, s: np.ndarray) -> np.ndarray:
         """Energy as a function of the singular values σ, shape=[..., r]."""

@@ -44,9 +44,10 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.sampling._balanced import BalancedSampler, Potential, finite_or_raise
+from dlngeo.sampling._balanced import BalancedSampler, Potential
 from dlngeo.sampling._fixed_rank import Point
 from dlngeo.sampling._motions import MOTIONS, Motion
+from dlngeo.sampling._values import finite_or_raise
 from dlngeo.sampling.chain import Samples, State
 from dlngeo.sampling.langevin import SpectralPotential
 

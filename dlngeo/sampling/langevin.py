@@ -36,12 +36,15 @@ from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.retraction import retract
 from dlngeo.sampling import _steps
+from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler, State
 from dlngeo.spectral_entropy import SpectralEntropy
 
 __all__ = ["Langevin", "SpectralPotential"]
 
 Gradient = Callable[[np.ndarray], np.ndarray]
+
+_BELONGS, _ROUND_OFF = 1e-6, 1e-9  # how far off a space points may be, and beyond what they are put back
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,15 @@ class Langevin(Sampler):
 
     Notes
     -----
+    Statistics: ``energy``, if the potential is given; and for metrics of finite depth ``virial``,
+
+    .. math:: \frac{\beta}{D} \sum_k \lambda_k \frac{\partial E}{\partial \lambda_k}
+        = \frac{\beta N}{D} \operatorname{tr} X^\top E'
+
+    at the point before, with D the dimension of the matrices, or with isotropic noise ``κ`` times that and the degree
+    ``(N − 1) r(r − 1)/2 + r Σ_p (d_p − r)`` of ``e^S`` in λ. Its mean is 1 under the exact law of every energy: how far
+    it is off, beyond its standard error, is a bias of the step size, or chains that are not in equilibrium yet.
+
     At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and the noise of
     the last step, without which the chain is not Markovian.
     """
@@ -126,6 +138,10 @@ class Langevin(Sampler):
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
         if noise == "base" and kappa != 1:
             raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
+        if not callable(potential_gradient) and not isinstance(potential_gradient, SpectralPotential):
+            raise TypeError(
+                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
+            )
         if isinstance(potential_gradient, SpectralPotential) and not deep:
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
         self.potential_gradient, self.potential, self.noise = potential_gradient, potential, noise
@@ -155,12 +171,13 @@ class Langevin(Sampler):
         return self._mover.points(state)
 
     def statistics(self, state: State) -> State:
-        out = {}
+        out = {"virial": state["virial"]} if "virial" in state else {}
         if isinstance(self.potential_gradient, SpectralPotential):
             lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
-            out["energy"] = self.potential_gradient.value(lam)
+            out["energy"] = returned(self.potential_gradient.value(lam), lam.shape[:1], "the potential", finite=False)
         elif self.potential is not None:
-            out["energy"] = np.asarray(self.potential(self.points(state)))
+            points = self.points(state)
+            out["energy"] = returned(self.potential(points), points.shape[:1], "the potential", finite=False)
         return out
 
     def settings(self) -> dict[str, Any]:
@@ -176,6 +193,27 @@ class Langevin(Sampler):
             "kappa": self.kappa,
             "widths": None if self.widths is None else list(self.widths),
         }
+
+
+class _Virial:
+    r"""``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy.
+
+    To scale λ by c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
+    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is D/β, or with isotropic noise ``(κD + s)/β``.
+    """
+
+    def __init__(self, sampler: Langevin, depth: float, rank: int, excess: float) -> None:
+        (m, n), self.depth = sampler.space.shape, depth
+        degrees = sampler.kappa * rank * (m + n - rank)
+        if sampler.noise == "isotropic":
+            degrees += (depth - 1) * rank * (rank - 1) / 2 + rank * excess
+        self.factor = sampler.beta / degrees if degrees else math.nan
+
+    def spectral(self, lam: np.ndarray, derivative: np.ndarray) -> np.ndarray:
+        return self.factor * np.sum(lam * derivative, axis=1)
+
+    def __call__(self, points: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        return self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
 
 
 class _Mover(ABC):
@@ -202,6 +240,7 @@ class _Factors(_Mover):
         # A normalised metric runs N times slower.
         self.h = sampler.step_size / (metric.depth if metric.kernel.normalized else 1)
         self.excess = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths).excess * self.depth
+        self.virial = _Virial(sampler, self.depth, self.rank, self.excess)
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
@@ -210,7 +249,8 @@ class _Factors(_Mover):
         u, vt = u[..., : self.rank], vt[:, : self.rank]
         # A kick of zeros is drawn at the first step.
         kick = np.zeros((len(s), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
-        return {"u": u.copy(), "lam": s ** (1 / self.depth), "v": np.swapaxes(vt, 1, 2).copy(), "kick": kick}
+        lam, v = s ** (1 / self.depth), np.swapaxes(vt, 1, 2).copy()
+        return {"u": u.copy(), "lam": lam, "v": v, "kick": kick, "virial": np.full(len(s), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         state = {name: value.copy() for name, value in state.items()}
@@ -226,9 +266,12 @@ class _Factors(_Mover):
         potential = self.sampler.potential_gradient
         if isinstance(potential, SpectralPotential):
             gradient = np.empty((chains, 0, 0))
-            radial = _finite(potential.derivative(state["lam"])) / self.depth
+            derivative = _derivative(potential, state["lam"])
+            radial, state["virial"] = derivative / self.depth, self.virial.spectral(state["lam"], derivative)
         else:
-            gradient = _finite(potential(self.points(state)))
+            points = self.points(state)
+            gradient = _gradient(potential, points)
+            state["virial"] = self.virial(points, gradient)
             radial = np.zeros((chains, self.rank))
         if self.sampler.noise == "isotropic":
             radial = radial - _steps.entropy_slope(state["lam"], self.depth, self.excess) / self.sampler.beta
@@ -251,21 +294,27 @@ class _Retraction(_Mover):
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
         self.depth = getattr(self.metric, "depth", math.inf)
-        self.entropy = None
-        if sampler.noise == "isotropic":
+        self.entropy, self.virial = None, None
+        if not math.isinf(self.depth):
             m, n = sampler.space.shape
-            self.entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
+            entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
+            self.virial = _Virial(sampler, self.depth, self.metric.rank, entropy.excess * self.depth)
+            self.entropy = entropy if sampler.noise == "isotropic" else None
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
         r = self.metric.rank
         _require_rank(s[:, :r], r)
-        return {"u": u[..., :r], "s": s[:, :r], "v": np.swapaxes(vt[:, :r], 1, 2)}
+        state = {"u": u[..., :r], "s": s[:, :r], "v": np.swapaxes(vt[:, :r], 1, 2)}
+        return state if self.virial is None else {**state, "virial": np.full(len(s), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
-        h, gradient = self.sampler.step_size, self._gradient(state)
+        h = self.sampler.step_size
+        gradient, virial = self._gradient(state)
         noise = rng.standard_normal(gradient.shape)
         new = {name: np.empty_like(value) for name, value in state.items()}
+        if virial is not None:
+            new["virial"] = virial
         for c in range(len(gradient)):
             frame = Frame(state["u"][c], state["s"][c], state["v"][c].T, self.metric.kernel)
             drift = frame.scale(frame.split(gradient[c]), 1)
@@ -279,16 +328,22 @@ class _Retraction(_Mover):
             new["v"][c] = vt.T
         return new
 
-    def _gradient(self, state: State) -> np.ndarray:
-        potential = self.sampler.potential_gradient
-        slope = np.zeros_like(state["s"])
+    def _gradient(self, state: State) -> tuple[np.ndarray, np.ndarray | None]:
+        """Euclidean gradient of the potential with the entropy, and the virial."""
+        potential, s = self.sampler.potential_gradient, state["s"]
+        slope, gradient, virial = np.zeros_like(s), np.zeros(()), None
         if isinstance(potential, SpectralPotential):
-            lam = state["s"] ** (1 / self.depth)
-            slope = slope + _finite(potential.derivative(lam)) / self.depth * lam ** (1 - self.depth)
+            lam = s ** (1 / self.depth)
+            derivative = _derivative(potential, lam)
+            slope += derivative / self.depth * lam ** (1 - self.depth)
+            virial = None if self.virial is None else self.virial.spectral(lam, derivative)
+        else:
+            points = self.points(state)
+            gradient = _gradient(potential, points)
+            virial = None if self.virial is None else self.virial(points, gradient)
         if self.entropy is not None:
-            slope = slope - self.entropy.gradient(state["s"]) / self.sampler.beta
-        dense = (state["u"] * slope[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
-        return dense if isinstance(potential, SpectralPotential) else dense + _finite(potential(self.points(state)))
+            slope -= self.entropy.gradient(s) / self.sampler.beta
+        return (state["u"] * slope[:, None, :]) @ np.swapaxes(state["v"], 1, 2) + gradient, virial
 
     def points(self, state: State) -> np.ndarray:
         return (state["u"] * state["s"][:, None, :]) @ np.swapaxes(state["v"], 1, 2)
@@ -301,29 +356,43 @@ class _Geodesic(_Mover):
         self.sampler, self.temperature, self.space = sampler, temperature, sampler.space
 
     def start(self, points: np.ndarray) -> State:
-        if not np.all(to_numpy(self.space.belongs(to_gs(points), atol=1e-6))):
+        if not self._belongs(points, _BELONGS):
             raise ValueError(f"an initial point is not in {type(self.space).__name__}; project it (space.projection).")
         return {"points": points.copy()}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         h, points = self.sampler.step_size, state["points"]
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
-        gradient = _finite(self.sampler.potential_gradient(points)).reshape(len(points), -1)
+        gradient = _gradient(self.sampler.potential_gradient, points).reshape(len(points), -1)
         basis, gram = self._frames(points)
         # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and noise of the
         # metric is L^{−T} times white noise: both are L^{−T} times something.
         lower = np.linalg.cholesky(gram)
-        drift = np.linalg.solve(lower, basis @ gradient[..., None])
+        drift = np.linalg.solve(lower, self._embedded(basis, points) @ gradient[..., None])
         kick = rng.standard_normal(drift.shape)
         amplitude = math.sqrt(2 * h * self.temperature)
         components = np.linalg.solve(np.swapaxes(lower, 1, 2), amplitude * kick - h * drift)
         vectors = np.reshape(np.swapaxes(components, 1, 2) @ basis, points.shape)
         moved = to_numpy(self.space.metric.exp(to_gs(vectors), to_gs(points)))
-        if not np.isfinite(moved).all():
+        # Round-off off a space may grow from step to step.
+        if np.isfinite(moved).all() and not self._belongs(moved, _ROUND_OFF) and hasattr(self.space, "projection"):
+            moved = to_numpy(self.space.projection(to_gs(moved)))
+        if not (np.isfinite(moved).all() and self._belongs(moved, _BELONGS)):
             raise ValueError(
                 f"the exponential map of {type(self.space).__name__} left it; take a step_size below {h:g}."
             )
         return {"points": moved}
+
+    def _belongs(self, points: np.ndarray, atol: float) -> bool:
+        return bool(np.all(to_numpy(self.space.belongs(to_gs(points), atol=atol))))
+
+    def _embedded(self, basis: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Tangent vectors, shape=[n_chains, dim, size], as the directions that the Euclidean gradient belongs to."""
+        embed = getattr(self.space, "embed_tangent", None)
+        if embed is None:
+            return basis
+        vectors = np.swapaxes(basis, 0, 1).reshape(basis.shape[1], *points.shape)
+        return np.stack([embed(v, points).reshape(len(points), -1) for v in vectors], axis=1)
 
     def _frames(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Frobenius-orthonormal bases of the tangent spaces, shape=[n_chains, dim, size], and the metric in them."""
@@ -354,8 +423,9 @@ def _require_rank(s: np.ndarray, rank: int) -> None:
         raise ValueError(f"an initial point has rank below {rank}; start from points of that rank.")
 
 
-def _finite(values: Any) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    if not np.isfinite(values).all():
-        raise ValueError("the gradient of the potential holds NaN or infinite entries; check it at the initial points.")
-    return values
+def _gradient(gradient: Gradient, points: np.ndarray) -> np.ndarray:
+    return returned(gradient(points), points.shape, "the gradient of the potential")
+
+
+def _derivative(potential: SpectralPotential, lam: np.ndarray) -> np.ndarray:
+    return returned(potential.derivative(lam), lam.shape, "the derivative of the potential")

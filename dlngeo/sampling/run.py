@@ -281,15 +281,17 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
         notes.append(f"Interrupted within the burn-in, which was set to {burn_in} steps.")
     kept = steps > burn_in
     each = {f"lambda_{k + 1}": lam[:, :, k] for k in range(lam.shape[-1])}
-    estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each}.items()})
+    virial = {"virial": np.concatenate([part.statistics["virial"][:, :n_draws] for part in parts])}
+    estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each, **virial}.items()})
+    estimates["virial"]["exact"] = 1.0
     exact = None
     if law.law is not None:
         grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
         exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
-        means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean(law.entropy)}
+        means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean_entropy()}
         means["free_energy"] = means["energy"] - means["entropy"] / law.beta
         for name, value in means.items():
-            estimates[name]["exact"] = value
+            estimates[name]["exact"] = _number(value)
     worst = max((row["r_hat"] for row in estimates.values() if row["r_hat"] is not None), default=None)
     if worst is not None and worst > 1.01:
         notes.append(f"The chains do not agree yet (R-hat {worst:.3f}, above 1.01): take more steps.")

@@ -7,8 +7,10 @@ import scipy.integrate
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.poincare_half_space import PoincareHalfSpace
+from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDMatrices
-from pymanopt.manifolds import Sphere
+from geomstats.geometry.stiefel import Stiefel
+from pymanopt.manifolds import SpecialOrthogonalGroup, Sphere
 from scipy.stats import ks_2samp, kstest
 
 from dlngeo import gradient_flow
@@ -372,7 +374,15 @@ def sphere():
     return Hypersphere(2), gradient, start, lambda x: x[:, 2], -(1 / np.tanh(1) - 1)
 
 
-@pytest.mark.parametrize("case", [spd_bures, spd_affine, hyperbolic, sphere])
+def stiefel():
+    # E = −Σ_i x_i over the first column, which is uniform on the sphere: that of sphere(), of another height.
+    direction = np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    start = np.broadcast_to(np.eye(3, 2), (200, 3, 2)).copy()
+    gradient = lambda x: np.broadcast_to(-direction, x.shape)  # noqa: E731
+    return Stiefel(3, 2), gradient, start, lambda x: x[:, 0, 0], 1 / np.tanh(2) - 1 / 2
+
+
+@pytest.mark.parametrize("case", [spd_bures, spd_affine, hyperbolic, sphere, stiefel])
 def test_the_law_on_other_spaces(case):
     space, gradient, start, observable, exact = case()
 
@@ -402,9 +412,83 @@ def test_manifolds_of_pymanopt_move_as_those_of_geomstats():
     np.testing.assert_allclose(np.cov(kicks.T), np.eye(3) - np.outer(start[0], start[0]), atol=4 * (2 / 2000) ** 0.5)
 
 
+def test_tangent_vectors_may_be_kept_in_another_form(rng):
+    # pymanopt keeps those of rotations as skew matrices, geomstats as directions; both double the metric of the latter.
+    start = np.linalg.qr(rng.standard_normal((4, 3, 3)))[0]
+    start[:, :, 0] *= np.linalg.det(start)[:, None]
+    gradient = lambda x: x @ np.diag([1.0, 2.0, 3.0])  # noqa: E731
+    ours = Langevin(from_pymanopt(SpecialOrthogonalGroup(3), (3, 3)), gradient, 1e30, 1e-5).sample(start, 1, rng=0)
+    force = gradient(start) - start @ np.swapaxes(gradient(start), 1, 2) @ start
+    np.testing.assert_allclose((ours.points[:, 0] - start) / 1e-5, -force / 2, atol=1e-3)
+
+
+def test_round_off_does_not_lead_off_a_space():
+    # The exponential map of geomstats doubles it in every few steps here.
+    sampler = Langevin(SpecialOrthogonal(3), np.zeros_like, 1.0, 0.02)
+    points = sampler.sample(np.broadcast_to(np.eye(3), (3, 3, 3)).copy(), 120, rng=0).points
+    np.testing.assert_allclose(points @ points.swapaxes(-1, -2), np.broadcast_to(np.eye(3), points.shape), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "depth", "options"),
+    [
+        (3, 2, 2, 3, {}),
+        (2, 2, 2, 2.5, {}),
+        (3, 3, 2, 3, {"noise": "isotropic"}),
+        (3, 3, 3, 4, {"noise": "isotropic", "kappa": 0.5}),
+        (4, 3, 2, 3, {"noise": "isotropic", "kappa": 0.5, "widths": (3, 4, 2, 4)}),
+        (2, 2, 2, 2.5, {"noise": "isotropic", "kappa": 0.7}),
+    ],
+)
+@pytest.mark.parametrize("spectral", [True, False])
+def test_the_virial_is_one_on_average(m, n, rank, depth, options, spectral):
+    beta, target = 1.5, np.sin(np.arange(m * n)).reshape(m, n)
+    energy = SpectralPotential(lambda lam: np.sum(lam**4, -1) / 4, lambda lam: lam**3)
+    chains, steps, burn, h = (1500, 200, 80, 0.32 / depth**2) if float(depth).is_integer() else (40, 70, 30, 0.1)
+    u, _, vt = np.linalg.svd(np.random.default_rng(0).standard_normal((chains, m, n)), full_matrices=False)
+    spread = np.random.default_rng(1).uniform(0.5, 0.9, (chains, 1, rank)) ** depth
+    start = (u[..., :rank] * spread) @ vt[:, :rank]
+    sampler = Langevin(deep(m, n, rank, depth), energy if spectral else lambda x: x - target, beta, h, **options)
+    samples = sampler.sample(start, steps, burn_in=burn, rng=1)
+    deviation, error = relative(samples.statistics["virial"], 1)
+    assert error < (0.025 if chains > 40 else 0.15)
+    assert abs(deviation) < 3.5 * error + 0.02  # bias of the step included
+    # It is that of the points before.
+    again = sampler.sample(samples.state, 1, rng=2)
+    points, state = samples.points[:, -1], samples.state
+    lam = np.linalg.svd(points, compute_uv=False)[:, :rank] ** (1 / depth)
+    force = np.sum(lam**4, -1) if spectral else depth * np.sum(points * (points - target), axis=(1, 2))
+    degrees = rank * (m + n - rank) * options.get("kappa", 1)
+    if options:
+        widths = options.get("widths", (min(m, n),) * (int(depth) + 1))
+        degrees += (depth - 1) * rank * (rank - 1) / 2 + rank * sum(d - rank for d in widths[1:-1])
+    np.testing.assert_allclose(again.statistics["virial"][:, 0], beta * force / degrees, rtol=1e-9)
+    assert len(state["virial"]) == chains
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (4, 3, 3), (5, 1, 3), (5, 2, 3), (3, 3), (5, 9), ()])
+def test_gradients_of_another_shape_are_refused(shape):
+    start = np.broadcast_to(np.eye(3), (5, 3, 3))
+    sampler = Langevin(deep(3, 3, 3, 2), lambda x: np.ones(shape), 1.0, 0.1)
+    with pytest.raises(ValueError, match=r"the gradient of the potential has shape .* expected \(5, 3, 3\)"):
+        sampler.sample(start, 1)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
+        (lambda s: Langevin(s, None, 1.0, 0.1), TypeError, "potential_gradient must be callable"),
+        (lambda s: Langevin(s, lambda x: 1j * x, 1.0, 0.1).sample(np.eye(3), 1), TypeError, "must be real numbers"),
+        (
+            lambda s: Langevin(s, SpectralPotential(np.sum, np.sum), 1.0, 0.1).sample(np.eye(3), 1),
+            ValueError,
+            "derivative of the potential has shape",
+        ),
+        (
+            lambda s: Langevin(s, lambda x: x, 1.0, 0.1, potential=np.sum).sample(np.eye(3), 1),
+            ValueError,
+            r"the potential has shape \(\); expected \(1,\)",
+        ),
         (lambda s: Langevin(s, SQUARES, 0.0, 0.1), ValueError, "beta must be positive"),
         (lambda s: Langevin(s, SQUARES, 1.0, -1), ValueError, "step_size must be positive"),
         (lambda s: Langevin(s, SQUARES, 1.0, 0.1, noise="white"), ValueError, "'base' or 'isotropic'"),

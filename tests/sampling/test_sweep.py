@@ -70,7 +70,7 @@ def walk(rng, k, **options):
 def test_the_result_has_the_coordinates_of_the_grid():
     found = sweep(make, GRID, N_STEPS, seed=0, burn_in=10, thin=3)
     assert dict(found.sizes) == {"depth": 2, "beta": 2, "shape": 2, "chain": 3, "draw": 10}
-    assert set(found.data_vars) == {"norm", "energy"}
+    assert set(found.data_vars) == {"norm", "energy", "virial"}
     assert found["shape"].values.tolist() == ["2x3", "3x3"]
     assert found.attrs == {"seed": 0, "n_steps": N_STEPS, "burn_in": 10, "thin": 3}
     vectors = sweep(walk, {"k": range(2)}, 5, seed=0)
