@@ -322,7 +322,7 @@ def main():
     row(*["---"] * 7)
     for noise in ("isotropic", "base"):
         for d, depth in ((3, 3), (3, 64), (20, 3), (20, 64)):
-            compare(Problem(d, depth, noise), 200 if d == 3 else 20, 4.0, np.random.default_rng(0))
+            compare(Problem(d, depth, noise), 200 if d == 3 else 20, 2.5, np.random.default_rng(0))
     print()
     row("d², N, noise", "method", "step h", *(f"until t = {t:g}" for t in TIMES), "µs a step and chain")
     row(*["---"] * 9)
