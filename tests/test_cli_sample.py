@@ -54,6 +54,14 @@ def assert_one_line_and_code_2(result, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("noise", ["base", "isotropic"])
+def test_deep_networks_whose_singular_values_underflow(tmp_path, noise):
+    result = call(*QUICK, "--depth", "64", "--noise", noise, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = result_of(tmp_path / "out")["estimates"]
+    assert rows["energy"]["exact"] == pytest.approx(3.0 if noise == "base" else 34.5, rel=1e-3)
+
+
 def test_it_gives_a_table_a_figure_and_a_result(tmp_path):
     result = call(*QUICK, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output

@@ -109,7 +109,8 @@ class Langevin(Sampler):
     it is off, beyond its standard error, is a bias of the step size, or chains that are not in equilibrium yet.
 
     At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and the noise of
-    the last step, without which the chain is not Markovian.
+    the last step, without which the chain is not Markovian. At even depth the sign of ``det X`` of square matrices of
+    full rank is kept, as by the layers: a chain samples the matrices of the sign it starts from.
     """
 
     def __init__(

@@ -289,7 +289,7 @@ def compare(problem, chains, seconds, rng):
         cells = shown(run, ours)
         row(named(problem), method, *(cells if fine else (*cells[:3], "–", "–")))
     run = measure(Chains(hmc, start, rng), problem, hmc.step_size, seconds)
-    row(named(problem), f"dlngeo `ConstrainedHMC`, {hmc.n_leapfrog} steps a sample", *shown(run, ours))
+    row(named(problem), f"dlngeo `ConstrainedHMC`, steps a trajectory: {hmc.n_leapfrog}", *shown(run, ours))
 
 
 def drift(problem, method, step, start, rng):
@@ -320,14 +320,20 @@ def main():
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES), "\n")
     row("d², N, noise", "method", "step h", "bias, %", "µs a step and chain", "effective samples / s", "of `Langevin`")
     row(*["---"] * 7)
-    for noise in ("isotropic", "base"):
-        for d, depth in ((3, 3), (3, 64), (20, 3), (20, 64)):
-            compare(Problem(d, depth, noise), 200 if d == 3 else 20, 2.5, np.random.default_rng(0))
+    # Under base noise at depth 64 λ moves freely up to a wall, and ‖X‖² is too rarely large for a mean to 1 %.
+    problems = [(3, 3, "isotropic"), (3, 64, "isotropic"), (20, 3, "isotropic"), (20, 64, "isotropic")]
+    for d, depth, noise in [*problems, (3, 3, "base"), (20, 3, "base")]:
+        compare(Problem(d, depth, noise), 200 if d == 3 else 20, 2.5, np.random.default_rng(0))
+    drifts()
+
+
+def drifts():
+    """The second table."""
     print()
     row("d², N, noise", "method", "step h", *(f"until t = {t:g}" for t in TIMES), "µs a step and chain")
     row(*["---"] * 9)
     for noise, method, small in (("isotropic", "torch, SGLD on the layers", 0.002), ("base", "geoopt `RSGLD`", 0.002)):
-        for d, depth in ((3, 3), (20, 3), (3, 64)):
+        for d, depth in ((3, 3), (20, 3), (3, 64)) if noise == "isotropic" else ((3, 3), (20, 3)):
             problem, rng = Problem(d, depth, noise), np.random.default_rng(0)
             _, start = equilibrium(problem, 200 if d == 3 else 20, rng)
             with np.errstate(all="ignore"):
