@@ -63,6 +63,9 @@ def wishart_run(m, n, rank, depth, chains, duration, seed, burn_in=0):
         sampler = Langevin(space, SQUARES, 1.0, h)
         burn = int(burn_in * depth / 2 / h)
         samples = sampler.sample(start, steps, burn_in=burn, thin=max(1, int(0.2 * depth / h / 2)), rng=seed + 1)
+        gaussian = np.random.default_rng(seed + 2).standard_normal((chains, rank, m + n - rank))
+        for lam, exact in zip(samples.state["lam"].T, np.linalg.svd(gaussian, compute_uv=False).T, strict=True):
+            assert ks_2samp(lam, exact).pvalue > 1e-4
         return relative(2 * samples.statistics["energy"], rank * (m + n - rank))
 
     return run
