@@ -54,6 +54,14 @@ def assert_one_line_and_code_2(result, message):
     assert message in result.stderr
 
 
+def test_steps_grow_with_the_time_of_relaxation_where_they_have_no_bias(tmp_path):
+    result = call("--depth", "64", "--steps", "2000", "--thin", "4", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = result_of(tmp_path / "out")["estimates"]
+    assert rows["virial"]["ess_bulk"] > 200  # 3 at a step that does not see the depth
+    assert abs(rows["virial"]["mean"] - 1) < 4 * rows["virial"]["mcse"]
+
+
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
 def test_deep_networks_whose_singular_values_underflow(tmp_path, noise):
     result = call(*QUICK, "--depth", "64", "--noise", noise, "--output", tmp_path / "out")
