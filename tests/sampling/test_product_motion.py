@@ -4,22 +4,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from networks import SQUARES, a_network, cost, cost_gradient
 
 from dlngeo.network import haar
 from dlngeo.sampling import ConstrainedHMC, SpectralPotential
 from dlngeo.sampling._fixed_rank import Point, Tangent, leap
 from dlngeo.spectral_entropy import SpectralEntropy
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
-NETWORKS = [
-    ((3, 3, 3), 3),
-    ((3, 3, 3, 3, 3), 3),
-    ((4, 2, 2, 6), 2),
-    ((3, 5, 4, 6), 3),
-    ((4, 4, 4), 2),
-    ((4, 3), 2),
-    ((2, 3, 2, 4), 1),
-]
 TINY = [
     ((2, 2, 2), 2),
     ((2, 2, 2, 2), 2),
@@ -29,20 +20,7 @@ TINY = [
     ((3, 2, 2), 2),
     ((2, 2, 3), 2),
 ]
-a_network = pytest.mark.parametrize(("widths", "rank"), NETWORKS, ids=str)
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
-
-
-def cost(x):
-    """Energy that depends on the frames."""
-    m, n = x.shape[-2:]
-    target = np.sin(np.arange(m * n)).reshape(m, n)
-    return np.sum((x - target) ** 2, axis=(-2, -1)) / 2
-
-
-def cost_gradient(x):
-    m, n = x.shape[-2:]
-    return x - np.sin(np.arange(m * n)).reshape(m, n)
 
 
 def scattered(rng, chains, widths, rank, low=0.7, high=1.8):

@@ -4,46 +4,18 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from networks import SQUARES, a_network, balanced, cost, cost_gradient
 
 from dlngeo import end_to_end, imbalance
 from dlngeo.balanced import BalancedFrame, dimension, inner, norm
 from dlngeo.network import haar
-from dlngeo.sampling import ConstrainedHMC, SpectralPotential, _orthographic
+from dlngeo.sampling import ConstrainedHMC, _orthographic
 from dlngeo.sampling._balanced import Vector
 from dlngeo.sampling._motions import Framed
 from dlngeo.spectral_entropy import SpectralEntropy
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
-NETWORKS = [
-    ((3, 3, 3), 3),
-    ((3, 3, 3, 3, 3), 3),
-    ((4, 2, 2, 6), 2),
-    ((3, 5, 4, 6), 3),
-    ((4, 4, 4), 2),
-    ((4, 3), 2),
-    ((2, 3, 2, 4), 1),
-]
 TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
-a_network = pytest.mark.parametrize(("widths", "rank"), NETWORKS, ids=str)
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
-
-
-def cost(x):
-    """Energy that depends on the frames."""
-    m, n = x.shape[-2:]
-    target = np.sin(np.arange(m * n)).reshape(m, n)
-    return np.sum((x - target) ** 2, axis=(-2, -1)) / 2
-
-
-def cost_gradient(x):
-    m, n = x.shape[-2:]
-    return x - np.sin(np.arange(m * n)).reshape(m, n)
-
-
-def balanced(rng, chains, widths, rank, low=0.7, high=1.8):
-    frames = [haar(rng, (chains, d, rank)) for d in widths]
-    lam = np.sort(rng.uniform(low, high, (chains, rank)))[:, ::-1]
-    return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
 
 
 def dense(sampler, frames, vector):
