@@ -8,33 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import polar, schur
 
+from dlngeo.errors import GeodesicError
 from dlngeo.kernels import Kernel
 
-__all__ = ["GeodesicError", "Path", "balanced_path", "connecting_paths"]
+__all__ = ["Path", "balanced_path", "connecting_paths"]
 
 # A third of the random starts lead to the best alignment where there are two, in the hardest case known.
 _STARTS, _SWEEPS = 10, 500
 
 Array = NDArray[np.float64]
 Path = Callable[[Array], Array]
-
-
-class GeodesicError(ValueError):
-    """No geodesic was found; the message gives the cause, the figures and the remedy.
-
-    Attributes
-    ----------
-    status : str
-        ``"singular"`` if the path runs into a singular matrix, ``"not converged"`` if the boundary value problem was
-        not solved, ``"disconnected"`` if no path exists.
-    residual : float
-        Distance by which the end point is missed, relative to its norm; NaN where nothing was shot.
-    """
-
-    def __init__(self, message: str, status: str, residual: float = float("nan")) -> None:
-        super().__init__(message)
-        self.status = status
-        self.residual = residual
 
 
 def connecting_paths(x0: Array, x1: Array, kernel: Kernel, rank: int) -> list[Path]:

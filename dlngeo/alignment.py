@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from dlngeo import _check
 from dlngeo.balanced import BalancedFrame, norm
 from dlngeo.bases import horizontal_basis
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.network import haar
 from dlngeo.weight_geodesics import BALANCED, relaxed, shoot
 

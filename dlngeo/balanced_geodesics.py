@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.integrate import DOP853
 
-from dlngeo._paths import GeodesicError
 from dlngeo.balanced import BalancedFrame, norm
 from dlngeo.balancing import snap
+from dlngeo.errors import GeodesicError
 from dlngeo.network import Weights, layers_of, stack_like
 
 __all__ = ["shoot_balanced"]

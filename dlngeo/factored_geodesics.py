@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlngeo.errors import GeodesicError
 from dlngeo.frame import Blocks, Frame
-from dlngeo.geodesics import GeodesicError, connect, shoot
+from dlngeo.geodesics import connect, shoot
 from dlngeo.kernels import Kernel
 
 __all__ = ["connect_factored", "shoot_factored"]

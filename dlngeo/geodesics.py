@@ -15,24 +15,21 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import DOP853, solve_bvp
+from scipy.integrate import solve_bvp
 from scipy.interpolate import CubicSpline
 
-from dlngeo._paths import GeodesicError, Path, balanced_path, connecting_paths
+from dlngeo._paths import Path, balanced_path, connecting_paths
+from dlngeo.alignment import align
+from dlngeo.errors import GeodesicError
 from dlngeo.frame import Frame
 from dlngeo.kernels import Kernel
 from dlngeo.network import balanced_weights, differential
+from dlngeo.shooting import ENERGY_DRIFT, integrate_geodesics
 
-__all__ = ["Connecting", "GeodesicError", "connect", "shoot"]
+__all__ = ["Connecting", "connect", "shoot"]
 
 Array = NDArray[np.float64]
 
-# A geodesic of unit length takes tens of steps. One that takes thousands is running into det X = 0, where the
-# coordinates X are singular for N > 1 and the steps shrink without bound.
-_MAX_STEPS = 1000
-# Geodesics conserve energy, to some hundred tolerances where X is well conditioned. Those that step over det X = 0 lose
-# or gain a fair part of it, and their end points are wrong.
-_ENERGY_DRIFT = 1e7
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
 _NEWTON_STEPS = 6
@@ -121,47 +118,11 @@ def _crossing(x: Array, v: Array, kernel: Kernel, rank: int, tolerance: float) -
             turn = np.linalg.det(last.u.swapaxes(-1, -2) @ here.u) * np.linalg.det(last.vt @ here.vt.swapaxes(-1, -2))
             last = here
             drift = np.abs(here.inner(state[1], state[1]) - energy)
-            return bool(np.any(turn < 0) or np.any(drift > _ENERGY_DRIFT * tolerance * energy))
+            return bool(np.any(turn < 0) or np.any(drift > ENERGY_DRIFT * tolerance * energy))
 
         return crossed
 
     return watcher
-
-
-def integrate_geodesics(
-    rate: Callable[[float, Array], Array],
-    start: Array,
-    times: Array,
-    tolerance: float,
-    crossed: Callable[[Array], bool],
-) -> Array:
-    """States at ``times``, which have one sign and grow in size, of points and velocities, shape=[2, ...]."""
-    size = np.maximum(np.abs(start).max(axis=(-2, -1), keepdims=True), np.finfo(float).tiny)
-    atol = np.broadcast_to(tolerance * size, start.shape).ravel()
-    out = np.empty((len(times), *start.shape))
-    filled, time = 0, 0.0
-    try:
-        solver = DOP853(rate, 0.0, start.ravel(), times[-1], rtol=tolerance, atol=atol)
-        for _ in range(_MAX_STEPS):
-            solver.step()
-            if solver.status == "failed" or crossed(solver.y.reshape(start.shape)):
-                break
-            time = solver.t
-            reached = filled + int(np.searchsorted(np.abs(times[filled:]), abs(time), side="right"))
-            if reached > filled:
-                dense = solver.dense_output()
-                for i in range(filled, reached):
-                    out[i] = (solver.y if times[i] == time else dense(times[i])).reshape(start.shape)
-                filled = reached
-            if solver.status == "finished":
-                return out
-    except (ValueError, np.linalg.LinAlgError):
-        pass  # the frame refuses singular and overflowing points
-    raise GeodesicError(
-        f"the geodesic runs into a singular matrix just after time {time:.3g}, before time {times[-1]:g}: "
-        "the metric is incomplete there. Shorten the tangent vector.",
-        status="singular",
-    )
 
 
 def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 1e-10) -> Connecting:
@@ -248,8 +209,6 @@ def _directly(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connec
 
 def _through_weights(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:
     """Product of the shortest geodesic between the fibres of balanced weights."""
-    from dlngeo.alignment import align  # which needs the integrator of this module
-
     x0, x1 = path(np.array([0.0, 1.0]))
     depth = int(getattr(kernel, "depth", 0))
     start, end = (np.stack(balanced_weights(x, depth)) for x in (x0, x1))

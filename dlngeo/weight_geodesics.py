@@ -24,14 +24,14 @@ from dlngeo._paths import rotation_between
 from dlngeo.balanced import BalancedFrame, inner, norm
 from dlngeo.balancing import nearest, snap
 from dlngeo.bases import tangent_basis
-from dlngeo.geodesics import GeodesicError, integrate_geodesics
+from dlngeo.errors import GeodesicError
 from dlngeo.leaves import LeafFrame, nearby
+from dlngeo.shooting import ENERGY_DRIFT, integrate_geodesics
 
 __all__ = ["BALANCED", "Surface", "balanced_weights_path", "connect", "leaf", "relaxed", "shoot"]
 
 Array = NDArray[np.float64]
 
-_ENERGY_DRIFT = 1e7
 _NEWTON_STEPS = 8
 # The rough geodesic that Newton's method starts from.
 _NODES, _SWEEPS, _OVER_RELAXATION = 16, 100, 1.6
@@ -147,7 +147,7 @@ def _watch(weights: Array, velocities: Array, surface: Surface, tolerance: float
     def ended(state: Array) -> bool:
         nonlocal last
         drift = np.abs(inner(state[1], state[1]) - energy)
-        if np.any(drift > _ENERGY_DRIFT * tolerance * energy):
+        if np.any(drift > ENERGY_DRIFT * tolerance * energy):
             return True
         if not surface.full_rank:
             return False

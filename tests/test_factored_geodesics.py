@@ -10,9 +10,10 @@ import pytest
 from pymanopt.optimizers import ParticleSwarm
 
 from dlngeo import DepthKernel, InfiniteDepthKernel
+from dlngeo.errors import GeodesicError
 from dlngeo.factored_geodesics import connect_factored, shoot_factored
 from dlngeo.frame import Blocks, Frame
-from dlngeo.geodesics import GeodesicError, shoot
+from dlngeo.geodesics import shoot
 from dlngeo.pymanopt import FixedRank
 
 # m, n and singular values: generic, one side full, m < 2r with repeated values, square, rank 1.

@@ -10,7 +10,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel, geodesics
-from dlngeo.geodesics import GeodesicError, connect, shoot
+from dlngeo.errors import GeodesicError
+from dlngeo.geodesics import connect, shoot
 
 INF = math.inf
 

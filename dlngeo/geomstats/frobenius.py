@@ -11,7 +11,7 @@ from geomstats.geometry.riemannian_metric import RiemannianMetric
 from geomstats.numerics.geodesic import LogSolver
 
 from dlngeo import _check
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.solvers import Shooting, untraced
 from dlngeo.weight_geodesics import Surface, connect, shoot
@@ -24,7 +24,7 @@ class FrobeniusMetric(RiemannianMetric):
 
     Geodesics solve ``Ẅ = II(Ẇ, Ẇ)`` with the second fundamental form II. They are integrated to 1e-11 per step, and
     their ends projected to the manifold; between points they are found to 1e-10 or refused with a
-    :class:`dlngeo.geodesics.GeodesicError`.
+    :class:`dlngeo.errors.GeodesicError`.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class SpectralMetric(RiemannianMetric):
 
     which is invariant under ``X ↦ QXR`` with orthogonal Q and R. Every quantity is a closed form in the SVD frame,
     see :class:`dlngeo.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
-    to 1e-10 or refused with a :class:`dlngeo.geodesics.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
+    to 1e-10 or refused with a :class:`dlngeo.errors.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
     another solver of geomstats. On the autograd and PyTorch backends the tensors are differentiable in closed form, at
     repeated singular values too, see :class:`dlngeo.differentiable.DifferentiableFrame`.
 

@@ -16,7 +16,8 @@ from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
 from dlngeo import _check
 from dlngeo._autodiff import is_traced
-from dlngeo.geodesics import GeodesicError, connect, shoot
+from dlngeo.errors import GeodesicError
+from dlngeo.geodesics import connect, shoot
 from dlngeo.kernels import Kernel
 
 __all__ = ["CollocationLog", "Shooting", "ShootingExp", "untraced"]

@@ -10,27 +10,21 @@ evaluation costs O(|Ω| r) time and O(|Ω|) memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
 from dlngeo.problems import _observations
-from dlngeo.problems._pattern import Pattern, padded
+from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
 from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.distributed import DistributedCompletion, row_blocks
+from dlngeo.problems.reweighted import Completed, Sweep, complete
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dlngeo.problems.distributed import DistributedCompletion
-    from dlngeo.problems.reweighted import Completed, Sweep
-
-__all__ = ["ENOUGH_ENTRIES", "MatrixCompletion", "Residual"]
-
-# A curvature estimated from so many entries is off by a percent or less; a step off by ε loses ε² of the decrease.
-ENOUGH_ENTRIES = 2**16
+__all__ = ["MatrixCompletion", "Residual"]
 
 
 class MatrixCompletion(MatrixCost):
@@ -100,7 +94,7 @@ class MatrixCompletion(MatrixCost):
         if self._dtype not in (np.float64, np.float32):
             raise TypeError(f"dtype must be float64 or float32, got {self._dtype}.")
         matrix = _observations.csr(rows, cols, values, self.shape, self._dtype)
-        self._pattern = Pattern(matrix.indptr, matrix.indices, self.shape, threads)
+        self.pattern = Pattern(matrix.indptr, matrix.indices, self.shape, threads)
         self._values = matrix.data
         self.cols, self.values = _read_only(matrix.indices), _read_only(matrix.data)
         self.n_sampled = 0
@@ -110,7 +104,7 @@ class MatrixCompletion(MatrixCost):
     def rows(self) -> np.ndarray:
         """Rows of the entries; computed when asked for, since solvers do without."""
         index = self.cols.dtype
-        return _read_only(np.repeat(np.arange(self.shape[0], dtype=index), np.diff(self._pattern.indptr)))
+        return _read_only(np.repeat(np.arange(self.shape[0], dtype=index), np.diff(self.pattern.indptr)))
 
     @classmethod
     def from_matrix(cls, matrix: Any, observed: Any = None) -> MatrixCompletion:
@@ -186,7 +180,7 @@ class MatrixCompletion(MatrixCost):
         if not is_factored(point):
             return self._matrix(factors(direction, self.shape)[0][self.rows, self.cols], dense=True)
         left, right = direction_factors(point, direction, self.shape)
-        entries, _ = self._pattern.sample(padded(left, self._dtype), padded(right.T, self._dtype), None)
+        entries, _ = self.pattern.sample(padded(left, self._dtype), padded(right.T, self._dtype), None)
         return self._matrix(entries, dense=False)
 
     def curvature(self, point: Any, direction: Any, max_entries: int | None = ENOUGH_ENTRIES) -> float:
@@ -204,12 +198,12 @@ class MatrixCompletion(MatrixCost):
             return float(np.sum(factors(direction, self.shape)[0][self.rows, self.cols] ** 2))
         stride = 1 if max_entries is None else max(1, len(self) // max_entries)
         if len(self) < stride * sum(self.shape):  # fewer entries than rows and columns: a factor for each entry
-            places = self._pattern.thinned(stride)
+            places = self.pattern.thinned(stride)
             left, right = direction_factors(point, direction, self.shape, places)
             entries = np.einsum("kc,ck->k", left, right)
             return float(np.vdot(entries, entries)) * (len(self) / max(1, entries.size))
         left, right = direction_factors(point, direction, self.shape)
-        squares, count = self._pattern.squares(padded(left, self._dtype), padded(right.T, self._dtype), stride)
+        squares, count = self.pattern.squares(padded(left, self._dtype), padded(right.T, self._dtype), stride)
         return squares * (len(self) / count) if count else 0.0
 
     def relative_error(self, point: Any) -> float:
@@ -260,7 +254,7 @@ class MatrixCompletion(MatrixCost):
                 self.values[part],
                 self.shape,
                 dtype=self._dtype,
-                threads=self._pattern.threads,
+                threads=self.pattern.threads,
             )
             for part in (~chosen, chosen)
         )
@@ -335,8 +329,6 @@ class MatrixCompletion(MatrixCost):
         >>> found.status, found.rank
         ('exact', 2)
         """
-        from dlngeo.problems.reweighted import complete
-
         return complete(
             self,
             rank,
@@ -366,9 +358,9 @@ class MatrixCompletion(MatrixCost):
         DistributedCompletion
             The same cost.
         """
-        from dlngeo.problems.distributed import DistributedCompletion, row_blocks
-
-        blocks = row_blocks(self, _check.positive_integer(n_blocks, "n_blocks"), directory)
+        blocks = row_blocks(
+            (self.rows, self.cols, self.values), self.shape[0], _check.positive_integer(n_blocks, "n_blocks"), directory
+        )
         return DistributedCompletion(client, blocks, self.shape, dtype=self._dtype)
 
     # Inside.
@@ -385,7 +377,7 @@ class MatrixCompletion(MatrixCost):
                 return residual, finite_cost(0.5 * float(np.vdot(residual, residual)), arrays)
             u, s, vt = arrays
             left, right = padded(u, self._dtype, s), padded(vt.T, self._dtype)
-            residual, squares = self._pattern.sample(left, right, self._values)
+            residual, squares = self.pattern.sample(left, right, self._values)
         cost = finite_cost(0.5 * squares, arrays)
         # To copy and compare O((m + n) r) numbers is little beside O(|Ω| r); at a dense point this is a mere gather.
         self._last.keep(arrays, (residual, cost))
@@ -397,12 +389,12 @@ class MatrixCompletion(MatrixCost):
             out = np.zeros(self.shape)
             out[self.rows, self.cols] = entries
             return out
-        return self._pattern.matrix(entries)
+        return self.pattern.matrix(entries)
 
     def _gradient_for_products(self, point: Any) -> Any:
         if not is_factored(point):
             return self.euclidean_gradient(point)
-        return Residual(self._pattern, self._evaluate(point)[0])
+        return Residual(self.pattern, self._evaluate(point)[0])
 
 
 class Residual(LinearOperator):
@@ -410,13 +402,13 @@ class Residual(LinearOperator):
 
     def __init__(self, pattern: Pattern, entries: np.ndarray) -> None:
         super().__init__(entries.dtype, pattern.shape)
-        self._pattern, self._entries = pattern, entries
+        self.pattern, self._entries = pattern, entries
 
     def _matmat(self, right: np.ndarray) -> np.ndarray:
-        return self._pattern.times(self._entries, right)
+        return self.pattern.times(self._entries, right)
 
     def _rmatmat(self, left: np.ndarray) -> np.ndarray:
-        return self._pattern.transposed_times(self._entries, left)
+        return self.pattern.transposed_times(self._entries, left)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -22,9 +22,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
-from dlngeo.problems._pattern import Pattern, padded
+from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
 from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
-from dlngeo.problems.completion import ENOUGH_ENTRIES, MatrixCompletion
 
 __all__ = ["DistributedCompletion", "RowBlock"]
 
@@ -201,16 +200,16 @@ class _DistributedMatrix(LinearOperator):
         return self._problem._transposed_times(self._entries, left)
 
 
-def row_blocks(problem: MatrixCompletion, n_blocks: int, directory: Any) -> list[RowBlock]:
-    """Cut a local problem into blocks of about as many entries, and optionally write them to files."""
-    m = problem.shape[0]
-    counts = np.cumsum(np.bincount(problem.rows, minlength=m))
-    ends = np.searchsorted(counts, np.linspace(0, len(problem), n_blocks + 1)[1:-1]) + 1
+def row_blocks(entries: tuple[np.ndarray, ...], m: int, n_blocks: int, directory: Any) -> list[RowBlock]:
+    """Cut entries ``(rows, cols, values)``, sorted by row, into blocks of about as many, and optionally to files."""
+    rows = entries[0]
+    counts = np.cumsum(np.bincount(rows, minlength=m))
+    ends = np.searchsorted(counts, np.linspace(0, len(rows), n_blocks + 1)[1:-1]) + 1
     bounds = np.unique(np.clip([0, *ends, m], 0, m)).tolist()
     blocks = []
     for first, last in pairwise(bounds):
-        part = slice(*np.searchsorted(problem.rows, [first, last]))
-        arrays = tuple(np.array(a[part]) for a in (problem.rows, problem.cols, problem.values))
+        part = slice(*np.searchsorted(rows, [first, last]))
+        arrays = tuple(np.array(a[part]) for a in entries)
         if directory is None:
             blocks.append(RowBlock(first, last, partial(_identity, arrays)))
         else:

@@ -41,7 +41,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse.linalg
@@ -51,9 +51,6 @@ from dlngeo import _check
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.problems._pattern import Pattern
 from dlngeo.problems._tangent_fit import TangentFit
-
-if TYPE_CHECKING:
-    from dlngeo.problems.completion import MatrixCompletion
 
 __all__ = ["Completed", "Sweep", "complete"]
 
@@ -72,6 +69,20 @@ _PATIENCE = 25
 _FOLDS, _FOLD_FRACTION = 3, 0.1
 # Matrices of so many entries are decomposed as a whole.
 _DENSE = 250_000
+
+
+class Entries(Protocol):
+    """What the method needs of a completion problem."""
+
+    shape: tuple[int, int]
+    values: Array
+    pattern: Pattern
+
+    def __len__(self) -> int: ...
+
+    def split(self, fraction: float, rng: Any) -> tuple[Entries, Entries]: ...
+
+    def relative_error(self, point: Any) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -136,11 +147,11 @@ class Completed:
 
 
 def complete(
-    problem: MatrixCompletion,
+    problem: Entries,
     rank: int | None,
     *,
     depth: float,
-    heldout: MatrixCompletion | None,
+    heldout: Entries | None,
     tolerance: float,
     max_iterations: int,
     rng: Any,
@@ -185,8 +196,8 @@ class _Runner:
 
     def run(
         self,
-        problem: MatrixCompletion,
-        heldout: MatrixCompletion | None,
+        problem: Entries,
+        heldout: Entries | None,
         callback: Callable[[Sweep, Point], None] | None,
         lowest: float = 0.0,
     ) -> Completed:
@@ -230,12 +241,12 @@ class _Runner:
         return Completed(status, point, history)
 
 
-def _parameters(problem: MatrixCompletion, rank: int) -> int:
+def _parameters(problem: Entries, rank: int) -> int:
     """Dimension of the matrices of a rank."""
     return rank * (sum(problem.shape) - rank)
 
 
-def _largest_rank(problem: MatrixCompletion) -> int:
+def _largest_rank(problem: Entries) -> int:
     """Largest rank with fewer parameters than entries, at least 1."""
     rank = 1
     while rank < min(problem.shape) and _parameters(problem, rank + 1) < len(problem):
@@ -243,16 +254,14 @@ def _largest_rank(problem: MatrixCompletion) -> int:
     return rank
 
 
-def _sweeps(
-    problem: MatrixCompletion, heldout: MatrixCompletion | None, kernel: Kernel, most: int
-) -> Iterator[tuple[Sweep, Point]]:
+def _sweeps(problem: Entries, heldout: Entries | None, kernel: Kernel, most: int) -> Iterator[tuple[Sweep, Point]]:
     """Yield sweeps at ever lower floors, which are in units of the root mean square of the entries.
 
     The floor stays above the singular value ``most + 1``: there is no use in telling apart more of them.
     """
     began = time.perf_counter()
     m, n = problem.shape
-    pattern = problem._pattern
+    pattern = problem.pattern
     unit = float(np.linalg.norm(problem.values)) / math.sqrt(len(problem))
     values = np.asarray(problem.values, np.float64) / unit
     left, right, residual = np.zeros((m, 1)), np.zeros((1, n)), values

@@ -14,7 +14,7 @@ from geomstats.geometry.connection import Connection
 from geomstats.geometry.manifold import Manifold as GeomstatsManifold
 from pymanopt.manifolds.manifold import Manifold
 
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats.gradients import GradientConverter, to_gs, to_numpy
 
 __all__ = ["from_geomstats"]

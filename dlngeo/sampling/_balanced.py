@@ -21,8 +21,9 @@ from dlngeo.network import Weights, imbalance, widths
 from dlngeo.sampling import _orthographic
 from dlngeo.sampling._fixed_rank import Point, Tangent
 from dlngeo.sampling._values import returned
-from dlngeo.sampling.chain import Sampler, State
+from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.state import State
 
 __all__ = ["BalancedSampler", "Vector"]
 

@@ -9,35 +9,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 
 from dlngeo import _check
+from dlngeo.sampling import _store
+from dlngeo.sampling.checkpoint import Checkpoint, read
+from dlngeo.sampling.checkpoint import header as header_of
+from dlngeo.sampling.state import Draws, Standing, State
 
-__all__ = ["Draws", "Sampler", "Samples", "Standing", "State"]
-
-State = dict[str, np.ndarray]
-
-
-class Standing(NamedTuple):
-    """Where chains stand: all that the next step depends on.
-
-    It is replaced as a whole, after each step. So an interruption, wherever it strikes, finds a consistent one.
-    """
-
-    state: State
-    n_steps: int
-    n_draws: int
-    rng: Mapping[str, Any]
-
-
-class Draws(NamedTuple):
-    """Points and statistics, one entry for each draw."""
-
-    points: list[np.ndarray]
-    statistics: list[State]
+__all__ = ["Sampler", "Samples"]
 
 
 @dataclass
@@ -83,12 +66,10 @@ class Samples:
         ImportError
             If zarr is not installed.
         """
-        from dlngeo.sampling import _store, checkpoint
-
         while True:
             manifest = _store.read_manifest(Path(path))
             try:
-                draws, standing = checkpoint.read(Path(path), manifest)
+                draws, standing = read(Path(path), manifest)
                 break
             except _store.CheckpointError:
                 if _store.read_manifest(Path(path)) == manifest:  # else the run went on meanwhile
@@ -245,9 +226,7 @@ class Sampler(ABC):
         with ExitStack() as stack:
             file = None
             if checkpoint is not None:
-                from dlngeo.sampling.checkpoint import Checkpoint, header
-
-                about = header(self.settings(), given, None if rng is None else at.rng, shape, burn_in, thin)
+                about = header_of(self.settings(), given, None if rng is None else at.rng, shape, burn_in, thin)
                 opened = Checkpoint(checkpoint, about, at, self._first_step, n_steps, checkpoint_every)
                 file = stack.enter_context(opened)
                 draws, at = file.draws, file.standing

@@ -25,7 +25,7 @@ import numpy as np
 
 from dlngeo.sampling import _store
 from dlngeo.sampling._store import CheckpointError, uninterrupted
-from dlngeo.sampling.chain import Draws, Standing, State
+from dlngeo.sampling.state import Draws, Standing, State
 
 __all__ = ["Checkpoint", "CheckpointError", "read"]
 

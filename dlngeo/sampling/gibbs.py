@@ -12,9 +12,9 @@ from dlngeo import _check
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.laws import SpectralLaw
 from dlngeo.network import haar
-from dlngeo.sampling.chain import State
 from dlngeo.sampling.ensemble import Cell
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.state import State
 from dlngeo.spectral_entropy import SpectralEntropy
 
 __all__ = ["ENERGIES", "Gibbs"]

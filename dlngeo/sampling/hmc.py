@@ -48,8 +48,9 @@ from dlngeo.sampling._balanced import BalancedSampler, Potential
 from dlngeo.sampling._fixed_rank import Point
 from dlngeo.sampling._motions import MOTIONS, Motion
 from dlngeo.sampling._values import finite_or_raise
-from dlngeo.sampling.chain import Samples, State
+from dlngeo.sampling.chain import Samples
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.state import State
 
 __all__ = ["ConstrainedHMC"]
 

@@ -37,7 +37,8 @@ from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.retraction import retract
 from dlngeo.sampling import _steps
 from dlngeo.sampling._values import returned
-from dlngeo.sampling.chain import Sampler, State
+from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.state import State
 from dlngeo.spectral_entropy import SpectralEntropy
 
 __all__ = ["Langevin", "SpectralPotential"]

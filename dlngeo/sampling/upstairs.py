@@ -35,8 +35,8 @@ from dlngeo import _check
 from dlngeo.sampling import _orthographic
 from dlngeo.sampling._balanced import BalancedSampler, Potential, Vector
 from dlngeo.sampling._values import finite_or_raise
-from dlngeo.sampling.chain import State
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.state import State
 
 __all__ = ["UpstairsLangevin"]
 

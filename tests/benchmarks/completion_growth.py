@@ -56,7 +56,7 @@ def iterations(problem, rank=RANK, depth=DEPTH, steps=6, between=lambda point: N
 def raw_parts(problem, point):
     """Seconds of one sampled product, the two sparse products, and the QR factors and small SVD of a retraction."""
     u, s, vt = point
-    pattern = problem._pattern
+    pattern = problem.pattern
     entries = problem.residual(point)
     left, right = padded(u, entries.dtype, s), padded(vt.T, entries.dtype)
     u, v = np.ascontiguousarray(u), np.ascontiguousarray(vt.T)

@@ -61,7 +61,7 @@ def test_growth(name, record_property):
 def test_compiled_products_against_scipy(rng, record_property):
     size, rank = 20_000, 10
     completion = problem(size, size, 2_000_000, rng, threads=1)
-    rows, pattern = completion.rows, completion._pattern
+    rows, pattern = completion.rows, completion.pattern
     left, right = rng.standard_normal((2, size, rank))
     matrix = pattern.matrix(completion.values)
     operations = {

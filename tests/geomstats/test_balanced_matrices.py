@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 import dlngeo
 from dlngeo import balanced_curvature, weight_geodesics
 from dlngeo.balanced import BalancedFrame
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, FrobeniusMetric
 from dlngeo.geomstats.weight_space import WeightSpace
 from dlngeo.network import layer_gradient

@@ -10,7 +10,7 @@ from geomstats.numerics.geodesic import ExpODESolver
 from geomstats.numerics.ivp import GSIVPIntegrator
 
 from dlngeo.alignment import act, align, procrustes
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, DLNMetric, EndToEndBundle, GaugeAction
 
 CASES = [(3, 3), (2, 5), (3, 2), (2, 1)]

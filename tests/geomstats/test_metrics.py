@@ -13,7 +13,7 @@ from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.spd_matrices import SPDBuresWassersteinMetric, SPDMatrices
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices, SpectralMetric
 
 INF = math.inf

@@ -14,8 +14,8 @@ from scipy.linalg import null_space
 
 from dlngeo import end_to_end, gradient_flow, imbalance
 from dlngeo.balanced import BalancedFrame
+from dlngeo.errors import GeodesicError
 from dlngeo.frame import Frame
-from dlngeo.geodesics import GeodesicError
 from dlngeo.geomstats import DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.network import differential, layer_gradient, layer_hessian

@@ -21,7 +21,7 @@ from pymanopt.manifolds import (
     SymmetricPositiveDefinite,
 )
 
-from dlngeo.geodesics import GeodesicError
+from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import DLNMetric
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank, check_gradient, check_hessian, check_retraction, from_geomstats

@@ -1,0 +1,21 @@
+"""What the geometry raises where there is no answer."""
+
+__all__ = ["GeodesicError"]
+
+
+class GeodesicError(ValueError):
+    """No geodesic was found; the message gives the cause, the figures and the remedy.
+
+    Attributes
+    ----------
+    status : str
+        ``"singular"`` if the path runs into a singular matrix, ``"not converged"`` if the boundary value problem was
+        not solved, ``"disconnected"`` if no path exists.
+    residual : float
+        Distance by which the end point is missed, relative to its norm; NaN where nothing was shot.
+    """
+
+    def __init__(self, message: str, status: str, residual: float = float("nan")) -> None:
+        super().__init__(message)
+        self.status = status
+        self.residual = residual
