@@ -58,8 +58,10 @@ def compare(
     when to stop; the errors reported are on entries that no method sees. Ctrl-C keeps what is done.
     """
     # Imported here so that --help does not wait for the compilers and solvers.
-    from dlngeo.compare import DataError, Settings, load, photograph, save, table
-    from dlngeo.compare import compare as run
+    from dlngeo.jobs.compare import Settings
+    from dlngeo.jobs.compare import compare as run
+    from dlngeo.jobs.load import DataError, load, photograph
+    from dlngeo.jobs.report import save, table
 
     try:
         settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed)
@@ -128,8 +130,8 @@ def flow(
     Shows the singular values, the loss and the imbalance of the layers against time, and what the limit is: a
     minimiser, a saddle, or not yet one. Ctrl-C keeps what is done.
     """
-    from dlngeo.compare import DataError, load
-    from dlngeo.flows.run import Settings, random_target, run, save, table
+    from dlngeo.jobs.flow import Settings, random_target, run, save, table
+    from dlngeo.jobs.load import DataError, load
 
     try:
         chosen = _depths(depths or ("1,2,3,8,inf" if by == "metric" else "1,2,3,8"))
@@ -221,8 +223,8 @@ def sample(
     Reports energy, entropy, free energy and singular values with standard errors and diagnostics, beside their exact
     values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
     """
-    from dlngeo.compare import DataError, load
-    from dlngeo.sampling.run import CheckpointError, Settings, WorkerLostError, run, save, table
+    from dlngeo.jobs.load import DataError, load
+    from dlngeo.jobs.sample import CheckpointError, Settings, WorkerLostError, run, save, table
 
     try:
         if target is not None and (energy is not None or shape is not None):

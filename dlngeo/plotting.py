@@ -16,7 +16,7 @@ _FLOOR = "0.45"
 
 
 def compare_figure(result: dict[str, Any]) -> Figure:
-    """Draw the result of :func:`dlngeo.compare.compare`.
+    """Draw the result of :func:`dlngeo.jobs.compare.compare`.
 
     The first row shows the matrix and what each method made of it, the second what was observed and the singular
     values along the path of each method, the third the error on the test entries along the paths.
@@ -83,7 +83,7 @@ def compare_figure(result: dict[str, Any]) -> Figure:
 
 
 def flow_figure(result: dict[str, Any]) -> Figure:
-    """Draw the result of :func:`dlngeo.flows.run.run`.
+    """Draw the result of :func:`dlngeo.jobs.flow.run`.
 
     The first row shows the singular values along the flow at each depth, over those of the target; below are the loss
     and, where layers were trained, their imbalance.
@@ -140,7 +140,7 @@ def flow_figure(result: dict[str, Any]) -> Figure:
 
 
 def sample_figure(result: dict[str, Any], title: str = "") -> Figure:
-    """Draw the result of :func:`dlngeo.sampling.run.run`.
+    """Draw the result of :func:`dlngeo.jobs.sample.run`.
 
     On the left the histogram of the singular values of the balanced layers, with the exact density where there is one;
     on the right energy, entropy and free energy of the chains, with their exact means.

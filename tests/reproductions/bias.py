@@ -29,7 +29,7 @@ import threadpoolctl
 sys.path.insert(0, str(Path(__file__).parent))
 from bias_methods import METHODS, Entries, missing
 
-from dlngeo.compare import photograph
+from dlngeo.jobs.load import photograph
 from dlngeo.problems import MatrixCompletion
 
 TRUE_RANK = 3

@@ -11,7 +11,7 @@ import references
 import references_packages as packages
 from references import Factors
 
-from dlngeo.compare.methods import Row, Task, infinite_depth, manifold
+from dlngeo.jobs.methods import Row, Task, infinite_depth, manifold
 from dlngeo.problems import MatrixCompletion
 
 START, ITERATIONS, PATIENCE = 1e-3, 800, 150

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from bias_methods import METHODS
 
-from dlngeo._files import replace
+from dlngeo.jobs.output import replace
 
 RECOVERED = 1e-3
 # Medians below are those of recovered matrices; what is left there is the tolerance of each method.

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo.compare import Settings, compare, photograph
+from dlngeo.jobs.compare import Settings, compare
+from dlngeo.jobs.load import photograph
 
 SEEDS = range(5)
 

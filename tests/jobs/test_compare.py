@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 from threadpoolctl import threadpool_info
 
-import dlngeo.compare.methods as methods
-from dlngeo.compare import Data, Settings, compare, save, table
-from dlngeo.compare.run import effective_rank
+import dlngeo.jobs.methods as methods
+from dlngeo.jobs.compare import Settings, compare, effective_rank
+from dlngeo.jobs.load import Data
+from dlngeo.jobs.report import save, table
 from dlngeo.plotting import compare_figure
 from dlngeo.problems import MatrixCompletion
 

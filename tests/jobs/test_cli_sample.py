@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 import dlngeo.cli
 from dlngeo import plotting
 from dlngeo.cli import app
+from dlngeo.jobs.gibbs import Gibbs
+from dlngeo.jobs.sample import Settings, run
 from dlngeo.laws import SpectralLaw
 from dlngeo.sampling import Langevin, WorkerLostError
-from dlngeo.sampling.gibbs import Gibbs
-from dlngeo.sampling.run import Settings, run
 from dlngeo.spectral_entropy import SpectralEntropy
 
 pytest.importorskip("arviz")
@@ -360,7 +360,7 @@ def test_processes_that_are_always_killed_get_one_line_and_code_2(tmp_path, monk
     def run_cells(*_, **__):
         raise WorkerLostError("killed", [{"part": 0}])
 
-    monkeypatch.setattr("dlngeo.sampling.run.run_cells", run_cells)
+    monkeypatch.setattr("dlngeo.jobs.sample.run_cells", run_cells)
     options = ["--checkpoint", tmp_path / "run"] if kept else []
     result = call(*QUICK, *options, "--output", tmp_path / "out")
     assert_one_line_and_code_2(result, "what is done is kept." if kept else "nothing is kept without a checkpoint.")

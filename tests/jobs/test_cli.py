@@ -13,8 +13,9 @@ import scipy.sparse
 from typer.testing import CliRunner
 
 import dlngeo.cli
-import dlngeo.compare
+import dlngeo.jobs.load
 from dlngeo.cli import app
+from dlngeo.jobs.compare import Settings
 
 QUICK = ["--rank", "3", "--depths", "1,3", "--observed", "0.6", "--iterations", "8"]
 
@@ -73,8 +74,8 @@ def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
 
 
 def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
-    photograph = dlngeo.compare.photograph
-    monkeypatch.setattr(dlngeo.compare, "photograph", lambda: photograph(shrink=14))
+    photograph = dlngeo.jobs.load.photograph
+    monkeypatch.setattr(dlngeo.jobs.load, "photograph", lambda: photograph(shrink=14))
     result = run(*QUICK, "--output", tmp_path)
     assert result.exit_code == 0, result.output
     assert "PSNR" in result.stdout
@@ -83,7 +84,7 @@ def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
 
 def test_the_defaults_are_those_of_the_library():
     parameters = inspect.signature(dlngeo.cli.compare).parameters
-    settings = dlngeo.compare.Settings()
+    settings = Settings()
     assert dlngeo.cli._depths(parameters["depths"].default) == settings.depths
     for name in ("rank", "observed", "start", "iterations", "patience", "seed"):
         assert parameters[name].default == getattr(settings, name)
@@ -147,7 +148,7 @@ def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path, matrix):
     # The process sends itself the signal that a terminal would, in the middle of the second method.
     code = """
 import os, signal
-import dlngeo.compare.run as run
+import dlngeo.jobs.compare as run
 from dlngeo.cli import app
 compare = run.compare
 def interrupted(data, settings, tick):
@@ -155,8 +156,7 @@ def interrupted(data, settings, tick):
         if (name, iteration) == ("depth 3", 4):
             os.kill(os.getpid(), signal.SIGINT)
     return compare(data, settings, tick=tick)
-import dlngeo.compare
-dlngeo.compare.compare = interrupted
+run.compare = interrupted
 app()
 """
     process = subprocess.run(
@@ -182,5 +182,5 @@ def test_help_is_quick_and_names_the_options():
     assert result.exit_code == 0
     for word in ("--rank", "--depths", "--observed", "--start", "--iterations", "--seed", "--output", "--patience"):
         assert word in result.output
-    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.compare' in sys.modules)"
+    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.jobs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0

@@ -12,8 +12,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
-from dlngeo.compare import methods
-from dlngeo.compare.load import Data
+from dlngeo.jobs import methods
+from dlngeo.jobs.load import Data
 from dlngeo.problems import MatrixCompletion
 
 __all__ = ["SCHEMA", "Settings", "compare"]

@@ -20,11 +20,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dlngeo import _check, _files, plotting
+from dlngeo import _check, plotting
+from dlngeo.jobs import output as _files
+from dlngeo.jobs.gibbs import ENERGIES, Gibbs
 from dlngeo.sampling._store import CheckpointError, import_zarr
 from dlngeo.sampling.chain import Samples, import_arviz
 from dlngeo.sampling.ensemble import Cell, WorkerLostError, cell_path, run_cells
-from dlngeo.sampling.gibbs import ENERGIES, Gibbs
 
 __all__ = ["SCHEMA", "Settings", "run", "save", "table"]
 
@@ -42,11 +43,11 @@ class Settings:
     Attributes
     ----------
     energy : str
-        ``"lambda"``, ``"norm"``, ``"nuclear"`` or ``"target"``; see :data:`dlngeo.sampling.gibbs.ENERGIES`.
+        ``"lambda"``, ``"norm"``, ``"nuclear"`` or ``"target"``; see :data:`dlngeo.jobs.gibbs.ENERGIES`.
     shape : tuple of int
         ``(m, n)``.
     depth, rank, width, beta, noise, kappa
-        As in :class:`dlngeo.sampling.gibbs.Gibbs`.
+        As in :class:`dlngeo.jobs.gibbs.Gibbs`.
     chains, steps : int
         Number of chains, and of steps of each.
     burn_in : int or None
@@ -365,5 +366,5 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
     return _files.save(result, folder, lambda written: plotting.sample_figure(written, headline(written)))

@@ -16,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from dlngeo import _check, _files, plotting
+from dlngeo import _check, plotting
 from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.jobs import output as _files
 from dlngeo.network import balanced_weights, haar, imbalance
 from dlngeo.training import classify_limit
 
@@ -313,7 +314,7 @@ def _odd(row: dict[str, Any]) -> bool:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
     return _files.save(result, folder, plotting.flow_figure)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import dlngeo.cli
 from dlngeo.cli import app
-from dlngeo.flows.run import Settings, random_target, run
+from dlngeo.jobs.flow import Settings, random_target, run
 
 QUICK = ["--size", "3", "--target-rank", "2", "--depths", "1,3", "--time", "20"]
 
@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path):
     # The process sends itself the signal that a terminal would, in the middle of the second depth.
     code = """
 import os, signal
-import dlngeo.flows.run as flows
+import dlngeo.jobs.flow as flows
 from dlngeo.cli import app
 run = flows.run
 def interrupted(target, name, settings, tick):

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from dlngeo.compare import DataError, load, photograph
+from dlngeo.jobs.load import DataError, load, photograph
 
 
 class Bomb:

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dlngeo import _files, plotting
+from dlngeo import plotting
+from dlngeo.jobs import output as _files
 
 __all__ = ["save", "table"]
 
@@ -72,5 +73,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo._files.save`."""
+    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
     return _files.save(result, folder, plotting.compare_figure)
