@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.network import balanced_weights, end_to_end, imbalance
+from dlngeo.weights.network import balanced_weights, end_to_end, imbalance
 
 __all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "end_to_end", "imbalance"]
 

@@ -8,7 +8,7 @@ space of weights is the entropy [1]_,
     + \tfrac12 \sum_{k<l} \log\varphi_N(\sigma_k, \sigma_l), \qquad c_d = \operatorname{vol} O(d) .
 
 For in the metric of the flat space a rotation of ``Q_p`` within its columns is measured by the Jacobi matrices of
-:mod:`dlngeo.balanced`, of determinant ``φ_N``, and one that turns its k-th column out of them by ``√2 λ_k``.
+:mod:`dlngeo.weights.balanced`, of determinant ``φ_N``, and one that turns its k-th column out of them by ``√2 λ_k``.
 
 In ``u_k = log σ_k`` the pairs give ``½(1 − 1/N)(u_k + u_l) + ½H(u_k − u_l)`` with ``H(x) = log(sinh x/sinh(x/N))``,
 which is smooth and even. So S is smooth through coinciding singular values, and what looks like 0/0 there in its
@@ -38,7 +38,7 @@ from scipy.special import zeta
 
 from dlngeo import _check
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.network import _widths_for
+from dlngeo.weights.network import _widths_for
 
 __all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
 

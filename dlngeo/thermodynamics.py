@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from dlngeo import _check
 from dlngeo._autodiff import Operation, untraced
-from dlngeo.frame import Blocks, Frame
+from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.spectral_entropy import SpectralEntropy
 
 __all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
@@ -74,7 +74,7 @@ def entropy_gradient(x: Any, depth: float, rank: int | None = None, widths: Sequ
     .. math:: \frac{\partial S}{\partial\sigma_k} = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
         - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac1{N\sigma_k} \sum_p (d_p - r),
 
-    stable at coinciding singular values. :meth:`dlngeo.frame.Frame.cometric` makes it the gradient in ``g_N``.
+    stable at coinciding singular values. :meth:`dlngeo.matrices.frame.Frame.cometric` makes it the gradient in ``g_N``.
 
     Parameters
     ----------

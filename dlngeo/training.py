@@ -32,8 +32,8 @@ import numpy as np
 from scipy.integrate import quad
 
 from dlngeo import _check
-from dlngeo.frame import Frame
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.matrices.frame import Frame
 from dlngeo.quadratic import QuadraticCost
 
 __all__ = [

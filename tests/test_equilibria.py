@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from dlngeo.equilibria import equal_equilibria, minimisers, relaxation, relaxation_rates
-from dlngeo.frame import Frame
+from dlngeo.matrices.frame import Frame
 from dlngeo.spectral_entropy import SpectralEntropy
 from dlngeo.thermodynamics import entropy_gradient, entropy_hessian, free_energy_gradient
 

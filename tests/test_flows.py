@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
 import dlngeo
-from dlngeo import network
 from dlngeo.flows import FlowStatus, balancing, training
 from dlngeo.flows.integrate import METHODS, integrate
+from dlngeo.weights import network
 
 WIDTHS = [(3, 2), (3, 4, 2), (2, 3, 5, 3), (3, 3, 3, 3)]
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}

@@ -7,11 +7,11 @@ import pytest
 from scipy.special import digamma
 
 from dlngeo import DepthKernel
-from dlngeo.balanced import dimension
-from dlngeo.frame import Frame
 from dlngeo.laws import SpectralLaw
+from dlngeo.matrices.frame import Frame
 from dlngeo.spectral_entropy import SpectralEntropy, log_orthogonal_volume
 from dlngeo.thermodynamics import entropy
+from dlngeo.weights.balanced import dimension
 
 # m, n, rank, depth
 SHAPES = [(2, 2, 2, 3), (3, 4, 2, 2), (3, 3, 3, 4), (4, 3, 1, 2.5), (2, 3, 2, 8)]

@@ -14,10 +14,7 @@ from scipy.spatial import KDTree
 
 import dlngeo
 from dlngeo import DepthKernel, InfiniteDepthKernel
-from dlngeo.balanced import BalancedFrame, inner
-from dlngeo.bases import vertical_basis
-from dlngeo.frame import Frame
-from dlngeo.network import differential
+from dlngeo.matrices.frame import Frame
 from dlngeo.spectral_entropy import SpectralEntropy, log_orthogonal_volume, log_stiefel_volume
 from dlngeo.thermodynamics import (
     entropy,
@@ -27,6 +24,9 @@ from dlngeo.thermodynamics import (
     free_energy_gradient,
     orbit_volume,
 )
+from dlngeo.weights.balanced import BalancedFrame, inner
+from dlngeo.weights.bases import vertical_basis
+from dlngeo.weights.network import differential
 
 # m, n, depth, inner widths or None, singular values
 CASES = {

@@ -8,7 +8,7 @@ Moment map
     ``Ẇ = v(G)``, the gradient flow of ``¼ Σ_p ‖G_p‖²`` in the flat metric of all weights; its gradient is vertical, so
     it is the same on the fibre. It lowers ``½ Σ_p ‖W_p‖²`` at the rate ``Σ_p ‖G_p‖²``. Where all inner widths are the
     rank of X, ``G`` decays at the rate ``4 λ_min² (1 − cos(π/N))`` in the end, from the Jacobi matrices of
-    :mod:`dlngeo.balanced`; what neighbouring wider layers have beyond that rank decays like ``1/t`` only.
+    :mod:`dlngeo.weights.balanced`; what neighbouring wider layers have beyond that rank decays like ``1/t`` only.
 L²
     The gradient flow of ``½ Σ_p ‖W_p‖²`` on the fibre in the flat metric: ``Ẇ = −v(v*v)⁻¹v*(W)``, the part of ``−W``
     along the fibre [1]_. ``v*v`` is block tridiagonal, ``T_p ↦ T_p W_p W_pᵀ + W_{p+1}ᵀ W_{p+1} T_p − W_p T_{p−1} W_pᵀ −
@@ -16,7 +16,7 @@ L²
     at every depth, width and start.
 
 Both end, where X has the rank of the least width, at the factorisations of least norm ``N Σ_k σ_k^{2/N}``, on the
-orbit of :func:`dlngeo.network.rebalance`.
+orbit of :func:`dlngeo.weights.network.rebalance`.
 
 References
 ----------
@@ -36,7 +36,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from dlngeo.flows.gradient import check_times, later_times
 from dlngeo.flows.integrate import FlowStatus, Progress, integrate
 from dlngeo.flows.training import Layout
-from dlngeo.network import Weights, imbalance
+from dlngeo.weights.network import Weights, imbalance
 
 __all__ = ["BalancingFlow", "balancing_flow"]
 
@@ -102,7 +102,7 @@ def balancing_flow(
 ) -> BalancingFlow:
     """Move weights along their fibre to balanced weights; see :mod:`dlngeo.flows.balancing`.
 
-    For the end alone, :func:`dlngeo.network.rebalance` is a closed form.
+    For the end alone, :func:`dlngeo.weights.network.rebalance` is a closed form.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ import numpy as np
 from dlngeo import _check
 from dlngeo.flows.gradient import Cost, Gradient, check_times, later_times, losses_along
 from dlngeo.flows.integrate import Event, FlowStatus, Progress, Trajectory, integrate
-from dlngeo.network import Weights, end_to_end, imbalance, layer_gradient, layers_of
+from dlngeo.weights.network import Weights, end_to_end, imbalance, layer_gradient, layers_of
 
 __all__ = ["Descent", "TrainingFlow", "gradient_descent", "training_flow"]
 
@@ -91,8 +91,8 @@ def training_flow(
     r"""Follow the gradient flow ``Ẇ_p = −∂L/∂W_p`` of the loss ``L(W) = E(W_N ⋯ W_1)``, layer by layer.
 
     It conserves every imbalance ``G_p = W_{p+1}ᵀ W_{p+1} − W_p W_pᵀ``, and moves the product by
-    ``Ẋ = −Σ_p A_{p+1} A_{p+1}ᵀ E′(X) B_{p−1}ᵀ B_{p−1}`` (:func:`dlngeo.network.effective_cometric`) [1]_. From balanced
-    weights, the product follows the gradient flow of ``DLNMetric``, whatever the inner widths [2]_; then
+    ``Ẋ = −Σ_p A_{p+1} A_{p+1}ᵀ E′(X) B_{p−1}ᵀ B_{p−1}`` (:func:`dlngeo.weights.network.effective_cometric`) [1]_. From
+    balanced weights, the product follows the gradient flow of ``DLNMetric``, whatever the inner widths [2]_; then
     :func:`dlngeo.gradient_flow` computes it at a price that does not depend on depth.
 
     Parameters

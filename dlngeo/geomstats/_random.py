@@ -10,7 +10,7 @@ import numpy as np
 
 from dlngeo import _check
 
-__all__ = ["batch", "draw", "haar_from"]
+__all__ = ["batch", "draw"]
 
 
 def batch(n_samples: int) -> tuple[int, ...]:
@@ -26,9 +26,3 @@ def draw(shape: tuple[int, ...], rng: Any = None) -> Any:
     if rng is None:
         return gs.random.normal(size=shape)
     return gs.from_numpy(np.random.default_rng(rng).standard_normal(shape))
-
-
-def haar_from(gauss: Any) -> Any:
-    """Orthogonal matrices from Haar measure, by QR of independent standard normal entries, shape=[..., d, d]."""
-    q, r = np.linalg.qr(gauss)
-    return q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]

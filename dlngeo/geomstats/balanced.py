@@ -7,12 +7,14 @@ from typing import Any
 import geomstats.backend as gs
 import numpy as np
 
-from dlngeo import _check, balancing
-from dlngeo.geomstats._random import batch, draw, haar_from
+from dlngeo import _check
+from dlngeo._linalg import haar_from
+from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.gradients import to_numpy
 from dlngeo.geomstats.weight_space import WeightManifold
-from dlngeo.network import imbalance
-from dlngeo.weight_geodesics import BALANCED
+from dlngeo.weights import projections as balancing
+from dlngeo.weights.geodesics import BALANCED
+from dlngeo.weights.network import imbalance
 
 __all__ = ["BalancedMatrices"]
 
@@ -98,8 +100,8 @@ class BalancedMatrices(WeightManifold):
         Raises
         ------
         ValueError
-            If no nearest point is found, as far from the manifold; :func:`dlngeo.network.rebalance` keeps the product
-            instead, and always works.
+            If no nearest point is found, as far from the manifold; :func:`dlngeo.weights.network.rebalance` keeps the
+            product instead, and always works.
         """
         return balancing.nearest(point)
 

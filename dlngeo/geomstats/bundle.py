@@ -10,13 +10,14 @@ from geomstats.geometry.group_action import GroupAction
 from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
-from dlngeo.alignment import act, align
-from dlngeo.balanced import BalancedFrame, Parts
-from dlngeo.geomstats._random import batch, draw, haar_from
+from dlngeo._linalg import haar_from
+from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.balanced import BalancedMatrices
 from dlngeo.geomstats.frobenius import FrobeniusMetric, each_pair
 from dlngeo.geomstats.gradients import to_numpy
-from dlngeo.network import balanced_weights, differential, end_to_end
+from dlngeo.weights.alignment import act, align
+from dlngeo.weights.balanced import BalancedFrame, Parts
+from dlngeo.weights.network import balanced_weights, differential, end_to_end
 
 __all__ = ["EndToEndBundle", "GaugeAction"]
 
@@ -198,7 +199,7 @@ class EndToEndBundle(FiberBundle):
         """Turn weights along their fibre to the end of a shortest, hence horizontal, geodesic from ``base_point``.
 
         The nearest point of the fibre in the flat space is close to that, but only to third order in the distance, and
-        the logarithm to it is not horizontal; see :mod:`dlngeo.alignment`.
+        the logarithm to it is not horizontal; see :mod:`dlngeo.weights.alignment`.
 
         Parameters
         ----------

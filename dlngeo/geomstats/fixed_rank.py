@@ -8,9 +8,9 @@ import geomstats.backend as gs
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo import _check
-from dlngeo.frame import Frame
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.kernels import DepthKernel
+from dlngeo.matrices.frame import Frame
 
 __all__ = ["FixedRankMatrices"]
 

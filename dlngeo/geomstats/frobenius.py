@@ -14,7 +14,7 @@ from dlngeo import _check
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.solvers import Shooting, untraced
-from dlngeo.weight_geodesics import Surface, connect, shoot
+from dlngeo.weights.geodesics import Surface, connect, shoot
 
 __all__ = ["FrobeniusMetric", "WeightExp", "WeightLog", "each_pair"]
 
@@ -160,7 +160,7 @@ class FrobeniusMetric(RiemannianMetric):
 
 
 class WeightExp(Shooting):
-    """Exponential map of a manifold of weights; see :func:`dlngeo.weight_geodesics.shoot`.
+    """Exponential map of a manifold of weights; see :func:`dlngeo.weights.geodesics.shoot`.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class WeightExp(Shooting):
 
 
 class WeightLog(LogSolver):
-    """Logarithm by Newton's method, verified; see :func:`dlngeo.weight_geodesics.connect`.
+    """Logarithm by Newton's method, verified; see :func:`dlngeo.weights.geodesics.connect`.
 
     Parameters
     ----------

@@ -8,12 +8,13 @@ import geomstats.backend as gs
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.geomstats._random import batch, draw, haar_from
+from dlngeo._linalg import haar_from
+from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.gradients import to_numpy
 from dlngeo.geomstats.weight_space import WeightManifold
-from dlngeo.leaves import LeafFrame, nearby
-from dlngeo.network import imbalance as imbalance_of
-from dlngeo.weight_geodesics import Surface, leaf
+from dlngeo.weights.geodesics import Surface, leaf
+from dlngeo.weights.network import imbalance as imbalance_of
+from dlngeo.weights.unbalanced import LeafFrame, nearby
 
 __all__ = ["UnbalancedMatrices"]
 
@@ -27,8 +28,9 @@ class UnbalancedMatrices(WeightManifold):
     are stacks V with ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` skew. The dimension is ``d² + (N−1) d(d−1)/2`` whatever G, and the
     metric that of the flat space of all weights. ``G = 0`` gives :class:`BalancedMatrices`, which is faster.
 
-    The normal equations have no closed solution here; :class:`dlngeo.leaves.LeafFrame` solves them by preconditioned
-    conjugate gradients in O(N d³) per iteration, to round-off. ``tangent_basis``, and with it ``log``, costs O(N³d⁶).
+    The normal equations have no closed solution here; :class:`dlngeo.weights.unbalanced.LeafFrame` solves them by
+    preconditioned conjugate gradients in O(N d³) per iteration, to round-off. ``tangent_basis``, and with it ``log``,
+    costs O(N³d⁶).
 
     Parameters
     ----------

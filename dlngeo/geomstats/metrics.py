@@ -10,10 +10,10 @@ import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.curvature import Curvature
-from dlngeo.differentiable import frame_at
 from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.matrices.curvature import Curvature
+from dlngeo.matrices.differentiable import frame_at
 
 __all__ = ["DLNMetric", "SpectralMetric"]
 
@@ -26,10 +26,10 @@ class SpectralMetric(RiemannianMetric):
     .. math:: g_X(Y, Z) = \sum_{kl} \frac{(U^\top Y V)_{kl} (U^\top Z V)_{kl}}{\varphi(\sigma_k, \sigma_l)},
 
     which is invariant under ``X ↦ QXR`` with orthogonal Q and R. Every quantity is a closed form in the SVD frame,
-    see :class:`dlngeo.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
+    see :class:`dlngeo.matrices.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
     to 1e-10 or refused with a :class:`dlngeo.errors.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
     another solver of geomstats. On the autograd and PyTorch backends the tensors are differentiable in closed form, at
-    repeated singular values too, see :class:`dlngeo.differentiable.DifferentiableFrame`.
+    repeated singular values too, see :class:`dlngeo.matrices.differentiable.DifferentiableFrame`.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ class SpectralMetric(RiemannianMetric):
         return gs.reshape(values, (*base_point.shape[:-2], size, size, size, size))
 
     def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
-        r"""Curvature operator ``R(A, B)C = ∇_A∇_B C − ∇_B∇_A C − ∇_{[A, B]} C``; see :mod:`dlngeo.curvature`.
+        r"""Curvature operator ``R(A, B)C = ∇_A∇_B C − ∇_B∇_A C − ∇_{[A, B]} C``; see :mod:`dlngeo.matrices.curvature`.
 
         Parameters
         ----------
@@ -323,7 +323,7 @@ class SpectralMetric(RiemannianMetric):
         Returns
         -------
         array-like, shape=[..., m, n]
-            Drift; see :meth:`dlngeo.frame.Frame.ito_drift`.
+            Drift; see :meth:`dlngeo.matrices.frame.Frame.ito_drift`.
         """
         return self.frame(base_point).ito_drift()
 

@@ -1,7 +1,7 @@
 """Geodesic solvers for spectral metrics, in the interface of ``geomstats.numerics.geodesic``.
 
-The solutions are computed by :mod:`dlngeo.geodesics` in NumPy on every backend, and are not differentiated through:
-for that, set ``metric.exp_solver`` to ``ExpODESolver`` of geomstats with a Runge–Kutta integrator.
+The solutions are computed by :mod:`dlngeo.matrices.geodesics` in NumPy on every backend, and are not differentiated
+through: for that, set ``metric.exp_solver`` to ``ExpODESolver`` of geomstats with a Runge–Kutta integrator.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from geomstats.numerics.geodesic import ExpSolver, LogSolver
 from dlngeo import _check
 from dlngeo._autodiff import is_traced
 from dlngeo.errors import GeodesicError
-from dlngeo.geodesics import connect, shoot
 from dlngeo.kernels import Kernel
+from dlngeo.matrices.geodesics import connect, shoot
 
 __all__ = ["CollocationLog", "Shooting", "ShootingExp", "untraced"]
 
@@ -81,7 +81,7 @@ class Shooting(ExpSolver):
 
 
 class ShootingExp(Shooting):
-    """Exponential map of a spectral metric; see :func:`dlngeo.geodesics.shoot`.
+    """Exponential map of a spectral metric; see :func:`dlngeo.matrices.geodesics.shoot`.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class ShootingExp(Shooting):
 
 
 class CollocationLog(LogSolver):
-    """Logarithm by collocation and Newton's method, verified; see :func:`dlngeo.geodesics.connect`.
+    """Logarithm by collocation and Newton's method, verified; see :func:`dlngeo.matrices.geodesics.connect`.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from geomstats.geometry.base import LevelSet, VectorSpace
 from dlngeo import _check
 from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.frobenius import FrobeniusMetric
-from dlngeo.weight_geodesics import Surface
+from dlngeo.weights.geodesics import Surface
 
 __all__ = ["WeightManifold", "WeightSpace"]
 

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from dlngeo import _check
+from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.laws import SpectralLaw
-from dlngeo.network import haar
 from dlngeo.sampling.ensemble import Cell
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
 from dlngeo.sampling.state import State

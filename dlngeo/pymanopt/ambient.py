@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
-from dlngeo._tall import combine, gram
+from dlngeo._linalg import combine, gram
 
 __all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
 

@@ -11,11 +11,11 @@ import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
-from dlngeo.balanced import BalancedFrame, dimension, norm
-from dlngeo.balanced_geodesics import shoot_balanced
-from dlngeo.balancing import retract
-from dlngeo.network import haar
+from dlngeo._linalg import haar
 from dlngeo.pymanopt.vectors import LayerVector
+from dlngeo.weights.balanced import BalancedFrame, dimension, norm
+from dlngeo.weights.balanced_geodesics import shoot_balanced
+from dlngeo.weights.projections import retract
 
 __all__ = ["Balanced"]
 
@@ -71,10 +71,10 @@ class Balanced(Manifold):
 
     Notes
     -----
-    The retraction is of second order, see :func:`dlngeo.balancing.retract`; the vector transport is the projection onto
-    the new tangent space. A cost of the product does not change along the orbit of all balanced weights of one X, so
-    its Hessian is singular, of corank at least the dimension of the orbit; trust regions are not disturbed by that, as
-    the gradients are orthogonal to the orbits.
+    The retraction is of second order, see :func:`dlngeo.weights.projections.retract`; the vector transport is the
+    projection onto the new tangent space. A cost of the product does not change along the orbit of all balanced weights
+    of one X, so its Hessian is singular, of corank at least the dimension of the orbit; trust regions are not disturbed
+    by that, as the gradients are orthogonal to the orbits.
 
     Square products of full rank have two components, by the sign of the determinant, and no path on the manifold leads
     from one to the other. A solver that starts in the wrong one ends near weights of lower rank, at a saddle of the
@@ -151,7 +151,7 @@ class Balanced(Manifold):
         return [(upper * lam) @ lower.T for lower, upper in pairwise(frames)]
 
     def retraction(self, point: Any, tangent_vector: Any) -> list[np.ndarray]:
-        """Move along a tangent vector, to second order; see :func:`dlngeo.balancing.retract`.
+        """Move along a tangent vector, to second order; see :func:`dlngeo.weights.projections.retract`.
 
         Where the product of the moved weights could not be represented in double precision, the result is that of
         ``point`` with all singular values of the product equal to the largest that can: any quadratic cost is ``inf``
@@ -171,7 +171,7 @@ class Balanced(Manifold):
         return [lam * (upper @ lower.T) for lower, upper in pairwise(frame.q)]
 
     def exp(self, point: Any, tangent_vector: Any) -> list[np.ndarray]:
-        """Follow the geodesic for unit time; see :func:`dlngeo.balanced_geodesics.shoot_balanced`.
+        """Follow the geodesic for unit time; see :func:`dlngeo.weights.balanced_geodesics.shoot_balanced`.
 
         It solves an ODE to 1e-10, and costs some hundreds of retractions. Solvers have no need of it.
 
@@ -248,7 +248,7 @@ class Balanced(Manifold):
         .. math:: \operatorname{Hess} L[V] = P(D^2L[V]) + S_\nu(V), \qquad \nu = L' - P L' ,
 
         with the tangent projection P and the shape operator of
-        :meth:`dlngeo.balanced.BalancedFrame.weingarten`.
+        :meth:`dlngeo.weights.balanced.BalancedFrame.weingarten`.
 
         Parameters
         ----------
@@ -304,7 +304,7 @@ class Balanced(Manifold):
             raise ValueError(
                 f"the point is not balanced of rank {self._rank}: its layers differ from balanced ones by {error:.1e} "
                 "of their size. dlngeo.balanced_weights(x, widths, rank) makes balanced weights, and "
-                "dlngeo.network.rebalance(weights, rank) balances given ones."
+                "dlngeo.weights.network.rebalance(weights, rank) balances given ones."
             )
         self._frame_memo = frame
         return frame

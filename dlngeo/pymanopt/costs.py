@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pymanopt
 
-from dlngeo.network import differential, end_to_end, layer_gradient, layer_hessian
 from dlngeo.pymanopt.balanced import Balanced
+from dlngeo.weights.network import differential, end_to_end, layer_gradient, layer_hessian
 
 __all__ = ["pull_back"]
 
@@ -27,7 +27,8 @@ def pull_back(
 
     .. math:: \frac{\partial L}{\partial W_p} = (W_N \cdots W_{p+1})^\top E'(X)\, (W_{p-1} \cdots W_1)^\top ,
 
-    and its derivative gives the Hessian product, see :func:`dlngeo.network.layer_hessian`. No autodiff is involved.
+    and its derivative gives the Hessian product, see :func:`dlngeo.weights.network.layer_hessian`. No autodiff is
+    involved.
 
     Parameters
     ----------

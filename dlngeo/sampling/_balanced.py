@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.balanced import BalancedFrame, dimension
 from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import DLNMetric
-from dlngeo.network import Weights, imbalance, widths
 from dlngeo.sampling import _orthographic
 from dlngeo.sampling._fixed_rank import Point, Tangent
 from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.langevin import SpectralPotential
 from dlngeo.sampling.state import State
+from dlngeo.weights.balanced import BalancedFrame, dimension
+from dlngeo.weights.network import Weights, imbalance, widths
 
 __all__ = ["BalancedSampler", "Vector"]
 
@@ -103,7 +103,9 @@ class BalancedSampler(Sampler, ABC):
         frame = BalancedFrame(weights, self.rank)
         worst = max((float(np.max(np.abs(g))) for g in _list(imbalance(weights))), default=0.0)
         if not worst <= 1e-6 * float(np.max(frame.lam)) ** 2:
-            raise ValueError(f"the weights are not balanced, by {worst:.1e}; balance them (dlngeo.network.rebalance).")
+            raise ValueError(
+                f"the weights are not balanced, by {worst:.1e}; balance them (dlngeo.weights.network.rebalance)."
+            )
         return self._state(frame.q, frame.lam)
 
     def _state(self, frames: Sequence[np.ndarray], lam: np.ndarray) -> State:

@@ -1,7 +1,7 @@
 r"""Linear systems of balanced weights in their frames, one for each pair of singular values, compiled.
 
-Vectors of the form ``T_p Λ − Λ T_{p−1}`` are determined by tridiagonal systems; see :mod:`dlngeo.balanced`, whose
-projections, array by array, these are for a single chain.
+Vectors of the form ``T_p Λ − Λ T_{p−1}`` are determined by tridiagonal systems; see :mod:`dlngeo.weights.balanced`,
+whose projections, array by array, these are for a single chain.
 """
 
 from __future__ import annotations

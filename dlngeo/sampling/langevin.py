@@ -10,7 +10,7 @@ order: weak order 1 in the step size, with no drift term to compute. How it move
   singular vectors (:mod:`dlngeo.sampling._steps`), at the same cost at every depth; the singular values of the noise
   have their exact law, so that nothing is lost near singular matrices, and in a potential of theirs the
   bias is of second order;
-- other spectral metrics: the retraction of :mod:`dlngeo.retraction`, chain by chain;
+- other spectral metrics: the retraction of :mod:`dlngeo.matrices.retraction`, chain by chain;
 - anything else: the exponential map of the space.
 
 References
@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.frame import Blocks, Frame
 from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
-from dlngeo.retraction import retract
+from dlngeo.matrices.frame import Blocks, Frame
+from dlngeo.matrices.retraction import retract
 from dlngeo.sampling import _steps
 from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler

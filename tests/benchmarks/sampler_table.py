@@ -23,9 +23,9 @@ import numpy as np
 from geomstats.geometry.general_linear import GeneralLinear
 from threadpoolctl import threadpool_limits
 
-from dlngeo.balanced import dimension
 from dlngeo.geomstats import DLNMetric
 from dlngeo.sampling import ConstrainedHMC, Langevin, UpstairsLangevin
+from dlngeo.weights.balanced import dimension
 
 BIAS = 0.01
 PACKAGES = ("dlngeo", "numpy", "torch", "geoopt")

@@ -138,8 +138,8 @@ def geometry():
     from pymanopt.manifolds import FixedRankEmbedded
 
     from dlngeo import DepthKernel
-    from dlngeo.curvature import Curvature
-    from dlngeo.frame import Frame
+    from dlngeo.matrices.curvature import Curvature
+    from dlngeo.matrices.frame import Frame
     from dlngeo.pymanopt import FixedRank
 
     heading("Geometry at rank r and of curvature", "what", "beside", "the first", "the second", "second / first")

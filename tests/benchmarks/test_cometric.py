@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlngeo import DepthKernel
-from dlngeo.frame import Frame
+from dlngeo.matrices.frame import Frame
 
 REPEATS = 30
 

@@ -7,8 +7,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from dlngeo import DepthKernel
-from dlngeo.curvature import Curvature
-from dlngeo.frame import Frame
+from dlngeo.matrices.curvature import Curvature
+from dlngeo.matrices.frame import Frame
 
 REPEATS = 40
 

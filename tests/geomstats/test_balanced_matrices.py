@@ -9,14 +9,15 @@ from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.integrate import solve_ivp
 
 import dlngeo
-from dlngeo import balanced_curvature, weight_geodesics
-from dlngeo.balanced import BalancedFrame
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, FrobeniusMetric
 from dlngeo.geomstats.weight_space import WeightSpace
-from dlngeo.network import layer_gradient
 from dlngeo.pymanopt import from_geomstats
-from dlngeo.weight_geodesics import BALANCED, shoot
+from dlngeo.weights import curvature as balanced_curvature
+from dlngeo.weights import geodesics as weight_geodesics
+from dlngeo.weights.balanced import BalancedFrame
+from dlngeo.weights.geodesics import BALANCED, shoot
+from dlngeo.weights.network import layer_gradient
 
 SIZES = [(3, 3), (2, 5), (4, 2), (1, 3), (3, 1)]
 over_sizes = pytest.mark.parametrize(("d", "depth"), SIZES)

@@ -9,9 +9,9 @@ from geomstats.geometry.quotient_metric import QuotientMetric
 from geomstats.numerics.geodesic import ExpODESolver
 from geomstats.numerics.ivp import GSIVPIntegrator
 
-from dlngeo.alignment import act, align, procrustes
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, DLNMetric, EndToEndBundle, GaugeAction
+from dlngeo.weights.alignment import act, align, procrustes
 
 CASES = [(3, 3), (2, 5), (3, 2), (2, 1)]
 over_cases = pytest.mark.parametrize(("d", "depth"), CASES)

@@ -20,8 +20,8 @@ from numpy.testing import assert_allclose
 import dlngeo
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.flows.factored import FactoredState
-from dlngeo.frame import Frame
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices, SpectralMetric
+from dlngeo.matrices.frame import Frame
 
 
 def square(d, **options):

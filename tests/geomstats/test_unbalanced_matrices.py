@@ -9,8 +9,8 @@ from pymanopt.optimizers import ConjugateGradient
 
 import dlngeo
 from dlngeo.geomstats import BalancedMatrices, FrobeniusMetric, UnbalancedMatrices
-from dlngeo.network import layer_gradient
 from dlngeo.pymanopt import from_geomstats
+from dlngeo.weights.network import layer_gradient
 
 CASES = [(3, 2), (2, 4), (3, 3)]
 over_cases = pytest.mark.parametrize(("d", "depth"), CASES)

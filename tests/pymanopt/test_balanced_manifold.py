@@ -13,14 +13,14 @@ from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.linalg import null_space
 
 from dlngeo import end_to_end, gradient_flow, imbalance
-from dlngeo.balanced import BalancedFrame
 from dlngeo.errors import GeodesicError
-from dlngeo.frame import Frame
 from dlngeo.geomstats import DLNMetric
 from dlngeo.kernels import DepthKernel
-from dlngeo.network import differential, layer_gradient, layer_hessian
+from dlngeo.matrices.frame import Frame
 from dlngeo.problems import MatrixCompletion, solve
 from dlngeo.pymanopt import Balanced, FixedRank, check_gradient, check_hessian, check_retraction, pull_back
+from dlngeo.weights.balanced import BalancedFrame
+from dlngeo.weights.network import differential, layer_gradient, layer_hessian
 
 # Widths and singular values of the product: generic, repeated ones, rank below the widths, deep, one layer.
 CASES = {

@@ -23,9 +23,9 @@ from pymanopt.manifolds import (
 
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import DLNMetric
+from dlngeo.matrices.retraction import _by_projection
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank, check_gradient, check_hessian, check_retraction, from_geomstats
-from dlngeo.retraction import _by_projection
 
 DEPTHS = [1, 3.5, 8, math.inf]
 

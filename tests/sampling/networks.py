@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dlngeo.network import haar
+from dlngeo._linalg import haar
 from dlngeo.sampling import SpectralPotential
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)

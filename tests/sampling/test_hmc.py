@@ -11,8 +11,8 @@ from scipy.stats import beta as beta_law
 from scipy.stats import kstest
 
 from dlngeo import end_to_end, imbalance
+from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.network import haar
 from dlngeo.sampling import ConstrainedHMC
 
 

@@ -14,12 +14,12 @@ from pymanopt.manifolds import SpecialOrthogonalGroup, Sphere
 from scipy.stats import ks_2samp, kstest
 
 from dlngeo import gradient_flow
-from dlngeo.balanced import dimension
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.laws import SpectralLaw
 from dlngeo.sampling import Langevin, SpectralPotential, from_pymanopt
 from dlngeo.spectral_entropy import SpectralEntropy
 from dlngeo.thermodynamics import free_energy_gradient
+from dlngeo.weights.balanced import dimension
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SHAPES = [(2, 2, 2), (4, 4, 4), (3, 2, 2), (5, 2, 2), (4, 4, 2), (5, 4, 3)]

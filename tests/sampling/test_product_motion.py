@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import SQUARES, a_network, cost, cost_gradient
 
-from dlngeo.network import haar
+from dlngeo._linalg import haar
 from dlngeo.sampling import ConstrainedHMC, SpectralPotential
 from dlngeo.sampling._fixed_rank import Point, Tangent, leap
 from dlngeo.spectral_entropy import SpectralEntropy

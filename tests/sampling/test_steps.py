@@ -6,7 +6,7 @@ import oracles
 import pytest
 
 from dlngeo import DepthKernel
-from dlngeo.frame import Frame
+from dlngeo.matrices.frame import Frame
 from dlngeo.sampling import _steps
 from dlngeo.sampling._svd import orthonormalize, orthonormalize_rows, svd
 from dlngeo.spectral_entropy import SpectralEntropy

@@ -7,12 +7,13 @@ import pytest
 from geomstats.geometry.general_linear import GeneralLinear
 
 from dlngeo import end_to_end, gradient_flow, imbalance
-from dlngeo.balanced import BalancedFrame, dimension, inner, norm
-from dlngeo.balanced_geodesics import shoot_balanced
+from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.network import differential, haar
 from dlngeo.sampling import Langevin, SpectralPotential, UpstairsLangevin, _orthographic
 from dlngeo.thermodynamics import entropy_gradient, free_energy_gradient
+from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
+from dlngeo.weights.balanced_geodesics import shoot_balanced
+from dlngeo.weights.network import differential
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 # Repelled from low rank, where the bias of unadjusted steps is far from first order.

@@ -7,12 +7,12 @@ import pytest
 from networks import SQUARES, a_network, balanced, cost, cost_gradient
 
 from dlngeo import end_to_end, imbalance
-from dlngeo.balanced import BalancedFrame, dimension, inner, norm
-from dlngeo.network import haar
+from dlngeo._linalg import haar
 from dlngeo.sampling import ConstrainedHMC, _orthographic
 from dlngeo.sampling._balanced import Vector
 from dlngeo.sampling._motions import Framed
 from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 
 TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)

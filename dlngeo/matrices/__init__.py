@@ -1,0 +1,1 @@
+"""Downstairs: matrices ``X = U Σ Vᵀ`` with the metric of a kernel."""

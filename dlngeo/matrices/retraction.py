@@ -1,0 +1,269 @@
+r"""The second-order retraction of an invariant metric, in factored form.
+
+A tangent vector ``Z = U M Vᵀ + Z_l Vᵀ + U Z_rᵀ`` at ``X = U Σ Vᵀ`` of rank r lifts to balanced factors
+``W_p = Q_p Λ Q_{p−1}ᵀ`` of inner widths r, with ``Λ = Σ^{1/N}``, as ``Ẇ_p = (W_N ⋯ W_{p+1})ᵀ A⁻¹Z (W_{p−1} ⋯ W_1)ᵀ``.
+Multiplying the straight lines ``W_p + Ẇ_p`` gives a retraction
+
+.. math:: R_X(Z) = \prod_{p=N}^{1} (W_p + \dot W_p),
+
+of second order for ``g_N``: geodesics are images of horizontal geodesics of the balanced manifold [1]_, these leave
+their straight lines by a normal vector of that manifold, and such normals lie in the kernel of the derivative of the
+product.
+
+With ``K = M/φ``, ``L = Z_l/φ_0`` and ``R = Z_r/φ_0`` the inner factors are
+``Λ + Λ^{N−p} K Λ^{p−1} = Λ^{N−p} B Λ^{p−1}`` for ``B = Λ^{2−N} + K``, the outer ones ``(U B + L) Λ^{N−1}`` and
+``Λ^{N−1} (B Vᵀ + Rᵀ)``, and the product telescopes to
+
+.. math:: R_X(Z) = (U B + L)\,(\Sigma B)^{N-2}\,\Sigma\,(B V^\top + R^\top).
+
+Since ``ΣB = Σ^{1/2} C Σ^{−1/2}`` with ``C = Λ² + Σ^{1/2} K Σ^{1/2}``, the powers of ``ΣB`` are those of ``C``, which
+exist at real N, and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Theorems 10–12.
+.. [2] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013).
+.. [3] Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis of the CholeskyQR2
+   algorithm", Electron. Trans. Numer. Anal. 44 (2015).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from dlngeo._linalg import combine, gram
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+from dlngeo.matrices.frame import Blocks, Frame
+
+__all__ = ["retract"]
+
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+# Columns of which the squares are normal numbers, and the condition of a Gram matrix whose Cholesky factor is exact.
+_SQUARES = 1e-140, 1e140
+_WELL_CONDITIONED = 100.0
+
+
+def retract(frame: Frame, z: Blocks) -> Factors:
+    r"""Move from the point of a frame along a tangent vector, to second order in its length.
+
+    Depth 1
+        Truncated SVD of ``X + Z``, the metric projection onto the matrices of rank r [2]_.
+    Finite depth
+        ``(U B + L)(ΣB)^{N−2} Σ (B Vᵀ + Rᵀ)``, see :mod:`dlngeo.matrices.retraction`. At integer N it is defined for
+        every Z, and singular values may cross zero. At other N it needs the power ``C^{N−2}``, which is real while no
+        eigenvalue of ``C`` has reached the negative half-axis; for a longer step, the retraction of a general kernel is
+        taken.
+    Infinite depth
+        ``U Σ^{−1/2} exp(log Σ² + Σ^{1/2} K Σ^{1/2}) Σ^{−1/2} Vᵀ``.
+    Any other kernel
+        Metric projection of ``X + Z − ½ P_T Γ(Z, Z)``: the geodesic to second order, projected.
+
+    The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. At integer depth, and for
+    steps that change each balanced factor by less than its singular values, all singular values keep their digits,
+    however far apart. Otherwise the error is that of multiplying the factors out, entry by entry: steps that are small
+    against each singular value keep the digits of all of them; where large singular vectors turn, far smaller values
+    lose digits.
+
+    Parameters
+    ----------
+    frame : Frame
+        Point and kernel, of NumPy arrays without batch axes.
+    z : Blocks
+        Tangent vector: core, shape=[r, r]; left, shape=[m, r]; right, shape=[n, r].
+
+    Returns
+    -------
+    u : array, shape=[m, r]
+    s : array, shape=[r]
+        Singular values in descending order; zeros only where the rank dropped or a value fell below the smallest
+        double.
+    vt : array, shape=[r, n]
+
+    Raises
+    ------
+    OverflowError
+        If the step is so long that the end point is not finite in double precision.
+    """
+    kernel = frame.kernel
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        if type(kernel) is DepthKernel and kernel.depth > 1:
+            end = _by_halves(frame, z, kernel) if kernel.depth.is_integer() else None
+            end = _by_factors(frame, z, kernel) if end is None else end
+        elif type(kernel) is InfiniteDepthKernel:
+            end = _by_exponential(frame, z)
+        else:
+            end = None
+        return _by_projection(frame, z) if end is None else end
+
+
+def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
+    """Return the product of balanced factors of integer depth, split in the middle; None if a half overflows.
+
+    With ``a = ⌊N/2⌋`` and the outer factor ``F = Λ + KΛ^{N−1}`` the product is ``G Λ^{2a} … Λ^{2a} G̃ᵀ``,
+    ``G = Π_{j<a} Λ^{2j} (FΛ⁻¹) Λ^{−2j}``. All factors of G are the identity plus terms of the order of the step, so
+    that for short steps nothing cancels and each singular value keeps its digits, however far below the others. Long
+    steps lose some, but fewer than in the product of all factors.
+    """
+    depth, order = int(kernel.depth), np.argsort(frame.s)[::-1]
+    s, place = frame.s[order], np.argsort(order)
+    lam, power = s ** (1 / depth), s ** ((depth - 1) / depth)
+    scale = depth if kernel.normalized else 1.0
+    momentum = (z.core / (scale * frame.phi))[np.ix_(order, order)]
+
+    def half(basis: np.ndarray, momentum: np.ndarray, null: np.ndarray | None) -> np.ndarray:
+        factor = np.eye(s.size) + momentum * (power / lam)
+        graded = _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
+        # Small matrices take the order of the columns of tall ones, and are multiplied first.
+        terms = [(basis, (factor @ graded)[place])]
+        if null is not None:
+            terms.append((null, (graded / s[:, None])[place]))
+        return combine(*terms)
+
+    middle = np.diag(s)
+    if depth % 2 == 1:
+        middle = middle + power[:, None] * momentum * power
+    try:
+        return _refactor(half(frame.u, momentum, z.left), middle, half(frame.vt.T, momentum.T, z.right))
+    except OverflowError:
+        return None
+
+
+def _graded_power(factor: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:
+    """``Π_{j<count} Λ^{2j} factor Λ^{−2j}``, by squaring."""
+    result, done, power = np.eye(lam.size), 0, 1
+    while count:
+        if count % 2:
+            result = result @ _conjugate(factor, lam, done)
+            done += power
+        count //= 2
+        if count:
+            factor = factor @ _conjugate(factor, lam, power)
+            power *= 2
+    return result
+
+
+def _conjugate(a: np.ndarray, lam: np.ndarray, power: int) -> np.ndarray:
+    """``Λ^{2 power} A Λ^{−2 power}``, zero where A is."""
+    return np.where(a == 0, 0.0, a * (lam[:, None] / lam) ** (2 * power))
+
+
+def _by_factors(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
+    """Return the product of balanced factors; None where its power does not exist."""
+    depth, s = kernel.depth, frame.s
+    # A constant multiple of a metric has the same geodesics, so the retraction is that of the unnormalised kernel.
+    scale = depth if kernel.normalized else 1.0
+    root = np.sqrt(s)
+    c = np.diag(s ** (2 / depth)) + root[:, None] * (z.core / (scale * frame.phi)) * root
+    power = _power(c, depth - 2)
+    if power is None:
+        return None
+    outer = frame.u @ (c / root[:, None])
+    inner = frame.vt.T @ (c / root).T
+    if z.left is not None:
+        outer += z.left * (root / (scale * frame.phi_null))
+    if z.right is not None:
+        inner += z.right * (root / (scale * frame.phi_null))
+    # Columns in descending order, so that the QR factors are graded and lose nothing to the largest of them.
+    order = np.argsort(s)[::-1]
+    return _refactor(outer[:, order], power[np.ix_(order, order)], inner[:, order])
+
+
+def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
+    """Real power of a square matrix; None if it does not exist because of an eigenvalue on the half-axis (−∞, 0]."""
+    if exponent.is_integer() and exponent >= 0:
+        return np.linalg.matrix_power(c, int(exponent))
+    _require_finite(c)
+    eigenvalues = np.linalg.eigvals(c)
+    if np.any((eigenvalues.imag == 0) & (eigenvalues.real <= 0)):
+        return None
+    # Real but for roundoff, by the check above; its absolute tolerance inside SciPy wants a matrix of order one.
+    size = np.max(np.abs(c))
+    return np.real(scipy.linalg.fractional_matrix_power(c / size, exponent)) * size**exponent
+
+
+def _by_exponential(frame: Frame, z: Blocks) -> Factors:
+    root = np.sqrt(frame.s)
+    a = np.diag(2 * np.log(frame.s)) + root[:, None] * (z.core / frame.phi) * root
+    _require_finite(a)
+    # The largest exponent is taken out, so that the exponential overflows only if the point does.
+    top = np.max(np.diagonal(a))
+    middle = scipy.linalg.expm(a - top * np.eye(root.size)) / np.outer(root, root)
+    return _refactor(frame.u, middle * np.exp(top), frame.vt.T)
+
+
+def _by_projection(frame: Frame, z: Blocks) -> Factors:
+    """Truncate the SVD of ``X + Z − ½ P_T Γ(Z, Z)``; see [2]_.
+
+    The normal part of the acceleration is that of every curve of rank r with velocity Z: projecting supplies it.
+    """
+    core, left, right = z
+    if not (type(frame.kernel) is DepthKernel and frame.kernel.depth == 1):  # whose metric is flat
+        momentum = frame.scale(z, -1)
+        bend = frame.christoffel_blocks(z, momentum, z, momentum)
+        core = core - bend.core / 2
+        left = None if left is None else left - bend.left / 2
+        right = None if right is None else right - bend.right / 2
+    # X + Z = [U, Z_l] T [V, Z_r]ᵀ, with a basis of U alone where nothing is orthogonal to U, and likewise for V.
+    r, eye = frame.rank, np.eye(frame.rank)
+    middle = np.zeros((r if left is None else 2 * r, r if right is None else 2 * r))
+    middle[:r, :r] = np.diag(frame.s) + core
+    middle[r:, :r], middle[:r, r:] = eye[: len(middle) - r], eye[:, : middle.shape[1] - r]
+    # QR of [U, Z_l] rather than of Z_l: the basis stays orthonormal where m < 2r or Z_l loses rank.
+    q_left, r_left = _qr(frame.u if left is None else np.hstack((frame.u, left)))
+    q_right, r_right = _qr(frame.vt.T if right is None else np.hstack((frame.vt.T, right)))
+    middle = r_left @ middle @ r_right.T
+    _require_finite(middle)
+    a, s, bt = np.linalg.svd(middle, full_matrices=False)
+    return combine((q_left, a[:, :r])), s[:r], combine((q_right, bt[:r].T)).T
+
+
+def _refactor(left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> Factors:
+    """SVD of ``left middle rightᵀ``, of shapes (m, r), (r, r) and (n, r)."""
+    q_left, c_left, r_left = _orthonormalised(left)
+    q_right, c_right, r_right = _orthonormalised(right)
+    a, s, bt = _svd(r_left @ middle @ r_right.T)
+    return combine((q_left, c_left @ a)), s, combine((q_right, c_right @ bt.T)).T
+
+
+def _orthonormalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """QR factors of a tall matrix as ``(Q C) R``, with a small ``C`` not yet multiplied.
+
+    Where the columns, scaled to norm 1, are well-conditioned, as after every step that is short against the singular
+    values, Cholesky factors of two Gram matrices give them as exactly as reflections do, in a third of the time [3]_.
+    """
+    gram_matrix = gram(a, a)
+    norms = np.sqrt(np.diagonal(gram_matrix))
+    if ((norms > _SQUARES[0]) & (norms < _SQUARES[1])).all():
+        scaled = gram_matrix / np.outer(norms, norms)
+        if np.linalg.cond(scaled) < _WELL_CONDITIONED:
+            first = np.linalg.cholesky(scaled).T * norms
+            q = combine((a, scipy.linalg.solve_triangular(first, np.eye(norms.size))))
+            second = np.linalg.cholesky(gram(q, q)).T
+            return q, scipy.linalg.solve_triangular(second, np.eye(norms.size)), second @ first
+    q, r = _qr(a)
+    return q, np.eye(norms.size), r
+
+
+def _qr(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _require_finite(a)
+    return np.linalg.qr(a)
+
+
+def _svd(a: np.ndarray) -> Factors:
+    """SVD by Jacobi rotations, which resolve small singular values of graded matrices to their own digits.
+
+    After N steps of λ the singular values λ^N span many orders of magnitude; an SVD that is accurate relative to the
+    largest of them would lose the others.
+    """
+    _require_finite(a)
+    values, u, v, work, _, info = scipy.linalg.lapack.dgejsv(a, joba=2, jobp=0)
+    if info != 0:
+        return np.linalg.svd(a, full_matrices=False)
+    return u, values * (work[0] / work[1]), v.T
+
+
+def _require_finite(a: np.ndarray) -> None:
+    if not np.isfinite(a).all():
+        raise OverflowError("the step overflows: its end point is not finite in double precision; shorten the step.")

@@ -1,0 +1,137 @@
+r"""Curvature of the manifold of balanced weights, by the Gauss equation in the flat space of all weights.
+
+.. math:: \langle R(X, Y)Z, V\rangle = \langle II(Y, Z), II(X, V)\rangle - \langle II(X, Z), II(Y, V)\rangle .
+
+The curvature of ``g_N`` downstairs, to which O'Neill's tensor adds, is in :mod:`dlngeo.matrices.curvature`.
+
+References
+----------
+.. [1] M. P. do Carmo, "Riemannian Geometry", Birkhäuser 1992, Chapter 6, Theorem 2.5.
+.. [2] B. O'Neill, "The fundamental equations of a submersion", Michigan Math. J. 13 (1966).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlngeo.weights.balanced import BalancedFrame, inner
+from dlngeo.weights.bases import tangent_basis
+from dlngeo.weights.network import Weights, layers_of, stack_like
+
+__all__ = ["curvature", "mean_curvature", "ricci", "scalar_curvature", "sectional_curvature", "submersed_curvature"]
+
+
+def curvature(frame: BalancedFrame, x: Weights, y: Weights, z: Weights) -> Weights:
+    """Curvature operator ``R(X, Y)Z = S_{II(Y,Z)} X − S_{II(X,Z)} Y``, in O(N d³).
+
+    Parameters
+    ----------
+    frame : BalancedFrame
+        Point.
+    x, y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Tangent vectors.
+
+    Returns
+    -------
+    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Tangent vector. The sign is the one for which a sphere has ``⟨R(X, Y)Y, X⟩ > 0``.
+    """
+    first = frame.weingarten(x, frame.second_fundamental_form(y, z))
+    second = frame.weingarten(y, frame.second_fundamental_form(x, z))
+    return stack_like(frame.weights, [a - b for a, b in zip(layers_of(first), layers_of(second), strict=True)])
+
+
+def sectional_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+    """Sectional curvature of the plane of two tangent vectors, shape=[...].
+
+    Parameters
+    ----------
+    frame : BalancedFrame
+        Point.
+    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Tangent vectors.
+
+    Raises
+    ------
+    ValueError
+        If the vectors are linearly dependent and span no plane.
+    """
+    return _gauss(frame, y, z) / _area(frame, y, z)
+
+
+def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+    """Sectional curvature of ``g_N`` at the product, from horizontal vectors upstairs, shape=[...].
+
+    O'Neill's formula adds three times the squared length of ``½ vert [Y, Z]`` to the Gauss equation [2]_. It costs
+    O(N d³) and grows with the depth; :mod:`dlngeo.matrices.curvature` does not.
+
+    Parameters
+    ----------
+    frame : BalancedFrame
+        Point.
+    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Horizontal vectors, see :meth:`~dlngeo.weights.balanced.BalancedFrame.lift`.
+
+    Raises
+    ------
+    ValueError
+        If the vectors are linearly dependent and span no plane.
+    """
+    twist = frame.oneill(y, z)
+    return (_gauss(frame, y, z) + 3 * inner(twist, twist)) / _area(frame, y, z)
+
+
+def mean_curvature(frame: BalancedFrame) -> Weights:
+    """Mean curvature vector: the trace of the second fundamental form, a normal vector."""
+    basis, many = tangent_basis(frame), frame.expand()
+    bend = layers_of(many.second_fundamental_form(basis, basis))
+    return stack_like(frame.weights, [frame.xp.sum(layer, axis=-3) for layer in bend])
+
+
+def ricci(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+    """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...].
+
+    Parameters
+    ----------
+    frame : BalancedFrame
+        Point.
+    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Tangent vectors.
+    """
+    many, basis = frame.expand(), tangent_basis(frame)
+    along = [many.second_fundamental_form(basis, _expand(frame, v)) for v in (y, z)]
+    trace = inner(frame.second_fundamental_form(y, z), mean_curvature(frame))
+    return trace - frame.xp.sum(inner(*along), axis=-1)
+
+
+def scalar_curvature(frame: BalancedFrame) -> Any:
+    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors."""
+    many, basis = frame.expand(), tangent_basis(frame)
+    mean = mean_curvature(frame)
+    total = inner(mean, mean)
+    layers = layers_of(basis)
+    for a in range(layers[0].shape[-3]):
+        vector = stack_like(frame.weights, [layer[..., a : a + 1, :, :] for layer in layers])
+        bend = many.second_fundamental_form(basis, vector)
+        total = total - frame.xp.sum(inner(bend, bend), axis=-1)
+    return total
+
+
+def _gauss(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+    mixed = frame.second_fundamental_form(y, z)
+    pure = [frame.second_fundamental_form(v, v) for v in (y, z)]
+    return inner(*pure) - inner(mixed, mixed)
+
+
+def _area(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+    squares = inner(y, y) * inner(z, z)
+    area = squares - inner(y, z) ** 2
+    if not bool(frame.xp.all(area > 1e-14 * squares)):
+        raise ValueError(
+            "linearly dependent vectors span no plane and have no sectional curvature; give independent ones."
+        )
+    return area
+
+
+def _expand(frame: BalancedFrame, vectors: Weights) -> Weights:
+    return stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors)])

@@ -1,0 +1,126 @@
+"""Ways onto the manifold of balanced weights: a cheap one, the metric projection, and a second-order retraction.
+
+References
+----------
+.. [1] P.-A. Absil, J. Malick, "Projection-like retractions on matrix manifolds", SIAM J. Optim. 22 (2012).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from dlngeo import _check
+from dlngeo.weights.balanced import BalancedFrame, norm
+from dlngeo.weights.network import Weights, layers_of, stack_like, widths
+
+__all__ = ["nearest", "retract", "snap"]
+
+
+def snap(weights: Weights, rank: int | None = None) -> Weights:
+    """Map weights to balanced ones nearby: the identity on balanced weights of rank r, and smooth around them.
+
+    Layer after layer the polar decomposition ``W_p Q_{p−1} = Q_p S_p`` carries an orthonormal frame through the
+    network; the mean S of the ``S_p`` gives balanced ``Q_p S Q_{p−1}ᵀ``. See :func:`nearest` for the metric projection.
+
+    Parameters
+    ----------
+    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Weights close to balanced ones.
+    rank : int, optional
+        Rank r. Defaults to the least width.
+
+    Returns
+    -------
+    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Balanced weights.
+    """
+    layers = layers_of(weights)
+    xp = _check.floating(layers[0])[0]
+    least = min(widths(layers))
+    rank = least if rank is None else _check.rank(rank, least, least)
+    frames = [xp.linalg.svd(layers[0], full_matrices=False)[2][..., :rank, :].mT]
+    total = 0.0
+    for w in layers:
+        u, s, vt = xp.linalg.svd(w @ frames[-1], full_matrices=False)
+        frames.append(u @ vt)
+        total = total + (vt.mT * s[..., None, :]) @ vt
+    mean = total / len(layers)
+    return stack_like(weights, [upper @ mean @ lower.mT for lower, upper in pairwise(frames)])
+
+
+def nearest(weights: Weights, rank: int | None = None, tolerance: float = 1e-14, max_iterations: int = 200) -> Weights:
+    """Project weights to the nearest balanced ones, in the Frobenius norm of all layers.
+
+    From :func:`snap`, the tangent part of the remaining difference is followed until it vanishes; the convergence is
+    linear, with the ratio of the distance to the radius of curvature, about ``2λ_min``, of the manifold.
+
+    Parameters
+    ----------
+    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Weights.
+    rank : int, optional
+        Rank r. Defaults to the least width.
+    tolerance : float
+        Bound on the norm of the tangent part, relative to that of the weights.
+    max_iterations : int
+        Steps after which to give up.
+
+    Returns
+    -------
+    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Balanced weights.
+
+    Raises
+    ------
+    ValueError
+        If the steps do not converge, which they do near the manifold.
+    """
+    layers = layers_of(weights)
+    xp = _check.floating(layers[0])[0]
+    size = norm(layers)
+    point = snap(layers, rank)
+    last = xp.zeros_like(size) + math.inf
+    for _ in range(max_iterations):
+        step = BalancedFrame(point, rank).tangent([w - y for w, y in zip(layers, point, strict=True)])
+        length = norm(step)
+        # Below the square root of the tolerance, a step that no longer shrinks has met round-off.
+        done = (length <= tolerance * size) | ((length <= tolerance**0.5 * size) & (length >= last / 2))
+        if bool(xp.all(done)):
+            return stack_like(weights, point)
+        last = length
+        point = snap([y + v for y, v in zip(point, step, strict=True)], rank)
+    raise ValueError(
+        f"the projection to balanced weights did not converge in {max_iterations} steps: the tangent part is "
+        f"{float(xp.max(length / size)):.1e} of the weights. Only weights near the manifold have a nearest point that "
+        "can be found so; rebalance them by their product first (dlngeo.weights.network.rebalance)."
+    )
+
+
+def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
+    """Move from balanced weights along a tangent vector, to second order in its length.
+
+    :func:`snap` of ``W + V + c ½ II(V, V)``, the geodesic to second order, with ``c = 1/(1 + ρ²)`` and
+    ``ρ = ‖½ II(V, V)‖/‖V‖``. As ρ is of first order, c changes the bend at fourth order only; but a step that is longer
+    than the radius of curvature, such as a line search may try, is not thrown off by a bend that grows with its square.
+    The error against the geodesic is of third order, as that of :func:`snap` at a distance of third order from the
+    manifold is.
+
+    Parameters
+    ----------
+    frame : BalancedFrame
+        Point.
+    vectors : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Tangent vector.
+
+    Returns
+    -------
+    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+        Balanced weights.
+    """
+    bend = frame.second_fundamental_form(vectors, vectors)
+    xp, length = frame.xp, norm(vectors)
+    ratio = norm(bend) / xp.where(length > 0, 2 * length, 1.0)
+    half = (0.5 / (1 + ratio**2))[..., None, None]
+    layers = zip(layers_of(frame.weights), layers_of(vectors), layers_of(bend), strict=True)
+    return stack_like(frame.weights, snap([w + v + half * b for w, v, b in layers], frame.rank))
