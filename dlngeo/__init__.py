@@ -12,8 +12,8 @@ __all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "
 _SUBPACKAGES = ("flows", "geomstats", "problems", "pymanopt", "sampling")
 _LAZY: dict[str, str] = {  # public name → the module that defines it
     "balancing_flow": "dlngeo.flows",
-    "entropy": "dlngeo.thermodynamics",
-    "free_energy": "dlngeo.thermodynamics",
+    "entropy": "dlngeo.thermodynamics.free_energy",
+    "free_energy": "dlngeo.thermodynamics.free_energy",
     "gradient_descent": "dlngeo.flows",
     "gradient_flow": "dlngeo.flows",
     "training_flow": "dlngeo.flows",

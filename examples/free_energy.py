@@ -11,10 +11,10 @@ from geomstats.geometry.general_linear import GeneralLinear
 from matplotlib.figure import Figure
 
 from dlngeo import gradient_flow
-from dlngeo.equilibria import equal_equilibria, minimisers, relaxation
 from dlngeo.geomstats import DLNMetric
-from dlngeo.spectral_entropy import SpectralEntropy
-from dlngeo.thermodynamics import free_energy_gradient
+from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.equilibria import equal_equilibria, minimisers, relaxation
+from dlngeo.thermodynamics.free_energy import free_energy_gradient
 
 D, DEPTHS, BETAS, TIMES = 3, (2, 4, np.inf), np.geomspace(0.1, 10, 7), np.linspace(0, 3, 61)
 START = np.array([[1.2, 0.3, 0.0], [-0.2, 0.9, 0.4], [0.1, 0.0, 0.1]])

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlngeo.training import end_to_end_step
+from dlngeo.flows.limits import end_to_end_step
 
 DEPTHS, POWERS = (1, 2, 3), (2, 4)
 STEPS = np.geomspace(0.05, 20, 40)

@@ -12,8 +12,8 @@ from geomstats.geometry.general_linear import GeneralLinear
 from matplotlib.figure import Figure
 
 import dlngeo
+from dlngeo.flows.limits import QuadraticCost, hessian_eigenvalues, loss_bound, observed_rate
 from dlngeo.geomstats import DLNMetric
-from dlngeo.training import QuadraticCost, hessian_eigenvalues, loss_bound, observed_rate
 
 DEPTHS = (1, 2, 3, 6)
 

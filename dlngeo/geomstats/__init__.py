@@ -5,8 +5,8 @@ from dlngeo.geomstats.bundle import EndToEndBundle, GaugeAction
 from dlngeo.geomstats.fixed_rank import FixedRankMatrices
 from dlngeo.geomstats.flat_chart import FlatChart
 from dlngeo.geomstats.frobenius import FrobeniusMetric
-from dlngeo.geomstats.leaves import UnbalancedMatrices
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
+from dlngeo.geomstats.unbalanced import UnbalancedMatrices
 
 __all__ = [
     "BalancedMatrices",

@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 from dlngeo import _check, plotting
 from dlngeo._linalg import haar
 from dlngeo.flows.gradient import gradient_flow
+from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.jobs import output as _files
-from dlngeo.training import classify_limit
 from dlngeo.weights.network import balanced_weights, imbalance
 
 __all__ = ["SCHEMA", "Settings", "random_target", "run", "save", "table"]

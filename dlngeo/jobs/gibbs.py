@@ -11,11 +11,11 @@ import numpy as np
 from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.laws import SpectralLaw
-from dlngeo.sampling.ensemble import Cell
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.runs.sweep import Cell
 from dlngeo.sampling.state import State
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.laws import SpectralLaw
 
 __all__ = ["ENERGIES", "Gibbs"]
 

@@ -23,9 +23,9 @@ from rich.text import Text
 from dlngeo import _check, plotting
 from dlngeo.jobs import output as _files
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
-from dlngeo.sampling._store import CheckpointError, import_zarr
 from dlngeo.sampling.chain import Samples, import_arviz
-from dlngeo.sampling.ensemble import Cell, WorkerLostError, cell_path, run_cells
+from dlngeo.sampling.runs.store import CheckpointError, import_zarr
+from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, cell_path, run_cells
 
 __all__ = ["SCHEMA", "Settings", "run", "save", "table"]
 

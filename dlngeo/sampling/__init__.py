@@ -1,11 +1,11 @@
 """Samplers: Riemannian Langevin dynamics on any space."""
 
-from dlngeo.sampling._store import CheckpointError
-from dlngeo.sampling.adapter import from_pymanopt
 from dlngeo.sampling.chain import Sampler, Samples
-from dlngeo.sampling.ensemble import Cell, WorkerLostError, sweep
+from dlngeo.sampling.from_pymanopt import from_pymanopt
 from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.runs.store import CheckpointError
+from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, sweep
 from dlngeo.sampling.upstairs import UpstairsLangevin
 
 __all__ = [

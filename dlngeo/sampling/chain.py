@@ -15,9 +15,9 @@ import numpy as np
 from rich.progress import Progress
 
 from dlngeo import _check
-from dlngeo.sampling import _store
-from dlngeo.sampling.checkpoint import Checkpoint, read
-from dlngeo.sampling.checkpoint import header as header_of
+from dlngeo.sampling.runs import store as _store
+from dlngeo.sampling.runs.checkpoint import Checkpoint, read
+from dlngeo.sampling.runs.checkpoint import header as header_of
 from dlngeo.sampling.state import Draws, Standing, State
 
 __all__ = ["Sampler", "Samples"]
@@ -183,8 +183,8 @@ class Sampler(ABC):
         rng : numpy.random.Generator or int, optional
             Generator or seed.
         checkpoint : path, optional
-            Folder to keep the run in, see :mod:`dlngeo.sampling.checkpoint`. If it holds this run, begun before and
-            killed or interrupted at any moment, the run goes on bit for bit as if it never stopped; it may also get
+            Folder to keep the run in, see :mod:`dlngeo.sampling.runs.checkpoint`. If it holds this run, begun before
+            and killed or interrupted at any moment, the run goes on bit for bit as if it never stopped; it may also get
             more steps. If it holds anything else, it is refused.
         checkpoint_every : int, optional
             Steps between checkpoints; by default every 30 seconds. There is always one at the end.

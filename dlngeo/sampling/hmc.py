@@ -8,13 +8,13 @@ is the volume of the matrices ``Y = U Λ Vᵀ`` of rank r in flat space, and the
 
 **The motion of the product.** Therefore Y may move in the potential ``βE(X)``, less S for isotropic noise, by RATTLE
 with a Metropolis test [3]_, and the inner frames are drawn anew after each trajectory. A position step is explicit
-(:mod:`dlngeo.sampling._fixed_rank`) and costs the same at every depth.
+(:mod:`dlngeo.sampling.movers`) and costs the same at every depth.
 
 **The motion of the weights.** Or all weights move, on M, in the potential ``βE``, plus S for base noise. Then the law
 of X follows from M alone, without the theorems above, at a hundred times the cost or more. A position step solves
-``W′ = W + εp + ν`` for balanced W′, ν normal at W (:mod:`dlngeo.sampling._orthographic`). Where a width exceeds the
-rank, M has a cone at the weights of lower rank, steps longer than λ_r are rejected, and with base noise the chains are
-pulled there; choose inner widths equal to the rank.
+``W′ = W + εp + ν`` for balanced W′, ν normal at W (:mod:`dlngeo.sampling.compiled.orthographic`). Where a width exceeds
+the rank, M has a cone at the weights of lower rank, steps longer than λ_r are rejected, and with base noise the chains
+are pulled there; choose inner widths equal to the rank.
 
 Either step may have no solution, or be lost in round-off. The chain is reversible if a step counts only where the same
 solver leads back [4]_; trajectories with a step that does not are rejected.
@@ -44,13 +44,13 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.sampling._balanced import BalancedSampler, Potential
-from dlngeo.sampling._fixed_rank import Point
-from dlngeo.sampling._motions import MOTIONS, Motion
-from dlngeo.sampling._values import finite_or_raise
 from dlngeo.sampling.chain import Samples
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.motions import MOTIONS, Motion
+from dlngeo.sampling.movers import Point
+from dlngeo.sampling.potentials import finite_or_raise
 from dlngeo.sampling.state import State
+from dlngeo.sampling.weights import BalancedSampler, Potential
 
 __all__ = ["ConstrainedHMC"]
 

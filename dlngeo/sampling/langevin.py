@@ -7,9 +7,9 @@ r"""Riemannian Langevin dynamics on any space.
 order: weak order 1 in the step size, with no drift term to compute. How it moves depends on the space:
 
 - matrices with a metric of integer depth: Brownian motion of flat matrices, which has an exact step, and turns of the
-  singular vectors (:mod:`dlngeo.sampling._steps`), at the same cost at every depth; the singular values of the noise
-  have their exact law, so that nothing is lost near singular matrices, and in a potential of theirs the
-  bias is of second order;
+  singular vectors (:mod:`dlngeo.sampling.compiled.steps`), at the same cost at every depth; the singular values of the
+  noise have their exact law, so that nothing is lost near singular matrices, and in a potential of theirs the bias is
+  of second order;
 - other spectral metrics: the retraction of :mod:`dlngeo.matrices.retraction`, chain by chain;
 - anything else: the exponential map of the space.
 
@@ -35,11 +35,11 @@ from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
-from dlngeo.sampling import _steps
-from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.compiled import steps as _steps
+from dlngeo.sampling.potentials import returned
 from dlngeo.sampling.state import State
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 __all__ = ["Langevin", "SpectralPotential"]
 

@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.sampling import _orthographic
-from dlngeo.sampling._balanced import BalancedSampler, Potential, Vector
-from dlngeo.sampling._values import finite_or_raise
+from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.potentials import finite_or_raise
 from dlngeo.sampling.state import State
+from dlngeo.sampling.weights import BalancedSampler, Potential, Vector
 
 __all__ = ["UpstairsLangevin"]
 

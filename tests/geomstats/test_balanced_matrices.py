@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 import dlngeo
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import BalancedMatrices, FrobeniusMetric
-from dlngeo.geomstats.weight_space import WeightSpace
+from dlngeo.geomstats.weights import WeightSpace
 from dlngeo.pymanopt import from_geomstats
 from dlngeo.weights import curvature as balanced_curvature
 from dlngeo.weights import geodesics as weight_geodesics

@@ -18,9 +18,9 @@ from dlngeo import plotting
 from dlngeo.cli import app
 from dlngeo.jobs.gibbs import Gibbs
 from dlngeo.jobs.sample import Settings, run
-from dlngeo.laws import SpectralLaw
 from dlngeo.sampling import Langevin, WorkerLostError
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.laws import SpectralLaw
 
 pytest.importorskip("arviz")
 pytest.importorskip("zarr")

@@ -14,16 +14,9 @@ import numpy as np
 import pytest
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import (
-    CheckpointError,
-    ConstrainedHMC,
-    Langevin,
-    Sampler,
-    Samples,
-    SpectralPotential,
-    _store,
-    checkpoint,
-)
+from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, SpectralPotential
+from dlngeo.sampling.runs import checkpoint
+from dlngeo.sampling.runs import store as _store
 
 zarr = pytest.importorskip("zarr")
 
@@ -282,7 +275,7 @@ def test_what_is_written_grows_with_the_draws_that_are_new(tmp_path, monkeypatch
 
 def test_by_default_time_decides(tmp_path, monkeypatch):
     now, steps = [0.0], []
-    monkeypatch.setattr("dlngeo.sampling.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("dlngeo.sampling.runs.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def tick(done):
         about = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["dlngeo_checkpoint"]

@@ -15,10 +15,10 @@ from scipy.stats import ks_2samp, kstest
 
 from dlngeo import gradient_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.laws import SpectralLaw
 from dlngeo.sampling import Langevin, SpectralPotential, from_pymanopt
-from dlngeo.spectral_entropy import SpectralEntropy
-from dlngeo.thermodynamics import free_energy_gradient
+from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.free_energy import free_energy_gradient
+from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)

@@ -8,8 +8,8 @@ from networks import SQUARES, a_network, cost, cost_gradient
 
 from dlngeo._linalg import haar
 from dlngeo.sampling import ConstrainedHMC, SpectralPotential
-from dlngeo.sampling._fixed_rank import Point, Tangent, leap
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.sampling.movers import Point, Tangent, leap
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 TINY = [
     ((2, 2, 2), 2),

@@ -7,9 +7,9 @@ import pytest
 
 from dlngeo import DepthKernel
 from dlngeo.matrices.frame import Frame
-from dlngeo.sampling import _steps
-from dlngeo.sampling._svd import orthonormalize, orthonormalize_rows, svd
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.sampling.compiled import steps as _steps
+from dlngeo.sampling.compiled.svd import orthonormalize, orthonormalize_rows, svd
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 
 def decompose(a):

@@ -12,19 +12,11 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import (
-    Cell,
-    CheckpointError,
-    Langevin,
-    Sampler,
-    Samples,
-    SpectralPotential,
-    _losses,
-    ensemble,
-    sweep,
-)
-from dlngeo.sampling._losses import Losses
-from dlngeo.sampling.ensemble import WorkerLostError, cell_path
+from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, sweep
+from dlngeo.sampling.runs import lost_workers as _losses
+from dlngeo.sampling.runs import sweep as ensemble
+from dlngeo.sampling.runs.lost_workers import Losses
+from dlngeo.sampling.runs.sweep import WorkerLostError, cell_path
 
 pytest.importorskip("xarray")
 

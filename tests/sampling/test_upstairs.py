@@ -9,8 +9,9 @@ from geomstats.geometry.general_linear import GeneralLinear
 from dlngeo import end_to_end, gradient_flow, imbalance
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.sampling import Langevin, SpectralPotential, UpstairsLangevin, _orthographic
-from dlngeo.thermodynamics import entropy_gradient, free_energy_gradient
+from dlngeo.sampling import Langevin, SpectralPotential, UpstairsLangevin
+from dlngeo.sampling.compiled import orthographic as _orthographic
+from dlngeo.thermodynamics.free_energy import entropy_gradient, free_energy_gradient
 from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 from dlngeo.weights.balanced_geodesics import shoot_balanced
 from dlngeo.weights.network import differential

@@ -8,10 +8,11 @@ from networks import SQUARES, a_network, balanced, cost, cost_gradient
 
 from dlngeo import end_to_end, imbalance
 from dlngeo._linalg import haar
-from dlngeo.sampling import ConstrainedHMC, _orthographic
-from dlngeo.sampling._balanced import Vector
-from dlngeo.sampling._motions import Framed
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.sampling import ConstrainedHMC
+from dlngeo.sampling.compiled import orthographic as _orthographic
+from dlngeo.sampling.motions import Framed
+from dlngeo.sampling.weights import Vector
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 
 TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]

@@ -10,8 +10,7 @@ from geomstats.geometry.general_linear import GeneralLinear
 from numpy.testing import assert_allclose
 
 import dlngeo
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.training import (
+from dlngeo.flows.limits import (
     QuadraticCost,
     classify_limit,
     end_to_end_step,
@@ -20,6 +19,7 @@ from dlngeo.training import (
     loss_bound,
     observed_rate,
 )
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 
 
 def regression(rng, m=3, n=4, samples=30):

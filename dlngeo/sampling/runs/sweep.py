@@ -27,7 +27,8 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
-from dlngeo.sampling._losses import (
+from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.runs.lost_workers import (
     RETRIES,
     Losses,
     WorkerLostError,
@@ -36,8 +37,7 @@ from dlngeo.sampling._losses import (
     reporting,
     words,
 )
-from dlngeo.sampling._store import plain
-from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.runs.store import plain
 
 __all__ = ["Cell", "WorkerLostError", "cell_path", "run_cells", "sweep"]
 

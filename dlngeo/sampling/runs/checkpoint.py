@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo.sampling import _store
-from dlngeo.sampling._store import CheckpointError, uninterrupted
+from dlngeo.sampling.runs import store as _store
+from dlngeo.sampling.runs.store import CheckpointError, uninterrupted
 from dlngeo.sampling.state import Draws, Standing, State
 
 __all__ = ["Checkpoint", "CheckpointError", "read"]

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from dlngeo.sampling import _fixed_rank, _orthographic
-from dlngeo.sampling._balanced import BalancedSampler, Vector
-from dlngeo.sampling._fixed_rank import Point, Tangent
-from dlngeo.sampling._steps import entropy_slope
-from dlngeo.sampling._values import finite_or_raise
+from dlngeo.sampling import movers as _fixed_rank
+from dlngeo.sampling.compiled import orthographic as _orthographic
+from dlngeo.sampling.compiled.steps import entropy_slope
+from dlngeo.sampling.movers import Point, Tangent
+from dlngeo.sampling.potentials import finite_or_raise
+from dlngeo.sampling.weights import BalancedSampler, Vector
 
 __all__ = ["MOTIONS", "Motion", "ProductMotion", "WeightsMotion"]
 
@@ -61,7 +62,7 @@ class Motion(ABC):
 
     @abstractmethod
     def leap(self, position: Any, momentum: Any, steps: np.ndarray, residuals: np.ndarray) -> None:
-        """Position step in place; see :func:`dlngeo.sampling._fixed_rank.leap` for the residuals."""
+        """Position step in place; see :func:`dlngeo.sampling.movers.leap` for the residuals."""
 
     def integrate(self, position: Any, momentum: Any, steps: np.ndarray, count: int) -> np.ndarray:
         """Follow the motion for ``count`` steps, in place; the residuals are infinite where they are to be rejected."""

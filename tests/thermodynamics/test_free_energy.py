@@ -15,8 +15,8 @@ from scipy.spatial import KDTree
 import dlngeo
 from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.matrices.frame import Frame
-from dlngeo.spectral_entropy import SpectralEntropy, log_orthogonal_volume, log_stiefel_volume
-from dlngeo.thermodynamics import (
+from dlngeo.thermodynamics.entropy import SpectralEntropy, log_orthogonal_volume, log_stiefel_volume
+from dlngeo.thermodynamics.free_energy import (
     entropy,
     entropy_gradient,
     entropy_hessian,

@@ -7,10 +7,10 @@ import oracles
 import pytest
 from scipy.integrate import solve_ivp
 
-from dlngeo.equilibria import equal_equilibria, minimisers, relaxation, relaxation_rates
 from dlngeo.matrices.frame import Frame
-from dlngeo.spectral_entropy import SpectralEntropy
-from dlngeo.thermodynamics import entropy_gradient, entropy_hessian, free_energy_gradient
+from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.equilibria import equal_equilibria, minimisers, relaxation, relaxation_rates
+from dlngeo.thermodynamics.free_energy import entropy_gradient, entropy_hessian, free_energy_gradient
 
 # d, depth, β
 SQUARE = [(2, 2, 1.0), (3, 3, 2.0), (4, 8, 0.5), (3, math.inf, 2.0), (3, 1.5, 0.7), (5, 2, 10.0)]

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlngeo import _check
-from dlngeo.spectral_entropy import SpectralEntropy, log_stiefel_volume
+from dlngeo.thermodynamics.entropy import SpectralEntropy, log_stiefel_volume
 
 __all__ = ["SpectralLaw"]
 

@@ -32,9 +32,9 @@ import numpy as np
 from scipy.integrate import quad
 
 from dlngeo import _check
+from dlngeo.flows.quadratic import QuadraticCost
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.frame import Frame
-from dlngeo.quadratic import QuadraticCost
 
 __all__ = [
     "Limit",

@@ -7,10 +7,10 @@ import pytest
 from scipy.special import digamma
 
 from dlngeo import DepthKernel
-from dlngeo.laws import SpectralLaw
 from dlngeo.matrices.frame import Frame
-from dlngeo.spectral_entropy import SpectralEntropy, log_orthogonal_volume
-from dlngeo.thermodynamics import entropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy, log_orthogonal_volume
+from dlngeo.thermodynamics.free_energy import entropy
+from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
 # m, n, rank, depth

@@ -34,9 +34,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from dlngeo.sampling._pairs import diagonalize, tangent
-from dlngeo.sampling._pairs import turns as pair_turns
-from dlngeo.sampling._svd import orthonormalize
+from dlngeo.sampling.compiled.pairs import diagonalize, tangent
+from dlngeo.sampling.compiled.pairs import turns as pair_turns
+from dlngeo.sampling.compiled.svd import orthonormalize
 
 __all__ = ["in_threads", "leap", "project", "retract"]
 

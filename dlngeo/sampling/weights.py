@@ -1,7 +1,7 @@
 r"""Chains on the balanced weights of a deep linear network: what its samplers upstairs share.
 
 The state is frames ``Q_0, …, Q_N`` and λ, so that weights ``Q_p Λ Q_{p−1}ᵀ`` are balanced to round-off and ``λ^N`` is
-never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :mod:`dlngeo.sampling._orthographic`.
+never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :mod:`dlngeo.sampling.compiled.orthographic`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from dlngeo import _check
 from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import DLNMetric
-from dlngeo.sampling import _orthographic
-from dlngeo.sampling._fixed_rank import Point, Tangent
-from dlngeo.sampling._values import returned
 from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.movers import Point, Tangent
+from dlngeo.sampling.potentials import returned
 from dlngeo.sampling.state import State
 from dlngeo.weights.balanced import BalancedFrame, dimension
 from dlngeo.weights.network import Weights, imbalance, widths

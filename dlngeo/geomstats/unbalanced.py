@@ -11,7 +11,7 @@ from dlngeo import _check
 from dlngeo._linalg import haar_from
 from dlngeo.geomstats._random import batch, draw
 from dlngeo.geomstats.gradients import to_numpy
-from dlngeo.geomstats.weight_space import WeightManifold
+from dlngeo.geomstats.weights import WeightManifold
 from dlngeo.weights.geodesics import Surface, leaf
 from dlngeo.weights.network import imbalance as imbalance_of
 from dlngeo.weights.unbalanced import LeafFrame, nearby

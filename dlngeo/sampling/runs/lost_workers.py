@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from dlngeo.sampling._store import CheckpointError, read_manifest
+from dlngeo.sampling.runs.store import CheckpointError, read_manifest
 
 __all__ = ["RETRIES", "Losses", "WorkerLostError", "label", "loss_errors", "reporting", "words"]
 

@@ -6,7 +6,7 @@ the free energy ``F = E − S/β`` keeps the singular vectors and moves, with ``
 .. math:: \dot\sigma_k = -N\sigma_k^{2-2/N} \Big[e_k - \frac1\beta \frac{\partial S}{\partial\sigma_k}\Big] .
 
 With an equilibrium σ, all ``U Σ Vᵀ`` are equilibria. Equal singular values ``σ_k = s`` stay equal; with κ as in
-:class:`~dlngeo.spectral_entropy.SpectralEntropy`,
+:class:`~dlngeo.thermodynamics.entropy.SpectralEntropy`,
 
 .. math:: \dot s = -N s^{2-2/N} \Big[f'(s) - \frac{c}{s}\Big], \qquad
     c = \frac1\beta \Big[\frac{(r-1)(N-1)}{2N} + \kappa\Big],
@@ -40,7 +40,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq, minimize, root
 
 from dlngeo import _check
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 __all__ = ["Equilibrium", "equal_equilibria", "minimisers", "relaxation", "relaxation_rates"]
 

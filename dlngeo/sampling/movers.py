@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from dlngeo.sampling._orthographic import in_threads
-from dlngeo.sampling._svd import orthonormalize_rows, svd
+from dlngeo.sampling.compiled.orthographic import in_threads
+from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 
 __all__ = ["Point", "Tangent", "draw_frames", "leap"]
 

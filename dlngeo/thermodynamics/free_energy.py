@@ -1,8 +1,8 @@
 r"""Entropy and free energy of matrices under the deep linear network.
 
 The entropy ``S(X)`` is the logarithm of the volume of the orbit of all balanced weights with product X [1]_; see
-:mod:`dlngeo.spectral_entropy` for the formula, its constants, and what it means at real and at infinite depth. The
-free energy at the inverse temperature β is ``F = E − S/β``: isotropic noise on the balanced weights projects to
+:mod:`dlngeo.thermodynamics.entropy` for the formula, its constants, and what it means at real and at infinite depth.
+The free energy at the inverse temperature β is ``F = E − S/β``: isotropic noise on the balanced weights projects to
 Riemannian Langevin dynamics of F, of stationary law ``e^{−βF} dvol_g`` [2]_.
 
 Two theorems on one vector field [1]_. Minus the gradient of S in the metric ``g_N`` is the image of the mean curvature
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from dlngeo import _check
 from dlngeo._autodiff import Operation, untraced
 from dlngeo.matrices.frame import Blocks, Frame
-from dlngeo.spectral_entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 __all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
 

@@ -45,7 +45,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 
-from dlngeo.sampling._svd import orthonormalize_rows, svd
+from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 
 __all__ = ["advance", "entropy_slope", "first_kick"]
 
@@ -290,7 +290,7 @@ def _product(a, b):  # type: ignore[no-untyped-def]
 def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
     """``(1/N) ∂S/∂λ_k`` of the entropy, shape=[chains, r]; ``excess`` is ``Σ_p (d_p − r)`` over the inner widths.
 
-    It is :class:`~dlngeo.spectral_entropy.SpectralEntropy` in λ: samplers meet λ whose ``σ = λ^N`` underflows.
+    It is :class:`~dlngeo.thermodynamics.entropy.SpectralEntropy` in λ: samplers meet λ whose ``σ = λ^N`` underflows.
 
     ``∂S/∂λ_k = [excess + Σ_{q≠k} (N/(1 − ρ^{2N}) − 1/(1 − ρ²))]/λ_k`` with ``ρ = λ_q/λ_k``. The bracket is
     ``N − 1 − G/S`` where ``ρ ≤ 1``, and ``G/S`` of ``1/ρ`` where not, with the sums ``G = Σ_{i<N} i ρ^{2i}`` and

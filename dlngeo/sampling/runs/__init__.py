@@ -1,0 +1,1 @@
+"""Long runs: checkpoints, and sweeps over many samplers."""

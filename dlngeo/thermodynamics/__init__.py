@@ -1,0 +1,1 @@
+"""Volume and entropy: what noise adds to the geometry."""
