@@ -1,6 +1,6 @@
 """What the geometry raises where there is no answer."""
 
-__all__ = ["GeodesicError"]
+__all__ = ["GeodesicError", "KernelError", "SingularError"]
 
 
 class GeodesicError(ValueError):
@@ -19,3 +19,11 @@ class GeodesicError(ValueError):
         super().__init__(message)
         self.status = status
         self.residual = residual
+
+
+class SingularError(ValueError):
+    """The metric is not defined at a point: its rank is below that of the manifold, or it is not finite."""
+
+
+class KernelError(ValueError):
+    """A kernel is not one: the message names the property that fails, where, and by how much."""

@@ -51,7 +51,7 @@ def imports(root):
 
 
 def room(module):
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def row(module):

@@ -26,6 +26,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from dlngeo import _check
+from dlngeo.errors import SingularError
 from dlngeo.kernels import Kernel
 
 __all__ = ["Blocks", "Frame"]
@@ -202,13 +203,13 @@ class Frame:
     def _require_positive(self, phi: Any, null: Any) -> None:
         xp = self._xp
         if not bool(xp.all(phi > 0)):
-            raise ValueError(
+            raise SingularError(
                 "the metric is infinite at a singular matrix: the smallest singular value is "
                 f"{float(xp.min(self.s)):g}. Only the cometric is defined there; move to a point of full rank, "
                 "or declare a lower rank."
             )
         if null is not None and not bool(xp.all(null > 0)):
-            raise ValueError(
+            raise SingularError(
                 f"the metric of {self.kernel!r} is infinite in directions that leave the column or row space, so it "
                 f"lives on square invertible matrices only, not on {self.m}×{self.n} matrices of rank {self.rank}; "
                 "use a finite depth."
