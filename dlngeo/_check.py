@@ -96,3 +96,55 @@ def finite(xp: Any, array: Any, name: str) -> None:
     """Raise if ``array`` holds NaN or infinity."""
     if not bool(xp.all(xp.isfinite(array))):
         raise ValueError(f"{name} holds NaN or infinite entries; remove or replace them first.")
+
+
+def returned(
+    value: Any, shape: tuple[int, ...], name: str, *, finite: bool = True, dtype: Any = np.float64, remedy: str = ""
+) -> np.ndarray:
+    """Return what a user's function gave as a NumPy array of exactly the shape that is expected.
+
+    Nothing is broadcast, and no imaginary part or mask is dropped.
+
+    Parameters
+    ----------
+    value : Any
+        What the function returned.
+    shape : tuple of int
+        Shape that it must have; ``()`` for a number.
+    name : str
+        What it is, as in "the gradient".
+    finite : bool
+        Whether infinities and NaN are refused; not at the trial points of a solver, which backs off.
+    dtype : data type, optional
+        Type of the result. None leaves floating-point numbers in their own precision.
+    remedy : str
+        Sentence that follows on a wrong shape.
+
+    Raises
+    ------
+    TypeError
+        If the value is no array of real numbers, or is masked.
+    ValueError
+        If it has another shape, or with ``finite`` an entry that is not finite.
+    """
+    if type(value) is not np.ndarray or value.dtype != np.float64:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array; return a plain array, without missing entries.")
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere
+            raise TypeError(f"{name}, of type {type(value).__name__}, is no array: {error}") from error
+        if value.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must be an array of real numbers, got one of {value.dtype}; return real numbers.")
+    if value.shape != tuple(shape):
+        remedy = remedy or "Nothing is broadcast or reshaped: return this shape."
+        raise ValueError(f"{name} has shape {value.shape}; expected {tuple(shape)}. {remedy}")
+    if dtype is None:
+        dtype = value.dtype if value.dtype.kind == "f" else np.float64
+    value = value.astype(dtype, copy=False)
+    if finite and not np.isfinite(value).all():
+        place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
+        raise ValueError(
+            f"{name} holds NaN or infinite entries, the first {value[place]} at {place}; check the function there."
+        )
+    return value
