@@ -146,6 +146,32 @@ def test_derivatives_at_a_dense_point_have_their_taylor_orders(case, rng):
     assert np.sum(w * hessian) == pytest.approx(np.sum(z * cost.euclidean_hessian(x, w)), rel=1e-12)
 
 
+def test_a_batch_of_dense_points_gives_one_value_and_one_derivative_for_each(case, rng):
+    cost, literal = case
+    x, z = rng.standard_normal((2, 2, 4, M, N))
+    values, gradients, products = cost.cost(x), cost.euclidean_gradient(x), cost.euclidean_hessian(x, z)
+    curvatures = cost.curvature(x, z)
+    assert values.shape == curvatures.shape == (2, 4)
+    for k in np.ndindex(2, 4):
+        assert values[k] == pytest.approx(literal(x[k]), rel=1e-12)
+        assert curvatures[k] == pytest.approx(cost.curvature(x[k], z[k]), rel=1e-12)
+        np.testing.assert_allclose(gradients[k], cost.euclidean_gradient(x[k]), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(products[k], cost.euclidean_hessian(x[k], z[k]), rtol=1e-12, atol=1e-12)
+    x[1, 2, 0, 0] = np.inf
+    np.testing.assert_array_equal(cost.cost(x), np.where(np.arange(8).reshape(2, 4) == 6, np.inf, values))
+    assert cost.cost(x[:1, 0]).shape == (1,)
+    with pytest.raises(ValueError, match="the direction has shape"):
+        cost.euclidean_hessian(x[0], z[0, 0])
+
+
+def test_a_gradient_may_be_written_into(case, rng):
+    cost, _ = case
+    x = rng.standard_normal((M, N))
+    before = cost.euclidean_gradient(x)
+    cost.euclidean_gradient(x)[...] = 0
+    np.testing.assert_array_equal(cost.euclidean_gradient(x), before)
+
+
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_derivatives_at_a_factored_point_are_those_at_the_dense_one(name, rng):
     cost, _ = CASES[name]
@@ -341,6 +367,7 @@ def test_autodiff_by_torch_and_jax(backend, rng):
         (lambda: LowRankApproximation([[np.inf]]), ValueError, "target must be finite"),
         (lambda: LowRankApproximation(aslinearoperator(np.eye(2))).relative_error(np.eye(2)), ValueError, "unknown"),
         (lambda: AutodiffCost(np.sum, (2, 2), backend="numpy"), ValueError, "backend must be"),
+        (lambda: AutodiffCost(lambda x: x, (2, 2)).cost(np.eye(2)), ValueError, r"the cost has shape \(2, 2\)"),
         (
             lambda: Regression(np.ones((3, 4)), np.ones((2, 4))).cost(np.ones((3, 2))),
             ValueError,
