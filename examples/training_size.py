@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import dlngeo
-from dlngeo.flows.limits import QuadraticCost, escape_time, hessian_eigenvalues, observed_rate
+from dlngeo.flows.limits import escape_time, hessian_eigenvalues, observed_rate
 from dlngeo.geomstats import FixedRankMatrices
+from dlngeo.problems import QuadraticCost
 
 WIDTHS, DEPTHS = (2, 4, 16), (2, 3, 4, 8)
 STARTS = np.geomspace(1e-2, 1e-6, 9)

@@ -23,6 +23,7 @@ from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.jobs import output as _files
+from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
 __all__ = ["SCHEMA", "Settings", "random_target", "run", "save", "table"]
@@ -97,22 +98,6 @@ class Settings:
             raise ValueError(f"the seed must not be negative, got {self.seed}.")
 
 
-class _Observed:
-    """``½ Σ (X − T)²`` over the entries observed."""
-
-    def __init__(self, target: np.ndarray, mask: np.ndarray) -> None:
-        self.target, self.mask = target, mask
-
-    def cost(self, x: np.ndarray) -> float:
-        return float(np.sum(self.mask * (x - self.target) ** 2)) / 2
-
-    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
-        return self.mask * (x - self.target)
-
-    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return self.mask * z
-
-
 def random_target(size: int, rank: int, seed: int) -> np.ndarray:
     """Random square matrix with the singular values ``1, (r − 1)/r, …, 1/r``."""
     size = _check.positive_integer(size, "size")
@@ -160,10 +145,10 @@ def run(
     m, n = target.shape
     rank = _check.rank(settings.rank or min(m, n), m, n)
     rng = np.random.default_rng([settings.seed, 1])
-    mask = (rng.random(target.shape) < settings.observed).astype(float)
-    if not mask.any():
+    seen = rng.random(target.shape) < settings.observed
+    if not seen.any():
         raise ValueError("no entry is observed; raise the observed fraction.")
-    problem = _Observed(target, mask)
+    problem = MatrixCompletion.from_matrix(target, seen)
     frames = haar(rng, (m, rank)), np.full(rank, settings.start), haar(rng, (n, rank)).T
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -171,7 +156,7 @@ def run(
         "data": {
             "name": name,
             "shape": [m, n],
-            "n_observed": int(mask.sum()),
+            "n_observed": len(problem),
             "singular_values": np.linalg.svd(target, compute_uv=False).tolist(),
         },
         "settings": {**asdict(settings), "rank": rank, "depths": [_json_depth(d) for d in settings.depths]},
@@ -184,7 +169,7 @@ def run(
                 result["notes"].append("Depth ∞ was skipped: it exists on square matrices of full rank only.")
                 continue
             with threadpool_limits(1, user_api="blas"):
-                row = _row(problem, frames, depth, settings, tick, np.random.default_rng([settings.seed, 2]))
+                row = _row(problem, target, frames, depth, settings, tick, np.random.default_rng([settings.seed, 2]))
             result["rows"].append(row)
             if row["status"] == "interrupted":
                 result["status"] = "interrupted"
@@ -195,7 +180,8 @@ def run(
 
 
 def _row(
-    problem: _Observed,
+    problem: MatrixCompletion,
+    target: np.ndarray,
     frames: tuple[np.ndarray, np.ndarray, np.ndarray],
     depth: float,
     settings: Settings,
@@ -273,7 +259,7 @@ def _row(
         "losses": found.losses.tolist(),
         "singular_values": singular.tolist(),
         "imbalance": gaps,
-        "relative_error": float(np.linalg.norm(found.points[-1] - problem.target) / _size(problem.target)),
+        "relative_error": float(np.linalg.norm(found.points[-1] - target) / (np.linalg.norm(target) or 1.0)),
         "limit": limit,
         "seconds": time.perf_counter() - began,
     }
@@ -317,10 +303,6 @@ def _odd(row: dict[str, Any]) -> bool:
 def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
     """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
     return _files.save(result, folder, plotting.flow_figure)
-
-
-def _size(matrix: np.ndarray) -> float:
-    return float(np.linalg.norm(matrix)) or 1.0
 
 
 def _json_depth(depth: float) -> float | str:

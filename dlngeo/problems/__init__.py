@@ -5,8 +5,10 @@ from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
+from dlngeo.problems.least_squares import LeastSquares
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
+from dlngeo.problems.quadratic import QuadraticCost
 from dlngeo.problems.regression import Regression
 from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
@@ -15,10 +17,12 @@ __all__ = [
     "AutodiffCost",
     "Completed",
     "DistributedCompletion",
+    "LeastSquares",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",
     "MatrixSensing",
+    "QuadraticCost",
     "QuadraticLineSearcher",
     "RankOneSensing",
     "Record",

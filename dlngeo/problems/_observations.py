@@ -9,7 +9,7 @@ import scipy.sparse
 
 from dlngeo import _check
 
-__all__ = ["csr", "of_matrix", "of_sparse", "real", "shape"]
+__all__ = ["csr", "of_matrix", "of_sparse", "real", "samples", "shape"]
 
 
 def shape(value: Any) -> tuple[int, int]:
@@ -66,6 +66,16 @@ def real(value: Any, name: str, ndim: int) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinite entries; leave out what is missing.")
     return array
+
+
+def samples(inputs: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and outputs as finite matrices with one column for each sample."""
+    inputs, outputs = real(inputs, "inputs", 2), real(outputs, "outputs", 2)
+    if inputs.shape[1] != outputs.shape[1]:
+        raise ValueError(
+            f"inputs {inputs.shape} and outputs {outputs.shape} must have as many columns, one for each sample."
+        )
+    return inputs, outputs
 
 
 def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:

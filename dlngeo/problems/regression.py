@@ -51,11 +51,7 @@ class Regression(LeastSquares):
     _axes = 2
 
     def __init__(self, inputs: Any, outputs: Any, *, whiten: bool = False) -> None:
-        inputs, outputs = _observations.real(inputs, "inputs", 2), _observations.real(outputs, "outputs", 2)
-        if inputs.shape[1] != outputs.shape[1]:
-            raise ValueError(
-                f"inputs {inputs.shape} and outputs {outputs.shape} must have as many columns, one for each sample."
-            )
+        inputs, outputs = _observations.samples(inputs, outputs)
         super().__init__((outputs.shape[0], inputs.shape[0]))
         self.whitener: np.ndarray | None = None
         if inputs.shape[1] > inputs.shape[0]:
@@ -75,7 +71,7 @@ class Regression(LeastSquares):
         self._inputs, self._data = inputs, outputs
 
     def __repr__(self) -> str:
-        return f"Regression({self.shape[0]}×{self.shape[1]}{'' if self.whitener is None else ', whitened'})"
+        return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}{'' if self.whitener is None else ', whitened'})"
 
     def _apply(self, x: Any) -> Any:
         return (x[0], x[1] @ self._inputs) if isinstance(x, tuple) else x @ self._inputs

@@ -15,6 +15,7 @@ from dlngeo.problems import (
     LowRankApproximation,
     MatrixCompletion,
     MatrixSensing,
+    QuadraticCost,
     QuadraticLineSearcher,
     RankOneSensing,
     Regression,
@@ -54,6 +55,10 @@ def instances():
         "regression, whitened": (
             Regression(many, many_out, whiten=True),
             regression(whitener @ many, many_out),
+        ),
+        "quadratic": (
+            QuadraticCost(target, few @ few.T + np.eye(N)),
+            lambda x: 0.5 * np.trace((x - target) @ (few @ few.T + np.eye(N)) @ (x - target).T),
         ),
         "rank-one sensing": (
             RankOneSensing(left, right, y),
