@@ -3,12 +3,14 @@
 from dlngeo.flows.balancing import BalancingFlow, balancing_flow
 from dlngeo.flows.gradient import Flow, gradient_flow
 from dlngeo.flows.integrate import FlowStatus
+from dlngeo.flows.result import FlowResult
 from dlngeo.flows.training import Descent, TrainingFlow, gradient_descent, training_flow
 
 __all__ = [
     "BalancingFlow",
     "Descent",
     "Flow",
+    "FlowResult",
     "FlowStatus",
     "TrainingFlow",
     "balancing_flow",

@@ -14,25 +14,7 @@ from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 
-__all__ = ["CheckedGradient", "DensePoint", "FactoredPoint", "Gradient", "state_of"]
-
-Gradient = Callable[[np.ndarray], Any]
-
-
-class CheckedGradient:
-    """The user's gradient as a function of NumPy arrays, with its shape checked."""
-
-    def __init__(self, function: Gradient, shape: tuple[int, ...]) -> None:
-        self.function, self.shape = function, tuple(shape)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.function(x), dtype=float)
-
-    def first(self, x: np.ndarray) -> None:
-        value = self(x)
-        if value.shape != self.shape:
-            raise ValueError(f"the gradient has shape {value.shape}, the points {self.shape}; return E′(x) unreshaped.")
-        _check.finite(np, value, "the gradient at the start")
+__all__ = ["DensePoint", "FactoredPoint", "state_of"]
 
 
 class FactoredPoint(FactoredState):

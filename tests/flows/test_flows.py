@@ -136,6 +136,9 @@ def test_every_method_ends_at_the_same_weights(rng, method):
     reference = dlngeo.training_flow(w, cost.gradient, 0.5)
     assert_allclose(flow.points[-1], reference.points[-1], atol=2e-5)
     assert_allclose(network.end_to_end(flow(0.25)), network.end_to_end(reference(0.25)), atol=2e-5)
+    several = reference([0.25, 0.5])
+    assert_allclose(network.end_to_end(several[0]), network.end_to_end(reference(0.25)), rtol=1e-14)
+    assert_allclose(network.end_to_end(several[1]), reference.points[-1], rtol=1e-12)
 
 
 def test_stopping_resuming_and_dense_output(rng):
