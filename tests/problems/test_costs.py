@@ -10,6 +10,8 @@ from pymanopt.manifolds import Euclidean, FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+import dlngeo
+from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.problems import (
     AutodiffCost,
     LowRankApproximation,
@@ -21,6 +23,7 @@ from dlngeo.problems import (
     Regression,
 )
 from dlngeo.pymanopt import FixedRank
+from dlngeo.sampling import Langevin
 
 M, N, RANK = 7, 5, 3
 
@@ -232,6 +235,35 @@ def test_solvers_reach_a_critical_point(name):
         scale = solution.history[0].gradient_norm
         assert solution.history[-1].gradient_norm < 1e-4 * scale
         assert solution.history[-1].cost < solution.history[0].cost
+
+
+def test_one_cost_runs_on_a_solver_a_flow_and_a_sampler(case, rng):
+    cost, literal = case
+    space = FixedRankMatrices(M, N, RANK, depth=3)
+    start = factored_point(rng, 0.5)
+    problem = cost.problem(FixedRank(M, N, RANK, 3))
+    norm = problem.manifold.norm(start, problem.riemannian_gradient(start))
+    h = 1e-3 * literal(3 * dense(start)) / norm**2  # short against the time in which the loss falls
+    flow = dlngeo.gradient_flow(space, cost.euclidean_gradient, start, [0, h, 2 * h], cost=cost.cost)
+    assert flow.gradient_norms[0] == pytest.approx(norm, rel=1e-10)
+    assert flow.losses == pytest.approx([literal(x) for x in flow.points], rel=1e-10)
+    # The loss falls at the squared norm of the gradient: Simpson's rule.
+    fall = np.dot([1, 4, 1], flow.gradient_norms**2) * h / 3
+    assert flow.losses[0] - flow.losses[2] == pytest.approx(fall, rel=1e-3)
+    other = dlngeo.gradient_flow(space, cost.euclidean_gradient, dense(start), 2 * h, coordinates="dense")
+    np.testing.assert_allclose(other.points[-1], flow.points[-1], atol=1e-9 * np.linalg.norm(dense(start)))
+
+    def one_by_one(points):
+        return np.stack([cost.euclidean_gradient(x) for x in points])
+
+    points = np.stack([dense(factored_point(rng)) for _ in range(3)])
+    runs = [
+        Langevin(space, gradient, 10.0, h / 100, potential=cost.cost).sample(points, 4, rng=0)
+        for gradient in (cost.euclidean_gradient, one_by_one)
+    ]
+    np.testing.assert_allclose(runs[0].points, runs[1].points, rtol=1e-10)
+    energies = np.vectorize(literal, signature="(m,n)->()")(runs[0].points)
+    np.testing.assert_allclose(runs[0].statistics["energy"], energies, rtol=1e-10)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
