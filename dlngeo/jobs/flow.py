@@ -6,13 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
@@ -22,11 +20,11 @@ from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.jobs import output as _files
+from dlngeo.jobs.output import columns, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
-__all__ = ["SCHEMA", "Settings", "random_target", "run", "save", "table"]
+__all__ = ["SCHEMA", "Settings", "figure", "random_target", "run", "table"]
 
 SCHEMA = 1
 MAX_SIDE = 300
@@ -159,7 +157,7 @@ def run(
             "n_observed": len(problem),
             "singular_values": np.linalg.svd(target, compute_uv=False).tolist(),
         },
-        "settings": {**asdict(settings), "rank": rank, "depths": [_json_depth(d) for d in settings.depths]},
+        "settings": {**asdict(settings), "rank": rank, "depths": [json_depth(d) for d in settings.depths]},
         "notes": [],
         "rows": [],
     }
@@ -190,7 +188,7 @@ def _row(
 ) -> dict[str, Any]:
     """Train at one depth."""
     u, s, vt = frames
-    name, rank = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}", s.size
+    name, rank = depth_name(depth), s.size
     start = (u * s) @ vt
     began = time.perf_counter()
     # The normalised time τ = N t; outputs are equally spaced in log τ, since small starts take long to leave.
@@ -252,7 +250,7 @@ def _row(
         limit = {"kind": str(at.kind), "rank": at.rank, "least_eigenvalue": at.least_eigenvalue}
     return {
         "name": name,
-        "depth": _json_depth(depth),
+        "depth": json_depth(depth),
         "status": str(found.status),
         "message": getattr(found, "message", ""),
         "t": (found.t if settings.by == "metric" else clock).tolist(),
@@ -279,9 +277,7 @@ def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
     data = result["data"]
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, heading in enumerate(("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")):
-        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    out = columns("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")
     for row in result["rows"]:
         limit = row["limit"] or {"kind": "", "rank": ""}
         gap = "" if row["imbalance"] is None else f"{row['imbalance'][-1]:.2g}"
@@ -300,10 +296,6 @@ def _odd(row: dict[str, Any]) -> bool:
     return row["status"] != "complete" or "rose" in row["message"]
 
 
-def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
-    return _files.save(result, folder, plotting.flow_figure)
-
-
-def _json_depth(depth: float) -> float | str:
-    return "inf" if math.isinf(depth) else float(depth)
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw a result."""
+    return plotting.flow_figure(result)

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from dlngeo import _check, plotting
-from dlngeo.jobs import output as _files
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
+from dlngeo.jobs.output import columns, replace
 from dlngeo.sampling.chain import Samples, import_arviz
 from dlngeo.sampling.runs.store import CheckpointError, import_zarr
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, cell_path, run_cells
 
-__all__ = ["SCHEMA", "Settings", "run", "save", "table"]
+__all__ = ["SCHEMA", "Settings", "figure", "run", "table"]
 
 SCHEMA = 1
 MAX_SIDE = 300
@@ -245,7 +244,7 @@ def _claim(folder: Path, settings: dict[str, Any], target: np.ndarray | None) ->
                 )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _files.replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
+        replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
 
 
 def _claimed(folder: Path) -> dict[str, Any]:
@@ -345,9 +344,7 @@ def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
 
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, heading in enumerate(("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")):
-        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    out = columns("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")
     words = {"energy": "energy E", "entropy": "entropy S", "free_energy": "free energy E − S/β"}
     for name, row in result["estimates"].items():
         cells = [(row["mean"], ".5g"), (row["mcse"], ".2g"), (row["exact"], ".5g"), (row["r_hat"], ".3f")]
@@ -365,6 +362,6 @@ def headline(result: dict[str, Any]) -> str:
     return f"{law}; {s['chains']} chains, {result['n_steps']} steps of {s['step_size']:g}"
 
 
-def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
-    return _files.save(result, folder, lambda written: plotting.sample_figure(written, headline(written)))
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw a result."""
+    return plotting.sample_figure(result, headline(result))
