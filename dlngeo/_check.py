@@ -30,13 +30,18 @@ def depth(value: Any, *, allow_infinite: bool = False) -> float:
     return value
 
 
-def positive_integer(value: Any, name: str) -> int:
-    """Return ``value`` as an ``int`` of at least 1."""
+def integer(value: Any, name: str, least: int) -> int:
+    """Return ``value`` as an ``int`` of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must {f'be at least {least}' if least else 'not be negative'}, got {value}.")
     return int(value)
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """Return ``value`` as an ``int`` of at least 1."""
+    return integer(value, name, 1)
 
 
 def positive(value: Any, name: str) -> float:
@@ -98,6 +103,25 @@ def finite(xp: Any, array: Any, name: str) -> None:
         raise ValueError(f"{name} holds NaN or infinite entries; remove or replace them first.")
 
 
+def real(value: Any, name: str) -> np.ndarray:
+    """Return ``value`` as a NumPy array of real numbers, of any type.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of real numbers, or a masked one, whose mask would be lost.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be real numbers, got a masked array, whose mask would be lost; fill it.")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere
+        raise TypeError(f"{name} must be real numbers, got {type(value).__name__}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
+    return array
+
+
 def returned(
     value: Any, shape: tuple[int, ...], name: str, *, finite: bool = True, dtype: Any = np.float64, remedy: str = ""
 ) -> np.ndarray:
@@ -127,15 +151,7 @@ def returned(
     ValueError
         If it has another shape, or with ``finite`` an entry that is not finite.
     """
-    if type(value) is not np.ndarray or value.dtype != np.float64:
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array; return a plain array, without missing entries.")
-        try:
-            value = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere
-            raise TypeError(f"{name}, of type {type(value).__name__}, is no array: {error}") from error
-        if value.dtype.kind not in "fiub":
-            raise TypeError(f"{name} must be an array of real numbers, got one of {value.dtype}; return real numbers.")
+    value = real(value, name)
     if value.shape != tuple(shape):
         remedy = remedy or "Nothing is broadcast or reshaped: return this shape."
         raise ValueError(f"{name} has shape {value.shape}; expected {tuple(shape)}. {remedy}")

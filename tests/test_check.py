@@ -47,6 +47,16 @@ def test_positive_integer():
             _check.positive_integer(value, "steps")
 
 
+def test_integers_with_a_bound():
+    assert _check.integer(np.int8(0), "seed", 0) == 0
+    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+        _check.integer(-1, "seed", 0)
+    with pytest.raises(ValueError, match="width must be at least 3, got 2"):
+        _check.integer(2, "width", 3)
+    with pytest.raises(TypeError, match="seed must be an integer, got True"):
+        _check.integer(True, "seed", 0)
+
+
 def test_rank():
     assert _check.rank(2, 3, 2) == 2
     with pytest.raises(ValueError, match=r"rank 3 exceeds min\(m, n\) = 2 of a 3×2 matrix"):
@@ -124,14 +134,14 @@ def test_what_a_function_returns_is_an_array_of_its_shape_and_type():
     ids=["masked", "complex", "object", "text", "ragged", "None", "function", "sparse"],
 )
 def test_what_is_no_array_of_real_numbers_is_refused_by_name(value):
-    with pytest.raises(TypeError, match=r"^the gradient"):
+    with pytest.raises(TypeError, match=r"^the gradient must be real numbers, got "):
         _check.returned(value, (2,), "the gradient")
 
 
 def test_a_tensor_that_requires_a_gradient_is_refused_by_name():
     torch = pytest.importorskip("torch")
     assert _check.returned(torch.ones(2), (2,), "the gradient").tolist() == [1, 1]
-    with pytest.raises(TypeError, match=r"the gradient, of type Tensor, is no array.*detach"):
+    with pytest.raises(TypeError, match=r"the gradient must be real numbers, got Tensor: .*detach"):
         _check.returned(torch.ones(2, requires_grad=True), (2,), "the gradient")
 
 

@@ -81,8 +81,7 @@ class Settings:
         for name in ("rank", "iterations", "patience"):
             if (value := getattr(self, name)) is not None:
                 _check.positive_integer(value, name)
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+        _check.integer(self.seed, "seed", 0)
 
 
 def compare(

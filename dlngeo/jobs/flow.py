@@ -92,8 +92,7 @@ class Settings:
             raise ValueError(f"the imbalance must lie in [0, 1], got {self.imbalance:g}.")
         if self.rank is not None:
             _check.positive_integer(self.rank, "rank")
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+        _check.integer(self.seed, "seed", 0)
 
 
 def random_target(size: int, rank: int, seed: int) -> np.ndarray:

@@ -98,8 +98,7 @@ class Settings:
             _check.positive_integer(self.thin, "thin")
         if self.step_size is not None:
             _check.positive(self.step_size, "the step size")
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+        _check.integer(self.seed, "seed", 0)
 
 
 def run(
