@@ -79,13 +79,13 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
     if given and not factored:
         raise ValueError("a factored start (u, s, vt) needs factored coordinates: the DLN metric of depth > 1.")
     if not given:
-        x = np.asarray(point, dtype=float)
-        if x.shape != tuple(space.shape):
-            raise ValueError(f"the start has shape {x.shape}, the points of the space {tuple(space.shape)}.")
-        _check.finite(np, x, "the start")
+        x = _check.returned(point, space.shape, "the start")
     if spectral:
         u, s, vt = point if given else np.linalg.svd(x, full_matrices=False)
-        u, s, vt = (np.asarray(a, dtype=float) for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank]))
+        u, s, vt = (
+            _check.real(a, "the start").astype(float)
+            for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank])
+        )
         m, n = space.shape
         if (u.shape, s.shape, vt.shape) != ((m, metric.rank), (metric.rank,), (metric.rank, n)):
             raise ValueError(

@@ -279,7 +279,7 @@ class Layout:
 
     def pack(self, weights: Weights) -> np.ndarray:
         """Return one vector, in doubles."""
-        y = np.concatenate([np.asarray(w, dtype=float).ravel() for w in layers_of(weights)])
+        y = np.concatenate([_check.real(w, "the weights").astype(float).ravel() for w in layers_of(weights)])
         _check.finite(np, y, "the weights")
         return y
 

@@ -5,7 +5,6 @@ from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
-from dlngeo.problems.least_squares import LeastSquares
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
 from dlngeo.problems.quadratic import QuadraticCost
@@ -17,7 +16,6 @@ __all__ = [
     "AutodiffCost",
     "Completed",
     "DistributedCompletion",
-    "LeastSquares",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",

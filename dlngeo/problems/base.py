@@ -29,6 +29,9 @@ class MatrixCost(abc.ABC):
     ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or a triple ``(U, S, V)`` with a square S for ``Ż = U S Vᵀ``; at a dense point it
     is the array ``Ż``, of the shape of the point.
 
+    One cost runs everywhere: ``cost.problem(manifold)`` poses it to the solvers of pymanopt, and ``cost.cost`` and
+    ``cost.euclidean_gradient`` are what :func:`dlngeo.gradient_flow` and :class:`dlngeo.sampling.Langevin` take.
+
     Derivatives at a factored point are arrays, sparse matrices, ``LinearOperator`` objects, or pairs (m×k, k×n) that
     stand for their product: whatever forms no larger array than the data.
 
@@ -198,11 +201,13 @@ def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 
     Raises
     ------
+    TypeError
+        If the point is not real.
     ValueError
-        If the point has the wrong shape.
+        If it has the wrong shape.
     """
     m, n = shape
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in (point if is_factored(point) else (point,)))
+    arrays = tuple(_double(a, "the point") for a in (point if is_factored(point) else (point,)))
     shapes = tuple(a.shape for a in arrays)
     rank = arrays[1].size if len(arrays) == 3 else 0
     if not (len(shapes) == 1 and shapes[0][-2:] == (m, n)) and shapes != ((m, rank), (rank,), (rank, n)):
@@ -211,6 +216,10 @@ def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
             f"or one array of shape ({m}, {n}) or (..., {m}, {n})."
         )
     return arrays
+
+
+def _double(value: Any, name: str) -> np.ndarray:
+    return _check.real(value, name).astype(np.float64, copy=False)
 
 
 def direction_factors(
@@ -226,7 +235,7 @@ def direction_factors(
         If the direction is not a triple that fits the point.
     """
     u, s, vt = factors(point, shape)
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in direction)
+    arrays = tuple(_double(a, "the direction") for a in direction)
     shapes = tuple(a.shape for a in arrays)
     rows, cols = places
     if shapes == (u.shape, s.shape, vt.shape):

@@ -368,6 +368,7 @@ def test_bad_input_is_refused(setting):
     refused("no metric", space=GeneralLinear(3, equip=False))
     refused("shape", point=np.eye(2))
     refused("NaN", point=np.full((3, 3), np.nan))
+    refused("the start must be real numbers", TypeError, point=np.eye(3) + 0j)
     refused("rank below 3", point=np.diag([1.0, 1.0, 0.0]))
     refused("does not belong", space=Hypersphere(2), point=np.array([1.0, 1.0, 0.0]))
     refused(r"shape \(3,\); expected \(3, 3\)", euclidean_gradient=lambda y: y[0])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 from threadpoolctl import threadpool_info
+from typer.testing import CliRunner
 
 import dlngeo.jobs.methods as methods
+from dlngeo.cli import app
 from dlngeo.jobs.compare import Settings, compare, effective_rank, table
 from dlngeo.jobs.load import Data
 from dlngeo.jobs.output import save
@@ -125,6 +127,22 @@ def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
     result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
     assert [row["name"] for row in result["rows"]] == ["depth 2", "FixedRankEmbedded", "SVD (floor)"]
     assert "ALS failed: SVD did not converge" in result["notes"]
+
+
+def test_where_every_method_fails_the_command_says_why_and_writes_nothing(monkeypatch, tmp_path):
+    def fail(*args):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    for name in ("manifold", "alternating_least_squares", "truncated_svd"):
+        monkeypatch.setattr(methods, name, fail)
+    np.save(tmp_path / "data.npy", data().matrix)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "data.npy"), "--depths", "2", "--output", str(out)])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("dlngeo: nothing was done; nothing is written.")
+    assert "ALS failed: SVD did not converge" in done.stderr
+    assert not out.exists()
 
 
 def test_the_saddle_at_a_tiny_start_is_not_taken_for_convergence():

@@ -348,6 +348,15 @@ def test_bad_matrices_points_and_manifolds_say_what_is_wrong():
     for x in (np.zeros((2, 3)), (np.zeros((3, 1)), np.zeros(2), np.zeros((2, 2))), np.zeros(6)):
         with pytest.raises(ValueError, match="the point has shapes"):
             problem.cost(x)
+    for x in (
+        np.zeros((3, 2), complex),
+        np.ma.zeros((3, 2)),
+        (np.zeros((3, 1)), np.zeros(1), np.zeros((1, 2), complex)),
+    ):
+        with pytest.raises(TypeError, match="the point must be real numbers"):
+            problem.cost(x)
+    with pytest.raises(TypeError, match="the matrix must be real numbers, got a masked array"):
+        MatrixCompletion.from_matrix(np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2)))
     with pytest.raises(ValueError, match="no observed entries"):
         MatrixCompletion.from_matrix(np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="two axes"):
