@@ -111,6 +111,8 @@ def real(value: Any, name: str) -> np.ndarray:
     TypeError
         If it is no array of real numbers, or a masked one, whose mask would be lost.
     """
+    if type(value) is np.ndarray and value.dtype == np.float64:
+        return value  # the common case
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must be real numbers, got a masked array, whose mask would be lost; fill it.")
     try:
