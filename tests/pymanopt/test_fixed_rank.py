@@ -8,6 +8,7 @@ import oracles
 import pymanopt
 import pytest
 import scipy.sparse
+from fixed_ranks import Quadratic, matrix, matrix_forms, setup
 from hypothesis import given
 from hypothesis import strategies as st
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded, Product
@@ -18,20 +19,6 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
-
-
-class Quadratic(Kernel):
-    """``φ = 1 + (s² + t²)/2``: no depth kernel, and not a product."""
-
-    def __call__(self, s, t):
-        return 1 + (s**2 + t**2) / 2
-
-    def divided_difference(self, r, s, t):
-        return np.full(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)), 0.5)
-
-    def __repr__(self):
-        return "Quadratic()"
-
 
 # m, n and singular values: generic, one side full, m < 2r with a repeated value, square, ill conditioned, rank 1.
 SHAPES = [
@@ -45,17 +32,6 @@ SHAPES = [
 DEPTHS = [1, 1.5, 2, 3.5, 8, math.inf]
 CASES = [(shape, d) for shape in SHAPES for d in DEPTHS if math.isfinite(d) or shape[0] == shape[1] == len(shape[2])]
 over_cases = pytest.mark.parametrize(("shape", "depth"), CASES, ids=str)
-
-
-def setup(rng, shape, depth):
-    m, n, s = shape
-    return FixedRank(m, n, len(s), depth, rng=rng), oracles.factors(rng, m, n, s)
-
-
-def matrix(point, tangent):
-    """The dense matrix of a tangent triple."""
-    (u, _, vt), (left, core, right) = point, tangent
-    return u @ core @ vt + left @ vt + u @ right.T
 
 
 def assert_tangent(point, tangent):
@@ -159,27 +135,12 @@ def test_kernel_is_evaluated_once_for_many_operations_at_a_point(rng):
 # Ambient forms.
 
 
-def ambient_forms(e):
-    m, n = e.shape
-    left, middle, right = np.linalg.svd(e, full_matrices=False)
-    return {
-        "dense": e,
-        "csr_array": scipy.sparse.csr_array(e),
-        "coo_matrix": scipy.sparse.coo_matrix(e),
-        "operator": aslinearoperator(e),
-        "matvec operator": LinearOperator((m, n), matvec=lambda x: e @ x, rmatvec=lambda y: e.T @ y, dtype=float),
-        "pair": (left * middle, right),
-        "list": [left * middle, right],
-        "triple": (left, np.diag(middle), right.T),
-    }
-
-
-@pytest.mark.parametrize("form", ambient_forms(np.eye(2)))
+@pytest.mark.parametrize("form", matrix_forms(np.eye(2)))
 @over_cases
-def test_every_ambient_form_gives_the_dense_gradient(shape, depth, form, rng):
+def test_every_form_of_a_matrix_gives_the_dense_gradient(shape, depth, form, rng):
     manifold, point = setup(rng, shape, depth)
     e = rng.standard_normal(shape[:2])
-    vector = ambient_forms(e)[form]
+    vector = matrix_forms(e)[form]
     for method in (manifold.projection, manifold.euclidean_to_riemannian_gradient):
         expected = method(point, e)
         for got, want in zip(method(point, vector), expected, strict=True):
@@ -233,20 +194,6 @@ def test_roundoff_of_a_vanishing_gradient_is_no_contradiction(rng):
     manifold.euclidean_to_riemannian_gradient(point, noise)
     with pytest.raises(ValueError, match="contradict"):  # but not a gradient of the same shape that counts
         manifold.euclidean_to_riemannian_gradient(point, [1e10 * a for a in noise])
-
-
-def test_autograd_gradient_is_right_at_equal_singular_values(rng):
-    manifold, point = setup(rng, (5, 4, (1.5, 1.5, 1.5)), 3.5)
-    target = rng.standard_normal((5, 4))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(u, s, vt):
-        return anp.sum(anp.sin((u * s) @ vt) * target)
-
-    got = pymanopt.Problem(manifold, cost).riemannian_gradient(point)
-    want = manifold.euclidean_to_riemannian_gradient(point, np.cos(oracles.dense(*point)) * target)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 @pytest.mark.parametrize(
