@@ -1,5 +1,6 @@
-"""Training as flows: gradient flows on any space, training and balancing flows of weights."""
+"""Training as flows: gradient flows on any space, training and balancing flows of weights, and where they end."""
 
+from dlngeo.flows import limits
 from dlngeo.flows.balancing import BalancingFlow, balancing_flow
 from dlngeo.flows.gradient import Flow, gradient_flow
 from dlngeo.flows.integrate import FlowStatus
@@ -16,5 +17,6 @@ __all__ = [
     "balancing_flow",
     "gradient_descent",
     "gradient_flow",
+    "limits",
     "training_flow",
 ]
