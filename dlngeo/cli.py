@@ -264,7 +264,7 @@ def sample(
                 checkpoint=checkpoint,
                 tick=lambda done: progress.update(bar, completed=done),
             )
-        except (CheckpointError, WorkerLostError, ValueError, TypeError, ImportError, OSError) as error:
+        except (CheckpointError, WorkerLostError, ValueError, TypeError, OSError) as error:
             progress.stop()
             _fail(str(error))
         except KeyboardInterrupt:

@@ -18,8 +18,6 @@ from dlngeo.sampling.runs import sweep as ensemble
 from dlngeo.sampling.runs.lost_workers import Losses
 from dlngeo.sampling.runs.sweep import WorkerLostError, cell_path
 
-pytest.importorskip("xarray")
-
 GRID = {"depth": [2, 3], "beta": [1.0, 4.0], "shape": [(2, 3), (3, 3)]}
 N_STEPS = 40
 
@@ -113,8 +111,6 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
 
 
 def test_cells_that_are_done_are_not_done_again(tmp_path):
-    pytest.importorskip("zarr")
-
     def counting(rng, k):
         cell = walk(rng, k)
         step = cell.sampler.step
@@ -141,8 +137,6 @@ def test_cells_that_are_done_are_not_done_again(tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
-    pytest.importorskip("zarr")
-
     def interrupted(rng, k):
         cell, calls = walk(rng, k), iter(range(9))
         step = cell.sampler.step
@@ -166,7 +160,6 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
-    pytest.importorskip("zarr")
     distributed = pytest.importorskip("distributed")
     folder = tmp_path / "checkpoints"
 
@@ -280,8 +273,6 @@ def killing(folder, when, *, always=False):
 
 @pytest.mark.parametrize("kept", [0, 10], ids=["alone", "checkpoints"])
 def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch):
-    if kept:
-        pytest.importorskip("zarr")
     options = {"checkpoint_dir": tmp_path / "checkpoints", "checkpoint_every": 5} if kept else {}
     returned, seen = [], []
 
@@ -309,7 +300,6 @@ def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch)
 
 
 def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tmp_path):
-    pytest.importorskip("zarr")
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
     make = killing(tmp_path, 5, always=True)
     with (
@@ -327,7 +317,6 @@ def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tm
 @pytest.mark.slow
 def test_a_cell_that_dask_gives_up_is_named_and_the_cluster_serves_on(tmp_path):
     """Left to itself, joblib would wait for it for ever."""
-    pytest.importorskip("zarr")
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
     shape = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
