@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -106,7 +108,7 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
     assert np.all(alone == [os.getpid(), 1, 1])
     assert (numba.get_num_threads(), threadpool_info()) == before
     with threadpool_limits(2, "blas"):
-        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0))
+        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0), os.getpid())
     assert np.all(found[1]["counts"] == [os.getpid(), 1, 1])
 
 
@@ -269,6 +271,29 @@ def killing(folder, when, *, always=False):
         return cell
 
     return make
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    code = """
+import sys
+from functools import partial
+from test_sweep import sweep, walk
+sweep(partial(walk, pause=0.02), {"k": range(2)}, 500, seed=0, n_jobs=2, checkpoint_dir=sys.argv[1], checkpoint_every=5)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        stdout=subprocess.PIPE,
+    )
+    paths = [cell_path(tmp_path, {"k": k}) for k in range(2)]
+    while not all(path.exists() and Samples.load(path).n_steps >= 10 for path in paths):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.stdout.read()  # which ends with the last process that could write
+    assert max(Samples.load(path).n_steps for path in paths) < 500
+    found = sweep(walk, {"k": range(2)}, 500, seed=0, checkpoint_dir=tmp_path)
+    assert found.identical(sweep(walk, {"k": range(2)}, 500, seed=0))
 
 
 @pytest.mark.parametrize("kept", [0, 10], ids=["alone", "checkpoints"])

@@ -12,11 +12,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,7 +179,13 @@ def run_cells(
         while left := losses.ordered([place for place in range(len(cells)) if place not in found]):
             tasks = (
                 joblib.delayed(_run)(
-                    make, cells[k], n_steps, int(seed), {**options, "checkpoint": paths[k]}, (counts.filename, k)
+                    make,
+                    cells[k],
+                    n_steps,
+                    int(seed),
+                    {**options, "checkpoint": paths[k]},
+                    (counts.filename, k),
+                    os.getpid(),
                 )
                 for k in left
             )
@@ -210,8 +219,11 @@ def _run(
     seed: int,
     options: dict[str, Any],
     counter: tuple[str, int],
+    parent: int,
 ) -> tuple[int, dict[str, np.ndarray]]:
     """Run one cell, in a worker."""
+    if os.getppid() == parent:  # not in this process, nor on a cluster
+        _end_with(parent)
     key = tuple(int(word) for word in np.frombuffer(_digest(cell)[:16], dtype="<u4"))
     for_start, for_chain = (np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=key).spawn(2))
     threads = numba.get_num_threads()
@@ -228,6 +240,22 @@ def _run(
     for name in columns.keys() & samples.statistics.keys():
         raise ValueError(f"the observable {name!r} has the name of a statistic of {type(sampler).__name__}; rename it.")
     return counter[1], {**columns, **samples.statistics}
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process with the one that started it, however that ends: left alone, it would hold its checkpoints.
+
+    The kernel could do it (``PR_SET_PDEATHSIG``), but by the end of the thread that started this process, which is one
+    of loky's own and ends before the process does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _dataset(
