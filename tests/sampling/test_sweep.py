@@ -290,7 +290,7 @@ sweep(partial(walk, pause=0.02), {"k": range(2)}, 500, seed=0, n_jobs=2, checkpo
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
-    process.stdout.read()  # which ends with the last process that could write
+    process.communicate(timeout=8)  # which ends with the last process that could write; those left need 10 s
     assert max(Samples.load(path).n_steps for path in paths) < 500
     found = sweep(walk, {"k": range(2)}, 500, seed=0, checkpoint_dir=tmp_path)
     assert found.identical(sweep(walk, {"k": range(2)}, 500, seed=0))
