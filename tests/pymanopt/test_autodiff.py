@@ -1,4 +1,4 @@
-"""Gradients and Hessian products that torch differentiates, on FixedRank."""
+"""Gradients and Hessian products that torch and jax differentiate, on FixedRank."""
 
 import numpy as np
 import oracles
@@ -8,20 +8,21 @@ from pymanopt.optimizers import ConjugateGradient, TrustRegions
 
 from dlngeo.pymanopt import FixedRank
 
-torch = pytest.importorskip("torch")
 
-
-@pytest.fixture
-def case(rng):
+@pytest.fixture(params=["torch", "jax"])
+def case(request, rng):
+    library = pytest.importorskip(request.param)
     manifold = FixedRank(6, 5, 3, 3.5, rng=rng)
     u, s, vt = oracles.factors(rng, 6, 5, (1.5, 1.5, 0.2))  # equal singular values, where autodiff of an SVD fails
     target = rng.standard_normal((6, 5))
 
-    @pymanopt.function.pytorch(manifold)
     def cost(u, s, vt):
-        return torch.sum(torch.sin((u * s) @ vt) * torch.from_numpy(target))
+        if request.param == "torch":
+            return library.sum(library.sin((u * s) @ vt) * library.from_numpy(target))
+        return library.numpy.sum(library.numpy.sin((u * s) @ vt) * target)
 
-    return manifold, pymanopt.Problem(manifold, cost), (u, s, vt), target
+    decorate = {"torch": pymanopt.function.pytorch, "jax": pymanopt.function.jax}[request.param]
+    return manifold, pymanopt.Problem(manifold, decorate(manifold)(cost)), (u, s, vt), target
 
 
 def test_gradient_is_that_of_the_matrix(case):
