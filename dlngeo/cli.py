@@ -197,7 +197,7 @@ def sample(
             seed,
             jobs,
         )
-    errors = CheckpointError, WorkerLostError, ValueError, TypeError, ImportError, OSError
+    errors = CheckpointError, WorkerLostError, ValueError, TypeError, OSError
     with _refused(*errors), _progress(lambda name: settings.jobs * settings.steps) as tick:
         tick("steps", 0)
         result = run(

@@ -22,8 +22,9 @@ from rich.text import Text
 from dlngeo import _check, plotting
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
 from dlngeo.jobs.output import columns, replace
-from dlngeo.sampling.chain import Samples, import_arviz
-from dlngeo.sampling.runs.store import CheckpointError, import_zarr
+from dlngeo.sampling.chain import Samples
+from dlngeo.sampling.diagnostics import diagnose
+from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, cell_path, run_cells
 
 __all__ = ["SCHEMA", "Settings", "figure", "run", "table"]
@@ -133,8 +134,6 @@ def run(
     ------
     CheckpointError
         If the folder holds another run or something else.
-    ImportError
-        If ArviZ or zarr is not installed.
     KeyboardInterrupt
         If Ctrl-C came before anything was kept.
     WorkerLostError
@@ -142,8 +141,6 @@ def run(
     ValueError, TypeError
         If the settings or the target are out of range, or a step fails.
     """
-    import_zarr()
-    import_arviz()  # before the work, not after it
     settings = settings or Settings()
     shape = settings.shape
     if target is not None:
@@ -312,27 +309,12 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
 
 
 def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    """Means with Monte Carlo standard errors, R-hat and effective sample sizes, by ArviZ."""
-    arviz = import_arviz()
-    out = {}
-    for name, values in columns.items():
-        ok = values.shape[1] >= 4 and values.std() > 0  # at depth 1 the entropy is constant
-        row = {
-            "mean": values.mean(),
-            "sd": values.std(),
-            "mcse": arviz.mcse(values) if ok else math.nan,
-            "r_hat": arviz.rhat(values) if ok and len(values) > 1 else math.nan,
-            "ess_bulk": arviz.ess(values) if ok else math.nan,
-            "ess_tail": arviz.ess(values, method="tail") if ok else math.nan,
-            "exact": math.nan,
-        }
-        out[name] = {key: _number(value) for key, value in row.items()}
-    return out
+    rows = {name: {**diagnose(values), "exact": math.nan} for name, values in columns.items()}
+    return {name: {key: _number(value) for key, value in row.items()} for name, row in rows.items()}
 
 
-def _number(value: Any) -> float | None:
-    number = np.asarray(value, dtype=float).item()  # ArviZ gives some as arrays
-    return number if math.isfinite(number) else None
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
