@@ -11,10 +11,9 @@ from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
 from dlngeo._linalg import haar_from
-from dlngeo.geomstats._random import batch, draw
+from dlngeo.geomstats._backend import batch, draw, each_pair, to_numpy
 from dlngeo.geomstats.balanced import BalancedMatrices
-from dlngeo.geomstats.frobenius import FrobeniusMetric, each_pair
-from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats.weights import FrobeniusMetric
 from dlngeo.weights.alignment import act, align
 from dlngeo.weights.balanced import BalancedFrame, Parts
 from dlngeo.weights.network import balanced_weights, differential, end_to_end
@@ -216,7 +215,7 @@ class EndToEndBundle(FiberBundle):
         GeodesicError
             If no geodesic is found; the message says for which pair.
         """
-        return each_pair(lambda base, weights: align(weights, base).weights, base_point, point)
+        return each_pair(lambda base, weights: align(weights, base).weights, base_point, point, 3)
 
     def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
         r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import geomstats.backend as gs
 import numpy as np
 
+from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["GradientConverter", "fills", "to_gs", "to_numpy"]
+__all__ = ["GradientConverter", "fills"]
 
 
 class GradientConverter:
@@ -94,14 +94,3 @@ def fills(space: Any) -> bool:
     """Whether a space with a spectral metric is open in the matrices of its rank; ``SPDMatrices`` is not."""
     rank = space.metric.rank
     return int(space.dim) == rank * (sum(space.shape) - rank)
-
-
-def to_gs(array: Any) -> Any:
-    """Return a NumPy array as an array of the backend of geomstats."""
-    # A copy where the array is read-only (JAX's are) or has negative strides, neither of which PyTorch takes.
-    return gs.from_numpy(np.require(np.asarray(array, dtype=np.float64), requirements=["C", "W"]))
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """Return an array of the backend of geomstats as a NumPy array of its own."""
-    return np.asarray(gs.to_numpy(gs.copy(array)))

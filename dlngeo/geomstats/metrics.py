@@ -10,10 +10,11 @@ import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
+from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.differentiable import frame_at
+from dlngeo.matrices.geodesics import KernelSurface
 
 __all__ = ["DLNMetric", "SpectralMetric"]
 
@@ -64,8 +65,8 @@ class SpectralMetric(RiemannianMetric):
                 f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
             )
         super().__init__(space=space)
-        self.exp_solver = ShootingExp(kernel, self.rank)
-        self.log_solver = CollocationLog(kernel, self.rank)
+        surface = KernelSurface(kernel, self.rank)
+        self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)
 
     def frame(self, base_point: Any, *vectors: Any) -> Any:
         """Factor a point once, for many evaluations there.

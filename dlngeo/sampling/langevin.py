@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
+from dlngeo.geomstats._backend import to_gs, to_numpy
+from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract

@@ -37,6 +37,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dlngeo import _check
+from dlngeo.errors import SingularError
 from dlngeo.weights.network import Weights, layers_of, stack_like, widths
 
 __all__ = ["BalancedFrame", "Parts", "dimension", "inner", "norm"]
@@ -84,7 +85,7 @@ class BalancedFrame:
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
-            raise ValueError(
+            raise SingularError(
                 f"the weights have rank below {self.rank}: their smallest singular value is "
                 f"{float(xp.min(self.lam)):g}. The balanced weights are no manifold there; declare a lower rank."
             )

@@ -32,6 +32,7 @@ from itertools import pairwise
 from typing import Any
 
 from dlngeo import _check
+from dlngeo.errors import SingularError
 from dlngeo.weights.balanced import inner
 from dlngeo.weights.network import Weights, imbalance, layers_of, stack_like, widths
 
@@ -112,7 +113,7 @@ class LeafFrame:
             last, size = size, _dot(xp, rest, step)
             turn = (size / xp.where(last > 0, last, math.inf))[..., None, None]
             way = [a + turn * b for a, b in zip(step, way, strict=True)]
-        raise ValueError(
+        raise SingularError(
             "the normal equations of the leaf did not converge: the weights are singular on their leaf, or nearly so. "
             "Points where at most one layer is singular are regular."
         )
@@ -198,7 +199,7 @@ class LeafFrame:
         count = rows.shape[-2]
         _, s, vt = self.xp.linalg.svd(rows, full_matrices=True)
         if count and not bool(self.xp.all(s[..., -1] > 1e-12 * s[..., 0])):
-            raise ValueError("the weights are singular on their leaf, which has no tangent space there.")
+            raise SingularError("the weights are singular on their leaf, which has no tangent space there.")
         out, start = [], 0
         for m, n in shapes:
             part = vt[..., count:, start : start + m * n]
