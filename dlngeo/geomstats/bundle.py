@@ -10,7 +10,7 @@ from geomstats.geometry.group_action import GroupAction
 from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
-from dlngeo._linalg import haar_from
+from dlngeo._linalg import haar_from, skew
 from dlngeo.geomstats._backend import batch, draw, each_pair, to_numpy
 from dlngeo.geomstats.balanced import BalancedMatrices
 from dlngeo.geomstats.weights import FrobeniusMetric
@@ -240,13 +240,11 @@ class EndToEndBundle(FiberBundle):
 
 def _turned(frame: BalancedFrame, x: Any, y: Any) -> Any:
     """Vector ``Ω_p X_p − X_p Ω_{p−1}``, where Ω generates the vertical part ``Ω_p W_p − W_p Ω_{p−1}`` of Y."""
-    xp, row, column = frame.xp, frame.lam[..., None, :, None], frame.lam[..., None, None, :]
-    xm, ym = frame.split(x).cores, frame.split(y).cores
-    t = frame.solve(ym[..., :-1, :, :] * column - row * ym[..., 1:, :, :])
-    skew = (t - t.mT) / 2
+    xp, xm, ym = frame.xp, frame.split(x).cores, frame.split(y).cores
+    generator = skew(frame.generators(ym))
     end = xp.zeros_like(xm[..., :1, :, :]) + xp.zeros_like(ym[..., :1, :, :])
-    skew = skew + xp.zeros_like(end)
-    cores = xp.concat([skew, end], axis=-3) @ xm - xm @ xp.concat([end, skew], axis=-3)
+    generator = generator + xp.zeros_like(end)
+    cores = xp.concat([generator, end], axis=-3) @ xm - xm @ xp.concat([end, generator], axis=-3)
     none = [None] * frame.depth
     return frame.assemble(Parts(cores, none, none, none))
 

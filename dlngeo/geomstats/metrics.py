@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import geomstats.backend as gs
-import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
+from dlngeo.geomstats._backend import batch, draw
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.curvature import Curvature
@@ -345,12 +345,7 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., m, n] or [n_samples, ..., m, n]
             Tangent vectors, independent.
         """
-        n_samples = _check.positive_integer(n_samples, "n_samples")
-        shape = (() if n_samples == 1 else (n_samples,)) + tuple(base_point.shape)
-        if rng is None:
-            noise = gs.random.normal(size=shape)
-        else:
-            noise = gs.array(np.random.default_rng(rng).standard_normal(shape))
+        noise = draw((*batch(n_samples), *base_point.shape), rng)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
 
 

@@ -32,6 +32,7 @@ from itertools import pairwise
 from typing import Any
 
 from dlngeo import _check
+from dlngeo._linalg import symmetric
 from dlngeo.errors import SingularError
 from dlngeo.weights.balanced import inner
 from dlngeo.weights.network import Weights, imbalance, layers_of, stack_like, widths
@@ -82,7 +83,7 @@ class LeafFrame:
     def adjoint(self, vectors: Weights) -> list[Any]:
         """Symmetric parts of ``V_p W_pᵀ − W_{p+1}ᵀ V_{p+1}``: minus half the derivative of the imbalance."""
         both = zip(pairwise(layers_of(vectors)), pairwise(self.layers), strict=True)
-        return [_symmetric(v @ w.mT - upper.mT @ above) for (v, above), (w, upper) in both]
+        return [symmetric(v @ w.mT - upper.mT @ above) for (v, above), (w, upper) in both]
 
     def solve(self, sides: list[Any]) -> list[Any]:
         """Solve ``T S = D`` for symmetric ``D_1, …, D_{N−1}``, to working precision.
@@ -150,7 +151,7 @@ class LeafFrame:
             Tangent vectors.
         """
         both = zip(pairwise(layers_of(y)), pairwise(layers_of(z)), strict=True)
-        force = [_symmetric(ya.mT @ za - zb @ yb.mT) for (yb, ya), (zb, za) in both]
+        force = [symmetric(ya.mT @ za - zb @ yb.mT) for (yb, ya), (zb, za) in both]
         return stack_like(self.weights, self.generate(self.solve(force)))
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
@@ -265,10 +266,6 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
         f"its error is {float(xp.max(error)):.1e} at weights of squared norm {float(xp.max(size)):.1e}. "
         "Start from weights closer to the leaf."
     )
-
-
-def _symmetric(a: Any) -> Any:
-    return (a + a.mT) / 2
 
 
 def _times(factor: float, parts: list[Any]) -> list[Any]:
