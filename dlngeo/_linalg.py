@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import schur
 
-__all__ = ["combine", "gram", "haar", "haar_from", "nearest_orthogonal", "rotation_between", "skew", "symmetric"]
+__all__ = [
+    "combine",
+    "gram",
+    "haar",
+    "haar_from",
+    "nearest_orthogonal",
+    "rotation_between",
+    "skew",
+    "span",
+    "symmetric",
+]
 
 Array = NDArray[np.float64]
 
@@ -45,6 +55,11 @@ def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _blocks(rows: int) -> Iterator[slice]:
     return (slice(k, k + _ROWS) for k in range(0, rows, _ROWS))
+
+
+def span(first: Array, second: Array | None) -> Array:
+    """Orthonormal basis of the columns of both; where these are dependent, arbitrary vectors fill it up."""
+    return first if second is None else np.linalg.qr(np.hstack((first, second)))[0]
 
 
 def symmetric(a: Any) -> Any:

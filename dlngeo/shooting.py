@@ -161,14 +161,13 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
     atol = np.broadcast_to(tolerance * size, start.shape).ravel()
     out = np.empty((len(times), *start.shape))
     filled, time = 0, 0.0
+
+    def slope(_: float, y: Array) -> Array:
+        return rate(surface, *y.reshape(start.shape)).ravel()
+
     try:
         energy = surface.inner(start[0], start[1], start[1])
-        solver = DOP853(
-            lambda _, y: rate(surface, *y.reshape(start.shape)).ravel(),
-            *(0.0, start.ravel(), times[-1]),
-            rtol=tolerance,
-            atol=atol,
-        )
+        solver = DOP853(slope, 0.0, start.ravel(), times[-1], rtol=tolerance, atol=atol)
         for _ in range(_MAX_STEPS):
             before = solver.y.reshape(start.shape)
             solver.step()

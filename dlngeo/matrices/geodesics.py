@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_bvp
 from scipy.interpolate import CubicSpline
 
+from dlngeo._linalg import span
 from dlngeo.errors import GeodesicError, SingularError
 from dlngeo.kernels import Kernel
 from dlngeo.matrices.frame import Blocks, Frame
@@ -237,7 +238,7 @@ def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors
         end is not that at the start to 1e-6 (status ``"not converged"``).
     """
     energy = frame.pair(z, frame.scale(z, -1))
-    left, right = _basis(frame.u, z.left), _basis(frame.vt.T, z.right)
+    left, right = span(frame.u, z.left), span(frame.vt.T, z.right)
     a, b = left.T @ frame.u, frame.vt @ right
     velocity = a @ z.core @ b
     if z.left is not None:
@@ -277,7 +278,7 @@ def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: fl
     """
     (u0, s0, vt0), (u1, s1, vt1) = start, end
     m, n, r = u0.shape[0], vt0.shape[1], s0.size
-    left, right = _basis(u0, None if m == r else u1), _basis(vt0.T, None if n == r else vt1.T)
+    left, right = span(u0, None if m == r else u1), span(vt0.T, None if n == r else vt1.T)
     a, b = left.T @ u0, vt0 @ right
     x0, x1 = (a * s0) @ b, (left.T @ u1 * s1) @ (vt1 @ right)
     if np.linalg.norm(x1 - x0) <= np.finfo(float).eps * np.linalg.norm(x0):
@@ -288,8 +289,3 @@ def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: fl
     across = None if m == r else left @ (velocity @ b.T - a @ core)
     along = None if n == r else right @ (velocity.T @ a - b.T @ core.T)
     return Blocks(core, across, along), size
-
-
-def _basis(first: Array, second: Array | None) -> Array:
-    """Orthonormal basis of the columns of both; where these are dependent, arbitrary vectors fill it up to 2r."""
-    return first if second is None else np.linalg.qr(np.hstack((first, second)))[0]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import polar
 
-from dlngeo._linalg import rotation_between
+from dlngeo._linalg import rotation_between, span
 from dlngeo.errors import GeodesicError
 from dlngeo.shooting import Attempt, Path, Surface, at, conserved, length, newton, not_converged, shoot
 from dlngeo.weights.balanced import BalancedFrame, inner, norm
@@ -172,7 +172,7 @@ def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e
     """
     parts = frame.split(vectors)
     sides = zip(frame.q, [parts.rights[0], *parts.lefts], strict=True)
-    bases = [q if side is None else np.linalg.qr(np.hstack((q, side)))[0] for q, side in sides]
+    bases = [span(q, side) for q, side in sides]
     size = max(b.shape[1] for b in bases)
     state = np.zeros((2, frame.depth, size, size))
     for out, layers in zip(state, (frame.weights, vectors), strict=True):
