@@ -10,7 +10,8 @@ from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
 from dlngeo.flows.factored import FactoredState
-from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
+from dlngeo.geomstats._backend import to_gs, to_numpy
+from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 

@@ -6,14 +6,15 @@ import math
 from typing import Any
 
 import geomstats.backend as gs
-import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
+from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.differentiable import frame_at
+from dlngeo.matrices.geodesics import KernelSurface
 
 __all__ = ["DLNMetric", "SpectralMetric"]
 
@@ -64,8 +65,8 @@ class SpectralMetric(RiemannianMetric):
                 f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
             )
         super().__init__(space=space)
-        self.exp_solver = ShootingExp(kernel, self.rank)
-        self.log_solver = CollocationLog(kernel, self.rank)
+        surface = KernelSurface(kernel, self.rank)
+        self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)
 
     def frame(self, base_point: Any, *vectors: Any) -> Any:
         """Factor a point once, for many evaluations there.
@@ -344,12 +345,7 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., m, n] or [n_samples, ..., m, n]
             Tangent vectors, independent.
         """
-        n_samples = _check.positive_integer(n_samples, "n_samples")
-        shape = (() if n_samples == 1 else (n_samples,)) + tuple(base_point.shape)
-        if rng is None:
-            noise = gs.random.normal(size=shape)
-        else:
-            noise = gs.array(np.random.default_rng(rng).standard_normal(shape))
+        noise = draw((*batch(n_samples), *base_point.shape), rng)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
 
 

@@ -11,8 +11,8 @@ from pymanopt.manifolds.manifold import Manifold
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, haar
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.matrices.factored_geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.frame import Blocks, Frame
+from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient
 from dlngeo.pymanopt.vectors import Point, TangentVector
@@ -162,7 +162,7 @@ class FixedRank(Manifold):
             return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
 
     def exp(self, point: Any, tangent_vector: Any) -> Point:
-        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.factored_geodesics.shoot_factored`.
+        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
 
         It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some tens of
         retractions. Solvers have no need of it.
@@ -181,7 +181,7 @@ class FixedRank(Manifold):
     def log(self, point_a: Any, point_b: Any) -> TangentVector:
         """Find the initial velocity of a geodesic from ``point_a`` that is at ``point_b`` at unit time.
 
-        The geodesic is locally a shortest one, see :func:`dlngeo.matrices.geodesics.connect`, and its end verified to
+        The geodesic is locally a shortest one, see :func:`dlngeo.shooting.connect`, and its end verified to
         1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on.
 
         Raises
