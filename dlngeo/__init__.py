@@ -3,10 +3,18 @@
 import importlib
 from typing import Any
 
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel, check_kernel
 from dlngeo.weights.network import balanced_weights, end_to_end, imbalance
 
-__all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel", "balanced_weights", "end_to_end", "imbalance"]
+__all__ = [
+    "DepthKernel",
+    "InfiniteDepthKernel",
+    "Kernel",
+    "balanced_weights",
+    "check_kernel",
+    "end_to_end",
+    "imbalance",
+]
 
 # The hosts, the flows and the problems load solvers and compilers, so they are imported on first use.
 _SUBPACKAGES = ("flows", "geomstats", "problems", "pymanopt", "sampling")

@@ -165,8 +165,8 @@ def connect(x0: Array, x1: Array, kernel: Kernel, rank: int, tolerance: float = 
     try:
         return _shortest(paths, [_directly], kernel, rank, tolerance)
     except GeodesicError:
-        depth = getattr(kernel, "depth", 0)
-        if depth in range(2, _MOST_FACTORS + 1):
+        depth = kernel.depth
+        if depth is not None and depth in range(2, _MOST_FACTORS + 1):
             if x0.shape == (rank, rank):
                 try:
                     return _shortest(paths, [_through_weights], kernel, rank, tolerance)
@@ -210,7 +210,8 @@ def _directly(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connec
 def _through_weights(path: Path, kernel: Kernel, rank: int, tolerance: float) -> Connecting:
     """Product of the shortest geodesic between the fibres of balanced weights."""
     x0, x1 = path(np.array([0.0, 1.0]))
-    depth = int(getattr(kernel, "depth", 0))
+    assert kernel.depth is not None
+    depth = int(kernel.depth)
     start, end = (np.stack(balanced_weights(x, depth)) for x in (x0, x1))
     found = align(end, start, tolerance=0.1 * tolerance)
     velocity = differential(found.velocity, start)

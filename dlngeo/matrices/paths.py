@@ -47,7 +47,7 @@ def connecting_paths(x0: Array, x1: Array, kernel: Kernel, rank: int) -> list[Pa
                 status="disconnected",
             )
         core1 = left1.T @ x1 @ right1
-    depth = getattr(kernel, "depth", 1.0)
+    depth = 1.0 if kernel.depth is None else kernel.depth
 
     def through(core: Path) -> Path:
         def path(t: Array) -> Array:
