@@ -44,9 +44,11 @@ def first(phi: Phi, r: Any, s: Any, t: Any, width: float = WIDTH) -> Array:
     r, s, t = np.broadcast_arrays(r, s, t)
     low, high = np.minimum(s, t), np.maximum(s, t)
     out = np.empty(r.shape)
-    zero = high == 0
+    zero, close = high == 0, _near(low, high, width)
     for near in (True, False):
-        here = ~zero & (_near(low, high, width) == near)
+        here = ~zero & (close == near)
+        if not here.any():
+            continue
         nodes, weights = _pair(low[here], high[here], near, width)
         out[here] = _apply(weights, phi(r[here][:, None], nodes))
     if zero.any():
@@ -113,13 +115,22 @@ def _pair(low: Array, high: Array, near: bool, width: float) -> tuple[Array, Arr
         weight = 1 / ((1 - q) * (1 + q)) / high / high
         return np.stack([low, high], axis=-1), np.stack([-weight, weight], axis=-1)
     centre, half = _window(q, width)
-    weights = _functional((q**2 - centre) / half, (1 - centre) / half) / (half * high * high)[..., None]
+    weights = _symmetric((1 - centre) / half) / (half * high * high)[..., None]
     return high[..., None] * np.sqrt(centre[..., None] + half[..., None] * _CHEBYSHEV), weights
 
 
 def _apply(weights: Array, values: Array) -> Array:
     """Sum weighted values; what is constant, the weights of which add up to rounding, is taken out first."""
     return np.sum(weights * (values - values[..., :1]), axis=-1)
+
+
+def _symmetric(z: Array) -> Array:
+    """``_functional(−z, z)``: ``T_k[−z, z]`` is 0 at even k, and ``T_k(z)/z`` at odd ones, by steps of two in k."""
+    step = 4 * z**2 - 2
+    odd = [np.ones_like(z), step - 1]
+    for _ in range(NODES // 2 - 2):
+        odd.append(step * odd[-1] - odd[-2])
+    return np.stack(odd, axis=-1) @ _COEFFICIENTS[1::2]
 
 
 def _functional(*places: Array) -> Array:

@@ -226,8 +226,11 @@ def _differences_of(kernel: Kernel, values: tuple[float, ...], full: bool) -> It
         own = vars(Kernel)[name] is not getattr(type(kernel), name)
         if name != "divided_difference" and not (full or own):
             continue
-        exact, rough = difference(kernel, *at), difference(kernel, *at, width=_differences.WIDTH / 2)
-        size = np.maximum(scale(kernel, *at), _TINY)
+        exact, size = difference(kernel, *at), np.maximum(scale(kernel, *at), _TINY)
+        value = getattr(kernel, name)(*at) if own else exact
+        rough, error = exact, np.abs(value - exact) / size
+        if full or not own or not np.all(error <= tolerance):
+            rough = difference(kernel, *at, width=d.WIDTH / 2)
         unsure = np.abs(exact - rough) / size
         if name == "divided_difference":
             finding = f"two windows of φ give one ψ to {_SMOOTH:g}"
@@ -235,8 +238,7 @@ def _differences_of(kernel: Kernel, values: tuple[float, ...], full: bool) -> It
         if not own:
             yield Property(name, 0.0, f"from values of φ, to {np.max(unsure):.0e}")
             continue
-        value = getattr(kernel, name)(*at)
-        error = np.abs(value - exact) / np.maximum(tolerance, 10 * unsure) / size
+        error = error / np.maximum(tolerance, 10 * unsure)
         yield _worst(name, error, formula, value, at, f"that of φ to {tolerance:g}", exact, "that of the values of φ")
 
 

@@ -159,9 +159,6 @@ class InfiniteDepthKernel(Kernel):
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
         return _divided.scaled_third(xp, q, r, s, t, 0.0, 1.0, 1.0)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
 
 def of_depth(depth: float, normalized: bool = False) -> DepthKernel | InfiniteDepthKernel:
     """Return the kernel of a depth: real and at least 1, or ``inf``, which is always normalised.

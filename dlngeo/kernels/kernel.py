@@ -220,6 +220,10 @@ class Kernel(ABC):
         """Depth N, or ``inf``, if φ is a constant multiple of that of :class:`~dlngeo.DepthKernel`; None otherwise."""
         return None
 
+    def __repr__(self) -> str:
+        public = {name: value for name, value in vars(self).items() if name[0] != "_" and name not in vars(Kernel)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in public.items())})"
+
     @functools.cached_property
     def at_one(self) -> float:
         """``φ(1, 1)``: N at depth N, 1 where it is normalised."""

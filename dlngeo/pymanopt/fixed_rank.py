@@ -93,10 +93,11 @@ class FixedRank(Manifold):
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
+        square = self._m == self._n == self._rank
         if kernel is None:
             kernel = of_depth(depth)
-        square = self._m == self._n == self._rank
-        require_kernel(kernel, zero=not square)
+        else:
+            require_kernel(kernel, zero=not square)
         if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
             raise ValueError(
                 f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "

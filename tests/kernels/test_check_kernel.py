@@ -1,6 +1,8 @@
 """What check_kernel finds in kernels with one error each, and what plugging them in says."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,12 @@ def test_a_wrong_kernel_is_not_plugged_in(kernel, name, finding):
 
 def test_a_kink_is_named():
     assert check_kernel(Kink()).failures[0].name == "smoothness"
+
+
+def test_the_page_on_kernels_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    exec(compile(re.search(r"```python\n(.*?)```", page, flags=re.S)[1], "docs/kernels.md", "exec"), {})
+    assert "kernel PowerOfMean(theta=1.5): ok" in capsys.readouterr().out
 
 
 def test_the_place_of_an_error_is_a_plain_one():
