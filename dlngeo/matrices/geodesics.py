@@ -90,10 +90,7 @@ class KernelSurface(Surface):
 
     def __init__(self, kernel: Kernel, rank: int) -> None:
         self.kernel, self.rank = kernel, rank
-        self.depth: float | None = getattr(kernel, "depth", None)
-        one, zero = np.ones(1), np.zeros(1)
-        with np.errstate(all="ignore"):
-            self._smooth = bool(np.isfinite(kernel.divided_difference(one, zero, zero)).all())
+        self.depth = kernel.depth
 
     def _frame(self, x: Array) -> Frame:
         return Frame.at(x, self.kernel, self.rank)
@@ -114,7 +111,7 @@ class KernelSurface(Surface):
         no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero, as at depth 1, and all
         matrices nearby have the rank of the points, nothing is wrong there.
         """
-        if self._smooth and self.rank == min(before.shape[-2:]):
+        if self.kernel.smooth_at_zero and self.rank == min(before.shape[-2:]):
             return False
         (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
         r = slice(self.rank)

@@ -10,7 +10,7 @@ from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, haar
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
@@ -60,6 +60,8 @@ class FixedRank(Manifold):
     ValueError
         If the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and finite, or the metric is
         infinite on this manifold.
+    KernelError
+        If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
 
     Notes
     -----
@@ -91,12 +93,11 @@ class FixedRank(Manifold):
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
-        if kernel is None:
-            depth = _check.depth(depth, allow_infinite=True)
-            kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
-        elif not isinstance(kernel, Kernel):
-            raise TypeError(f"kernel must be a dlngeo.Kernel, got {kernel!r}; subclass dlngeo.Kernel.")
         square = self._m == self._n == self._rank
+        if kernel is None:
+            kernel = of_depth(depth)
+        else:
+            require_kernel(kernel, zero=not square)
         if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
             raise ValueError(
                 f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "
@@ -130,7 +131,8 @@ class FixedRank(Manifold):
         Larger regions take fewer steps, but the long ones among these may lead to where completion has spurious minima.
         """
         sigma = np.full(1, self._scale * math.sqrt(self._m * self._n / self._rank))
-        depth = self._kernel.depth if type(self._kernel) is DepthKernel else 1.0
+        depth = self._kernel.depth
+        depth = 1.0 if depth is None or math.isinf(depth) else depth
         return depth * float(sigma[0]) * math.sqrt(self._rank / float(self._kernel(sigma, sigma)[0])) / 16
 
     # Points.

@@ -33,7 +33,7 @@ import numpy as np
 from dlngeo import _check
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import fills, tangent_frames
-from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
+from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
@@ -136,7 +136,7 @@ class Langevin(Sampler):
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
-        deep = isinstance(metric, DLNMetric) and not math.isinf(metric.depth) and fills(space)
+        deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
         if noise == "isotropic" and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
         if noise == "base" and kappa != 1:
@@ -241,7 +241,7 @@ class _Factors(_Mover):
         self.rank, self.depth = metric.rank, int(metric.depth)
         self.m, self.n = sampler.space.shape
         # A normalised metric runs N times slower.
-        self.h = sampler.step_size / (metric.depth if metric.kernel.normalized else 1)
+        self.h = sampler.step_size * metric.kernel.at_one / metric.depth
         self.excess = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths).excess * self.depth
         self.virial = _Virial(sampler, self.depth, self.rank, self.excess)
 
@@ -296,7 +296,7 @@ class _Retraction(_Mover):
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
-        self.depth = getattr(self.metric, "depth", math.inf)
+        self.depth = math.inf if self.metric.depth is None else self.metric.depth
         self.entropy, self.virial = None, None
         if not math.isinf(self.depth):
             m, n = sampler.space.shape

@@ -76,7 +76,6 @@ class BalancedFrame:
 
     def __init__(self, weights: Weights, rank: int | None = None) -> None:
         layers = layers_of(weights)
-        self.stacked = not isinstance(weights, (list, tuple))
         self.weights = weights
         self.widths = widths(layers)
         self.depth = len(layers)
