@@ -83,12 +83,12 @@ class SpectralMetric(RiemannianMetric):
         base_point : array-like, shape=[..., m, n]
             Point.
         *vectors : array-like
-            Vectors to be used there, of which to notice that they are differentiated.
+            Vectors that will be used there.
 
         Returns
         -------
         Frame or DifferentiableFrame
-            The latter where autograd or PyTorch traces the point or a vector.
+            The latter if autograd or PyTorch records the history of the point, or of one of the vectors.
         """
         return frame_at(base_point, self.kernel, self.rank, *vectors)
 

@@ -198,7 +198,10 @@ def _shape(kernel: Kernel) -> Property:
     ]
     for name, function, count in functions:
         expected = np.broadcast_shapes(*(a.shape for a in axes[:count]))
-        value = function(*axes[:count])
+        try:
+            value = function(*axes[:count])
+        except Exception as raised:  # whatever a user's function raises is what is reported
+            return Property("shape", np.nan, f"{name} raises {type(raised).__name__} at arrays: {raised}")
         if np.shape(value) != expected:
             what = f"a number, {value!r}," if np.ndim(value) == 0 else f"an array of shape {np.shape(value)}"
             shapes = ", ".join(str(a.shape) for a in axes[:count])
@@ -296,7 +299,7 @@ def _same(name: str, functions: dict[str, Any], convert: Callable[[Array], Any],
         arrays = [convert(a) for a in at]
         try:
             value = function(*arrays)
-        except Exception as raised:  # whatever a user's function raises is what is reported
+        except Exception as raised:
             return Property(name, np.nan, f"{formula} raises {type(raised).__name__}: {raised}")
         if not isinstance(value, type(arrays[0])):
             return Property(name, np.nan, f"{formula} returns {type(value).__name__}, not {type(arrays[0]).__name__}")

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import device, to_device
+from array_api_compat import device, is_torch_array
 
 from dlngeo import _check
 from dlngeo._autodiff import is_traced
@@ -50,7 +50,7 @@ def _on_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
                 "declare array_api = True in a kernel whose functions take arrays of any library."
             )
         xp, *arrays = _check.floating(*values)
-        out = function(self, *(np.asarray(to_device(array, "cpu")) for array in arrays))
+        out = function(self, *(np.asarray(array.cpu() if is_torch_array(array) else array) for array in arrays))
         return xp.asarray(np.array(out), dtype=xp.result_type(*arrays), device=device(arrays[0]))
 
     return called

@@ -91,12 +91,15 @@ class Differences:
         all_null, two = low == self.null, middle == self.null
         low = np.where(all_null, 0, low)
         middle, high = np.where(two, low, middle), np.where(two, low, high)
+        corner = (col == self.null) & (high == self.null)
         if self._third is None:
             value = self._kernel.second_divided_difference(*self._at(col, low, middle, high))
         else:
             value = self._third[..., _place(col, k, i, j) if place is None else place] / self.phi(low, middle)
-            value = (value - self.psi(col, middle, high) * self.psi(high, low, middle)) / self.phi(low, high)
-        corner = (col == self.null) & (high == self.null)
+            slope = self.psi(col, middle, high)
+            if corner.any():  # that of φ itself, with φ(0, 0) where it is
+                slope = slope - self._corner(corner, self.values[..., middle])
+            value = (value - slope * self.psi(high, low, middle)) / self.phi(low, high)
         if corner.any():
             v_low, v_middle = self._at(low, middle)
             value = value - self._corner(corner, v_low * v_middle)

@@ -215,6 +215,15 @@ def test_a_kernel_of_numpy_works_on_the_pytorch_backend():
     assert all(math.isfinite(number) for line in outputs[0] for number in line)
 
 
+def test_arrays_of_jax_come_back_as_such():
+    jnp = pytest.importorskip("jax.numpy")
+    s = jnp.array([0.5, 1.0])
+    value = HalfOfPhi(3).divided_difference(s, s, 2.0)
+    assert type(value) is type(s)
+    expected = DepthKernel(3).divided_difference(np.asarray(s), np.asarray(s), 2.0) / 2
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_tensors_with_history_are_refused_by_kernels_of_numpy():
     torch = pytest.importorskip("torch")
     s = torch.ones(2, dtype=torch.float64, requires_grad=True)

@@ -63,6 +63,11 @@ class NumberOfDifference(Quadratic):
         return 1.0
 
 
+class OfNumbers(Kernel):
+    def __call__(self, s, t):
+        return math.hypot(s, t)
+
+
 class Skewed(Kernel):
     def __call__(self, s, t):
         return s**2 + 1.1 * t**2
@@ -102,6 +107,7 @@ WRONG = [
     (WrongMixed(), "mixed_divided_difference", "is 0.01 instead of"),
     (Number(), "shape", "returns a number, 1.0"),
     (NumberOfDifference(), "shape", "divided_difference returns a number"),
+    (OfNumbers(), "shape", "raises TypeError at arrays"),
     (Skewed(), "symmetry", "φ(t, s)"),
     (Negative(), "positivity", "φ(s, t) is 0 at (s, t) = (1.0, 1.0)"),
     (Nan(), "positivity", "is nan"),
@@ -162,7 +168,13 @@ def test_kernels_of_other_kinds_pass():
         def __call__(self, s, t):
             return 1 / (0.1 + s + t)
 
-    for kernel in (Quadratic(), Rough(), Inverse()):
+    class Offset(Kernel):
+        """The mixed dynamics of two layers whose imbalance is a multiple of the identity, positive at (0, 0)."""
+
+        def __call__(self, s, t):
+            return np.sqrt(s**2 + 0.01) + np.sqrt(t**2 + 0.01)
+
+    for kernel in (Quadratic(), Rough(), Inverse(), Offset()):
         report = check_kernel(kernel)
         assert report, report
         assert FixedRank(5, 4, 2, kernel=kernel).kernel is kernel

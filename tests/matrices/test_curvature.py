@@ -295,6 +295,28 @@ def test_a_kernel_needs_no_more_than_its_four_functions(rng, m, n, r, depth):
     assert plain.scalar() == pytest.approx(known.scalar(), rel=1e-12, abs=1e-12)
 
 
+class Offset(Kernel):
+    """``φ = √(s² + c) + √(t² + c)``, positive at (0, 0); it is h[x_s, x_t] for a quadratic h with ``h(x_s) = s²``."""
+
+    def __call__(self, s, t):
+        return np.sqrt(s**2 + 0.1) + np.sqrt(t**2 + 0.1)
+
+
+class OffsetOfQuadratic(Offset):
+    def third_divided_difference(self, q, r, s, t):
+        return 0 * (q + r + s + t)
+
+
+@pytest.mark.parametrize(("m", "n", "r"), [(3, 3, 3), (4, 3, 2), (4, 4, 2)])
+def test_the_third_difference_serves_kernels_that_are_positive_at_zero(rng, m, n, r):
+    frame = case(rng, m, n, r, Offset())
+    y, z = tangents(rng, frame, 2)
+    plain = Curvature(frame)
+    known = Curvature(Frame(frame.u, frame.s, frame.vt, OffsetOfQuadratic()))
+    assert known.sectional(y, z) == pytest.approx(plain.sectional(y, z), rel=1e-8)
+    assert known.scalar() == pytest.approx(plain.scalar(), rel=1e-8)
+
+
 @pytest.mark.parametrize("depth", [1.5, 3, INF])
 def test_curvature_does_not_see_rotations(rng, depth):
     frame = case(rng, 3, 3, 3, depth)
