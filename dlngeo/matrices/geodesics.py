@@ -33,7 +33,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,10 @@ class KernelSurface(Surface):
         self.kernel, self.rank = kernel, rank
         self.depth = kernel.depth
 
+    @cached_property
+    def _smooth(self) -> bool:
+        return self.kernel.smooth_at_zero  # which is evaluated, and asked for at every step
+
     def _frame(self, x: Array) -> Frame:
         return Frame.at(x, self.kernel, self.rank)
 
@@ -111,7 +115,7 @@ class KernelSurface(Surface):
         no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero, as at depth 1, and all
         matrices nearby have the rank of the points, nothing is wrong there.
         """
-        if self.kernel.smooth_at_zero and self.rank == min(before.shape[-2:]):
+        if self.rank == min(before.shape[-2:]) and self._smooth:
             return False
         (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
         r = slice(self.rank)
