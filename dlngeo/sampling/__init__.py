@@ -7,12 +7,14 @@ from dlngeo.sampling.langevin import Langevin, SpectralPotential
 from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, sweep
 from dlngeo.sampling.upstairs import UpstairsLangevin
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = [
     "Cell",
     "CheckpointError",
     "ConstrainedHMC",
     "Langevin",
+    "Noise",
     "Sampler",
     "Samples",
     "SpectralPotential",

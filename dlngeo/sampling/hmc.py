@@ -51,6 +51,7 @@ from dlngeo.sampling.movers import Point
 from dlngeo.sampling.potentials import finite_or_raise
 from dlngeo.sampling.state import State
 from dlngeo.sampling.weights import BalancedSampler, Potential
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["ConstrainedHMC"]
 
@@ -78,7 +79,7 @@ class ConstrainedHMC(BalancedSampler):
         ``ε/λ`` each step, move on over lengths like λ itself. Weights are about √N times as long as Y.
     rank : int, optional
         Rank r. Defaults to the least width.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         As in :class:`Langevin`. ``"base"``: the law of X is ``e^{−βE} dvol_g``. ``"isotropic"``: that of the weights is
         ``e^{−βE} dvol_M``, and that of X ``e^{−β(E − S/β)} dvol_g``.
     jitter : float
@@ -108,11 +109,14 @@ class ConstrainedHMC(BalancedSampler):
         n_leapfrog: int,
         *,
         rank: int | None = None,
-        noise: str = "base",
+        noise: str | Noise = "base",
         jitter: float = 0.5,
         motion: str = "product",
     ) -> None:
-        super().__init__(space, potential, potential_gradient, beta, step_size, noise, rank)
+        strengths = Noise.of(noise)
+        if strengths.kappa != 1:
+            raise ValueError(f"kappa = {strengths.kappa:g}, but this samples the law of kappa = 1 only; take Langevin.")
+        super().__init__(space, potential, potential_gradient, beta, step_size, strengths, rank)
         self.n_leapfrog = _check.positive_integer(n_leapfrog, "n_leapfrog")
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter must be at least 0 and below 1, got {jitter}.")

@@ -40,6 +40,7 @@ from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.potentials import returned
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
 
@@ -84,7 +85,7 @@ class Langevin(Sampler):
         time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the
         balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
     kappa : float
@@ -122,33 +123,28 @@ class Langevin(Sampler):
         step_size: float,
         *,
         potential: Callable[[np.ndarray], np.ndarray] | None = None,
-        noise: str = "base",
+        noise: str | Noise = "base",
         kappa: float = 1.0,
         widths: Sequence[int] | None = None,
     ) -> None:
         self.space = space
         self.beta = _check.positive(beta, "beta")
         self.step_size = _check.positive(step_size, "step_size")
-        self.kappa = float(kappa) if kappa == 0 else _check.positive(kappa, "kappa")
-        if noise not in ("base", "isotropic"):
-            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
+        self.noise = Noise.of(noise, kappa)
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
         deep = isinstance(metric, DLNMetric) and not math.isinf(metric.depth) and fills(space)
-        if noise == "isotropic" and not deep:
+        if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
-        if noise == "base" and kappa != 1:
-            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
         if not callable(potential_gradient) and not isinstance(potential_gradient, SpectralPotential):
             raise TypeError(
                 f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
             )
         if isinstance(potential_gradient, SpectralPotential) and not deep:
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
-        self.potential_gradient, self.potential, self.noise = potential_gradient, potential, noise
-        self.widths = widths
-        temperature = self.kappa / self.beta
+        self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
+        temperature = self.noise.kappa / self.beta
         if deep and metric.depth >= 2 and metric.depth.is_integer():
             self._mover: _Mover = _Factors(self, temperature, widths)
         elif isinstance(metric, SpectralMetric) and fills(space):
@@ -191,8 +187,8 @@ class Langevin(Sampler):
             "metric": repr(metric.kernel) if isinstance(metric, SpectralMetric) else type(metric).__name__,
             "beta": self.beta,
             "step_size": self.step_size,
-            "noise": self.noise,
-            "kappa": self.kappa,
+            "noise": self.noise.name,
+            "kappa": self.noise.kappa,
             "widths": None if self.widths is None else list(self.widths),
         }
 
@@ -201,14 +197,12 @@ class _Virial:
     r"""``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy.
 
     To scale λ by c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
-    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is D/β, or with isotropic noise ``(κD + s)/β``.
+    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is ``(κD + νs)/β``.
     """
 
-    def __init__(self, sampler: Langevin, depth: float, rank: int, excess: float) -> None:
-        (m, n), self.depth = sampler.space.shape, depth
-        degrees = sampler.kappa * rank * (m + n - rank)
-        if sampler.noise == "isotropic":
-            degrees += (depth - 1) * rank * (rank - 1) / 2 + rank * excess
+    def __init__(self, sampler: Langevin, entropy: SpectralEntropy) -> None:
+        (m, n), r, self.depth = sampler.space.shape, entropy.rank, entropy.depth
+        degrees = sampler.noise.kappa * r * (m + n - r) + sampler.noise.vertical * self.depth * entropy.degree
         self.factor = sampler.beta / degrees if degrees else math.nan
 
     def spectral(self, lam: np.ndarray, derivative: np.ndarray) -> np.ndarray:
@@ -241,8 +235,8 @@ class _Factors(_Mover):
         self.m, self.n = sampler.space.shape
         # A normalised metric runs N times slower.
         self.h = sampler.step_size / (metric.depth if metric.kernel.normalized else 1)
-        self.excess = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths).excess * self.depth
-        self.virial = _Virial(sampler, self.depth, self.rank, self.excess)
+        self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
+        self.virial = _Virial(sampler, self.entropy)
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)
@@ -275,8 +269,8 @@ class _Factors(_Mover):
             gradient = _gradient(potential, points)
             state["virial"] = self.virial(points, gradient)
             radial = np.zeros((chains, self.rank))
-        if self.sampler.noise == "isotropic":
-            radial = radial - _steps.entropy_slope(state["lam"], self.depth, self.excess) / self.sampler.beta
+        if self.sampler.noise.vertical:
+            radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
         failed = _steps.advance(state, gradient, radial, (core, left, right), self.depth, self.h, self.temperature)
         if failed.any():
             raise ValueError(
@@ -300,8 +294,8 @@ class _Retraction(_Mover):
         if not math.isinf(self.depth):
             m, n = sampler.space.shape
             entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
-            self.virial = _Virial(sampler, self.depth, self.metric.rank, entropy.excess * self.depth)
-            self.entropy = entropy if sampler.noise == "isotropic" else None
+            self.virial = _Virial(sampler, entropy)
+            self.entropy = entropy if sampler.noise.vertical else None
 
     def start(self, points: np.ndarray) -> State:
         u, s, vt = np.linalg.svd(points, full_matrices=False)

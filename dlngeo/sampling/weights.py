@@ -22,6 +22,7 @@ from dlngeo.sampling.langevin import SpectralPotential
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import returned
 from dlngeo.sampling.state import State
+from dlngeo.thermodynamics.noise import Noise
 from dlngeo.weights.balanced import BalancedFrame, dimension
 from dlngeo.weights.network import Weights, imbalance, widths
 
@@ -57,11 +58,9 @@ class BalancedSampler(Sampler, ABC):
         potential_gradient: Potential | SpectralPotential | None,
         beta: float,
         step_size: float,
-        noise: str,
+        noise: Noise,
         rank: int | None,
     ) -> None:
-        if noise not in ("base", "isotropic"):
-            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
         self.noise = noise
         self.widths, self.rank, self.slowness = _network(space, rank, noise)
         self.depth, self.dim = len(self.widths) - 1, dimension(self.widths, self.rank)
@@ -214,11 +213,11 @@ class BalancedSampler(Sampler, ABC):
             "rank": self.rank,
             "beta": self.beta,
             "step_size": self.step_size,
-            "noise": self.noise,
+            "noise": self.noise.name,
         }
 
 
-def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...], int, float]:
+def _network(space: Any, rank: int | None, noise: Noise) -> tuple[tuple[int, ...], int, float]:
     """Widths, rank, and how many times slower time runs than in the unnormalised metric."""
     metric = getattr(space, "metric", None)
     if metric is None:
@@ -236,7 +235,7 @@ def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...],
     if rank not in (None, metric.rank):
         raise ValueError(f"rank {rank} contradicts the space, of rank {metric.rank}; leave it out.")
     m, n = space.shape
-    inner = metric.rank if noise == "base" else min(m, n)
+    inner = min(m, n) if noise.vertical else metric.rank
     depth = int(metric.depth)
     return (
         (n, *[inner] * (depth - 1), m),
