@@ -114,7 +114,7 @@ class Gibbs:
         (m, n), r = self.shape, self.entropy.rank
         lam = self._scale ** (1 / self.depth) * np.exp(rng.uniform(-0.7, 0.7, (chains, r)))
         u, v = (np.stack([haar(rng, (size, r)) for _ in range(chains)]) for size in (m, n))
-        return Cell(self.sampler(step_size), (u * lam[:, None, :] ** self.depth) @ np.swapaxes(v, 1, 2))
+        return Cell(self.sampler(step_size), (u, lam, np.swapaxes(v, 1, 2)))
 
     @property
     def _scale(self) -> float:

@@ -37,6 +37,7 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import steps as _steps
+from dlngeo.sampling.factors import Factors, dense, factored
 from dlngeo.sampling.potentials import returned
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
@@ -152,14 +153,7 @@ class Langevin(Sampler):
         else:
             self._mover = _Geodesic(self, temperature)
 
-    def start(self, points: np.ndarray) -> State:
-        shape = tuple(self.space.shape)
-        if points.shape == shape:
-            points = points[None]
-        if points.shape[1:] != shape:
-            raise ValueError(
-                f"initial points of shape {points.shape}; expected (n_chains, {', '.join(map(str, shape))})."
-            )
+    def start(self, points: np.ndarray | Factors) -> State:
         return self._mover.start(points)
 
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -216,7 +210,7 @@ class _Mover(ABC):
     """How a chain moves on one kind of space."""
 
     @abstractmethod
-    def start(self, points: np.ndarray) -> State: ...
+    def start(self, points: np.ndarray | Factors) -> State: ...
 
     @abstractmethod
     def step(self, state: State, rng: np.random.Generator) -> State: ...
@@ -238,15 +232,11 @@ class _Factors(_Mover):
         self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
         self.virial = _Virial(sampler, self.entropy)
 
-    def start(self, points: np.ndarray) -> State:
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        s = s[:, : self.rank]
-        _require_rank(s, self.rank)
-        u, vt = u[..., : self.rank], vt[:, : self.rank]
+    def start(self, points: np.ndarray | Factors) -> State:
+        u, lam, v = factored(points, (self.m, self.n), self.rank, self.depth)
         # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(s), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
-        lam, v = s ** (1 / self.depth), np.swapaxes(vt, 1, 2).copy()
-        return {"u": u.copy(), "lam": lam, "v": v, "kick": kick, "virial": np.full(len(s), math.nan)}
+        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
+        return {"u": u, "lam": lam, "v": v, "kick": kick, "virial": np.full(len(lam), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         state = {name: value.copy() for name, value in state.items()}
@@ -297,11 +287,16 @@ class _Retraction(_Mover):
             self.virial = _Virial(sampler, entropy)
             self.entropy = entropy if sampler.noise.vertical else None
 
-    def start(self, points: np.ndarray) -> State:
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        r = self.metric.rank
-        _require_rank(s[:, :r], r)
-        state = {"u": u[..., :r], "s": s[:, :r], "v": np.swapaxes(vt[:, :r], 1, 2)}
+    def start(self, points: np.ndarray | Factors) -> State:
+        depth = 1 if math.isinf(self.depth) else self.depth
+        u, lam, v = factored(points, tuple(self.sampler.space.shape), self.metric.rank, depth)
+        s = lam**depth
+        if not (s > 0).all():
+            raise ValueError(
+                f"σ = λ^N underflows at λ = {lam.min():g} and N = {depth:g}, and chains whose depth is no integer hold "
+                "σ. Take an integer depth, or larger λ."
+            )
+        state = {"u": u, "s": s, "v": v}
         return state if self.virial is None else {**state, "virial": np.full(len(s), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -351,7 +346,8 @@ class _Geodesic(_Mover):
     def __init__(self, sampler: Langevin, temperature: float) -> None:
         self.sampler, self.temperature, self.space = sampler, temperature, sampler.space
 
-    def start(self, points: np.ndarray) -> State:
+    def start(self, points: np.ndarray | Factors) -> State:
+        points = dense(points, tuple(self.space.shape))
         if not self._belongs(points, _BELONGS):
             raise ValueError(f"an initial point is not in {type(self.space).__name__}; project it (space.projection).")
         return {"points": points.copy()}
@@ -412,11 +408,6 @@ class _Geodesic(_Mover):
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()
-
-
-def _require_rank(s: np.ndarray, rank: int) -> None:
-    if not (s > 0).all():
-        raise ValueError(f"an initial point has rank below {rank}; start from points of that rank.")
 
 
 def _gradient(gradient: Gradient, points: np.ndarray) -> np.ndarray:

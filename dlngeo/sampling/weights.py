@@ -18,6 +18,7 @@ from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import orthographic as _orthographic
+from dlngeo.sampling.factors import Factors, factored
 from dlngeo.sampling.langevin import SpectralPotential
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import returned
@@ -69,17 +70,10 @@ class BalancedSampler(Sampler, ABC):
         self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)
         self._sizes = np.array(self.widths)
 
-    def start(self, points: np.ndarray) -> State:
-        shape = (self.widths[-1], self.widths[0])
-        points = points[None] if points.shape == shape else points
-        if points.shape[1:] != shape:
-            raise ValueError(f"initial points of shape {points.shape}; expected (n_chains, {shape[0]}, {shape[1]}).")
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        if not (s[:, : self.rank] > 0).all():
-            raise ValueError(f"an initial point has rank below {self.rank}; start from points of that rank.")
-        inner = [np.broadcast_to(np.eye(d, self.rank), (len(points), d, self.rank)) for d in self.widths[1:-1]]
-        frames = [np.swapaxes(vt[:, : self.rank], 1, 2), *inner, u[..., : self.rank]]
-        return self._state(frames, s[:, : self.rank] ** (1 / self.depth))
+    def start(self, points: np.ndarray | Factors) -> State:
+        u, lam, v = factored(points, (self.widths[-1], self.widths[0]), self.rank, self.depth)
+        inner = [np.broadcast_to(np.eye(d, self.rank), (len(lam), d, self.rank)) for d in self.widths[1:-1]]
+        return self._state([v, *inner, u], lam)
 
     def state_at(self, weights: Weights) -> State:
         """State of chains at given balanced weights, to :meth:`sample` from.
@@ -119,6 +113,11 @@ class BalancedSampler(Sampler, ABC):
 
     def points(self, state: State) -> np.ndarray:
         return self._product(self._ends(state["frames"], state["lam"]))
+
+    def factors(self, state: State) -> Factors:
+        """Factors of the points of a state, for other samplers to start from."""
+        u, lam, v = self._ends(state["frames"], state["lam"])
+        return Factors(u.copy(), lam.copy(), np.swapaxes(v, 1, 2).copy())
 
     def weights(self, state: State) -> list[np.ndarray]:
         """Weights of a state, first layer first, shape=[n_chains, d_p, d_{p−1}] each."""
