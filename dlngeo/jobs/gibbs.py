@@ -11,7 +11,8 @@ import numpy as np
 from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.langevin import Langevin
+from dlngeo.sampling.potentials import SpectralPotential
 from dlngeo.sampling.runs.sweep import Cell
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
@@ -165,8 +166,7 @@ class _Reporting(Langevin):
     """Reports λ, which a dense X of a deep network has lost."""
 
     def statistics(self, state: State) -> State:
-        lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
-        return {**super().statistics(state), "lam": -np.sort(-lam, axis=-1)}
+        return {**super().statistics(state), "lam": -np.sort(-self.lam(state), axis=-1)}
 
 
 class _Distance:

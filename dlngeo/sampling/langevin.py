@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,34 +37,14 @@ from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.factors import Factors, dense, factored
-from dlngeo.sampling.potentials import returned
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, require, slopes
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
 
-Gradient = Callable[[np.ndarray], np.ndarray]
-
 _BELONGS, _ROUND_OFF = 1e-6, 1e-9  # how far off a space points may be, and beyond what they are put back
-
-
-@dataclass(frozen=True)
-class SpectralPotential:
-    """A potential ``E = f(λ_1, …, λ_r)`` of the singular values ``λ = σ^{1/N}`` of the balanced layers.
-
-    In λ a force keeps its digits where ``σ = λ^N`` spans more orders of magnitude than a dense matrix resolves.
-
-    Parameters
-    ----------
-    value : callable
-        Maps λ, shape=[n_chains, r], to f, shape=[n_chains].
-    derivative : callable
-        Maps λ, shape=[n_chains, r], to ``∂f/∂λ_k``, shape=[n_chains, r].
-    """
-
-    value: Callable[[np.ndarray], np.ndarray]
-    derivative: Callable[[np.ndarray], np.ndarray]
 
 
 class Langevin(Sampler):
@@ -119,11 +98,11 @@ class Langevin(Sampler):
     def __init__(
         self,
         space: Any,
-        potential_gradient: Gradient | SpectralPotential,
+        potential_gradient: Potential | SpectralPotential,
         beta: float,
         step_size: float,
         *,
-        potential: Callable[[np.ndarray], np.ndarray] | None = None,
+        potential: Potential | None = None,
         noise: str | Noise = "base",
         kappa: float = 1.0,
         widths: Sequence[int] | None = None,
@@ -138,10 +117,7 @@ class Langevin(Sampler):
         deep = isinstance(metric, DLNMetric) and not math.isinf(metric.depth) and fills(space)
         if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
-        if not callable(potential_gradient) and not isinstance(potential_gradient, SpectralPotential):
-            raise TypeError(
-                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
-            )
+        require(potential_gradient, "potential_gradient")
         if isinstance(potential_gradient, SpectralPotential) and not deep:
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
@@ -164,13 +140,15 @@ class Langevin(Sampler):
 
     def statistics(self, state: State) -> State:
         out = {"virial": state["virial"]} if "virial" in state else {}
-        if isinstance(self.potential_gradient, SpectralPotential):
-            lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
-            out["energy"] = returned(self.potential_gradient.value(lam), lam.shape[:1], "the potential", finite=False)
-        elif self.potential is not None:
-            points = self.points(state)
-            out["energy"] = returned(self.potential(points), points.shape[:1], "the potential", finite=False)
+        spectral = isinstance(self.potential_gradient, SpectralPotential)
+        potential = self.potential_gradient if spectral else self.potential
+        if potential is not None:
+            out["energy"] = energies(potential, self.lam(state) if spectral else self.points(state))
         return out
+
+    def lam(self, state: State) -> np.ndarray:
+        """Values λ of a state at finite depth, shape=[n_chains, r], with the digits that dense points lose."""
+        return state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
 
     def settings(self) -> dict[str, Any]:
         metric = self.space.metric
@@ -252,11 +230,11 @@ class _Factors(_Mover):
         potential = self.sampler.potential_gradient
         if isinstance(potential, SpectralPotential):
             gradient = np.empty((chains, 0, 0))
-            derivative = _derivative(potential, state["lam"])
-            radial, state["virial"] = derivative / self.depth, self.virial.spectral(state["lam"], derivative)
+            slope = slopes(potential, state["lam"])
+            radial, state["virial"] = slope / self.depth, self.virial.spectral(state["lam"], slope)
         else:
             points = self.points(state)
-            gradient = _gradient(potential, points)
+            gradient = gradients(potential, points)
             state["virial"] = self.virial(points, gradient)
             radial = np.zeros((chains, self.rank))
         if self.sampler.noise.vertical:
@@ -325,12 +303,12 @@ class _Retraction(_Mover):
         slope, gradient, virial = np.zeros_like(s), np.zeros(()), None
         if isinstance(potential, SpectralPotential):
             lam = s ** (1 / self.depth)
-            derivative = _derivative(potential, lam)
-            slope += derivative / self.depth * lam ** (1 - self.depth)
-            virial = None if self.virial is None else self.virial.spectral(lam, derivative)
+            part = slopes(potential, lam)
+            slope += part / self.depth * lam ** (1 - self.depth)
+            virial = None if self.virial is None else self.virial.spectral(lam, part)
         else:
             points = self.points(state)
-            gradient = _gradient(potential, points)
+            gradient = gradients(potential, points)
             virial = None if self.virial is None else self.virial(points, gradient)
         if self.entropy is not None:
             slope -= self.entropy.gradient(s) / self.sampler.beta
@@ -355,7 +333,7 @@ class _Geodesic(_Mover):
     def step(self, state: State, rng: np.random.Generator) -> State:
         h, points = self.sampler.step_size, state["points"]
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
-        gradient = _gradient(self.sampler.potential_gradient, points).reshape(len(points), -1)
+        gradient = gradients(self.sampler.potential_gradient, points).reshape(len(points), -1)
         basis, gram = self._frames(points)
         # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and noise of the
         # metric is L^{−T} times white noise: both are L^{−T} times something.
@@ -408,11 +386,3 @@ class _Geodesic(_Mover):
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()
-
-
-def _gradient(gradient: Gradient, points: np.ndarray) -> np.ndarray:
-    return returned(gradient(points), points.shape, "the gradient of the potential")
-
-
-def _derivative(potential: SpectralPotential, lam: np.ndarray) -> np.ndarray:
-    return returned(potential.derivative(lam), lam.shape, "the derivative of the potential")

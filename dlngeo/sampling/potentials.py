@@ -1,12 +1,56 @@
-"""What users' functions return to the samplers, checked: one value for each chain, of its shape, real and finite."""
+"""Potentials of the chains, and what users' functions return to them, checked: for each chain, of its shape, real."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["finite_or_raise", "returned"]
+__all__ = ["Potential", "SpectralPotential", "energies", "finite_or_raise", "gradients", "require", "slopes"]
+
+Potential = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SpectralPotential:
+    """A potential ``E = f(λ_1, …, λ_r)`` of the singular values ``λ = σ^{1/N}`` of the balanced layers.
+
+    In λ a force keeps its digits where ``σ = λ^N`` spans more orders of magnitude than a dense matrix resolves.
+
+    Parameters
+    ----------
+    value : callable
+        Maps λ, shape=[n_chains, r], to f, shape=[n_chains].
+    derivative : callable
+        Maps λ, shape=[n_chains, r], to ``∂f/∂λ_k``, shape=[n_chains, r].
+    """
+
+    value: Potential
+    derivative: Potential
+
+
+def require(potential: Any, name: str) -> None:
+    """Raise TypeError unless a potential, or its gradient, is a function of matrices or of λ."""
+    if not callable(potential) and not isinstance(potential, SpectralPotential):
+        raise TypeError(f"{name} must be callable or a SpectralPotential, got {type(potential).__name__}.")
+
+
+def energies(potential: Potential | SpectralPotential, at: np.ndarray) -> np.ndarray:
+    """Energies at points, or of a spectral potential at λ, shape=[n_chains]; infinite ones pass."""
+    value = potential.value if isinstance(potential, SpectralPotential) else potential
+    return returned(value(at), at.shape[:1], "the potential", finite=False)
+
+
+def slopes(potential: SpectralPotential, lam: np.ndarray, *, finite: bool = True) -> np.ndarray:
+    """``∂E/∂λ_k``, shape=[n_chains, r]."""
+    return returned(potential.derivative(lam), lam.shape, "the derivative of the potential", finite=finite)
+
+
+def gradients(gradient: Potential, points: np.ndarray, *, finite: bool = True) -> np.ndarray:
+    """``E′`` at points, of their shape."""
+    return returned(gradient(points), points.shape, "the gradient of the potential", finite=finite)
 
 
 def returned(values: Any, shape: tuple[int, ...], what: str, *, finite: bool = True) -> np.ndarray:

@@ -32,10 +32,9 @@ from typing import Any
 import numpy as np
 
 from dlngeo.sampling.compiled import orthographic as _orthographic
-from dlngeo.sampling.langevin import SpectralPotential
-from dlngeo.sampling.potentials import finite_or_raise
+from dlngeo.sampling.potentials import Potential, SpectralPotential, finite_or_raise, require
 from dlngeo.sampling.state import State
-from dlngeo.sampling.weights import BalancedSampler, Potential, Vector
+from dlngeo.sampling.weights import BalancedSampler, Vector
 from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["UpstairsLangevin"]
@@ -86,10 +85,8 @@ class UpstairsLangevin(BalancedSampler):
         kappa: float = 1.0,
     ) -> None:
         super().__init__(space, potential, potential_gradient, beta, step_size, Noise.of(noise, kappa), rank)
-        if not callable(potential_gradient) and self.spectral is None:
-            raise TypeError(
-                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
-            )
+        if self.spectral is None:
+            require(potential_gradient, "potential_gradient")
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         frames, lam = state["frames"].copy(), state["lam"].copy()

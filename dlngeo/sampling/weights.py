@@ -7,7 +7,7 @@ never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :m
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,17 +19,14 @@ from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.factors import Factors, factored
-from dlngeo.sampling.langevin import SpectralPotential
 from dlngeo.sampling.movers import Point, Tangent
-from dlngeo.sampling.potentials import returned
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, slopes
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.noise import Noise
 from dlngeo.weights.balanced import BalancedFrame, dimension
 from dlngeo.weights.network import Weights, imbalance, widths
 
 __all__ = ["BalancedSampler", "Vector"]
-
-Potential = Callable[[np.ndarray], np.ndarray]
 
 
 class Vector(NamedTuple):
@@ -136,25 +133,21 @@ class BalancedSampler(Sampler, ABC):
 
     def _energy(self, ends: Point) -> np.ndarray:
         if self.spectral is not None:
-            return returned(self.spectral.value(ends.lam), ends.lam.shape[:1], "the potential", finite=False)
-        assert callable(self.potential)
-        assert not isinstance(self.potential, SpectralPotential)
-        return returned(self.potential(self._product(ends)), ends.lam.shape[:1], "the potential", finite=False)
+            return energies(self.spectral, ends.lam)
+        assert self.potential is not None
+        return energies(self.potential, self._product(ends))
 
     def _derivative(self, lam: np.ndarray) -> np.ndarray:
         """``∂E/∂λ`` of a spectral potential."""
         assert self.spectral is not None
-        return returned(self.spectral.derivative(lam), lam.shape, "the derivative of the potential", finite=False)
+        return slopes(self.spectral, lam, finite=False)
 
     def _euclidean(self, ends: Point) -> Tangent:
         """``UᵀE′V``, ``(1 − UUᵀ)E′V`` and ``(1 − VVᵀ)E′ᵀU`` of a potential that is not spectral."""
         assert callable(self.potential_gradient)
         assert not isinstance(self.potential_gradient, SpectralPotential)
         u, _, v = ends
-        points = self._product(ends)
-        gradient = returned(
-            self.potential_gradient(points), points.shape, "the gradient of the potential", finite=False
-        )
+        gradient = gradients(self.potential_gradient, self._product(ends), finite=False)
         left, right = gradient @ v, np.swapaxes(gradient, 1, 2) @ u
         core, none = np.swapaxes(u, 1, 2) @ left, np.zeros((len(u), 0, self.rank))
         return Tangent(
