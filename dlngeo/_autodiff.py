@@ -1,8 +1,8 @@
-"""Functions with hand-written vector-Jacobian products, for autograd boxes and PyTorch tensors alike.
+"""Functions with hand-written vector-Jacobian products, for autograd boxes, PyTorch tensors and JAX arrays alike.
 
-An :class:`Operation` computes on plain arrays. Called with arrays that autograd or PyTorch is tracing, it registers
-itself there with the products it was given, which are Operations again: derivatives of derivatives come from the
-same rules. Neither library is imported unless one of its arrays is passed.
+An :class:`Operation` computes on plain arrays. Called with arrays that autograd, PyTorch or JAX is tracing, it
+registers itself there with the products it was given, which are Operations again: derivatives of derivatives come from
+the same rules. No library is imported unless one of its arrays is passed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Operation", "is_traced", "untraced"]
+__all__ = ["Operation", "has_values", "in_jax", "is_traced", "untraced"]
 
 
 def _host(array: Any) -> str | None:
@@ -26,17 +26,30 @@ def _host(array: Any) -> str | None:
         # A tensor in forward mode is traced too, so that PyTorch refuses it: there are no such rules here.
         forward = torch.autograd.forward_ad.unpack_dual(array).tangent is not None
         return "torch" if forward or (array.requires_grad and torch.is_grad_enabled()) else None
+    if in_jax(array):
+        return "jax" if isinstance(array, sys.modules["jax"].core.Tracer) else None
     tracer = sys.modules.get("autograd.tracer")
     return "autograd" if tracer is not None and isinstance(array, tracer.Box) else None
 
 
+def in_jax(array: Any) -> bool:
+    """Whether the array is one of JAX, traced or not."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.Array)
+
+
+def has_values(array: Any) -> bool:
+    """Whether the values of an array can be looked at: JAX may trace a function before there are any."""
+    return _host(array) != "jax"
+
+
 def is_traced(*arrays: Any) -> bool:
-    """Whether autograd or PyTorch is recording the history of any of the arrays."""
+    """Whether autograd, PyTorch or JAX is recording the history of any of the arrays."""
     return any(type(array) is not np.ndarray and _host(array) is not None for array in arrays)
 
 
 def untraced(array: Any) -> Any:
-    """Return the values of an array, without its history."""
+    """Return the values of an array, without its history; a tracer of JAX as it is."""
     host = _host(array)
     if host == "autograd":
         return untraced(array._value)  # boxes nest, one for every order of derivative
@@ -49,24 +62,40 @@ class Operation:
     Parameters
     ----------
     value : callable
-        Function of a context, which is passed through untouched, and of arrays.
+        Function of a context, which is passed through untouched, and of arrays, the first of which is the point.
     products : sequence of callable
         For the i-th array, the function ``(context, cotangent, *arrays)`` that returns the gradient in it of the
         pairing of ``value`` with ``cotangent``.
+    name : str, optional
+        Name in error messages. Defaults to that of ``value``.
+    scalar : bool
+        Whether the value is one number for each matrix, not a matrix.
 
     Notes
     -----
     Traced arrays are broadcast to one shape first, by the tracing library, which sums the gradients back: the
     products see arrays of one shape and return arrays of that shape.
+
+    JAX calls ``value`` back on NumPy arrays, when there are values: ``context.at(x)`` must then return the context at
+    the point ``x``. So products may use of a context only what does not depend on the values of the point.
     """
 
     def __init__(
-        self, value: Callable[..., Any], products: Sequence[Callable[..., Any]], name: str | None = None
+        self,
+        value: Callable[..., Any],
+        products: Sequence[Callable[..., Any]],
+        name: str | None = None,
+        scalar: bool = False,
     ) -> None:
-        self.value, self.products = value, tuple(products)
+        self.value, self.products, self.scalar = value, tuple(products), scalar
         self.name = name or value.__name__
 
     def __call__(self, context: Any, *arrays: Any) -> Any:
+        if any(map(in_jax, arrays)):
+            import jax.numpy as jnp
+
+            dtype = jnp.result_type(*arrays, float)
+            return self._in_jax(context, *jnp.broadcast_arrays(*(jnp.asarray(a, dtype) for a in arrays)))
         hosts = {_host(array) for array in arrays} - {None}
         if not hosts:
             return self.value(context, *arrays)
@@ -113,3 +142,37 @@ class Operation:
 
         Traced.__name__ = self.name
         return Traced.apply
+
+    @functools.cached_property
+    def _in_jax(self) -> Callable[..., Any]:
+        import jax
+
+        def call(context: Any, *arrays: Any) -> Any:
+            x = arrays[0]
+            shape = x.shape[:-2] if self.scalar else x.shape
+
+            def back(*arrays: Any) -> np.ndarray:
+                plain = [np.asarray(array) for array in arrays]
+                return np.asarray(self.value(context.at(plain[0]), *plain), x.dtype)
+
+            if all(map(has_values, arrays)):  # errors are raised as they are
+                return jax.numpy.asarray(back(*arrays))
+            result = jax.ShapeDtypeStruct(shape, x.dtype)
+            return jax.pure_callback(back, result, *arrays, vmap_method="broadcast_all")
+
+        # Which derivatives are asked for is told by the structure of what is saved: None or an empty tuple.
+        def forward(context: Any, *primals: Any) -> Any:
+            arrays = tuple(p.value for p in primals)
+            return traced(context, *arrays), (arrays, tuple(() if p.perturbed else None for p in primals))
+
+        def backward(context: Any, saved: Any, cotangent: Any) -> tuple[Any, ...]:
+            arrays, needed = saved
+            if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+                return (None,) * len(arrays)
+            needs = zip(self.products, needed, strict=True)
+            return tuple(None if need is None else p(context, cotangent, *arrays) for p, need in needs)
+
+        call.__name__ = self.name
+        traced = jax.custom_vjp(call, nondiff_argnums=(0,))
+        traced.defvjp(forward, backward, symbolic_zeros=True)
+        return traced

@@ -30,13 +30,18 @@ def depth(value: Any, *, allow_infinite: bool = False) -> float:
     return value
 
 
-def positive_integer(value: Any, name: str) -> int:
-    """Return ``value`` as an ``int`` of at least 1."""
+def integer(value: Any, name: str, least: int) -> int:
+    """Return ``value`` as an ``int`` of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must {f'be at least {least}' if least else 'not be negative'}, got {value}.")
     return int(value)
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """Return ``value`` as an ``int`` of at least 1."""
+    return integer(value, name, 1)
 
 
 def positive(value: Any, name: str) -> float:
@@ -96,3 +101,68 @@ def finite(xp: Any, array: Any, name: str) -> None:
     """Raise if ``array`` holds NaN or infinity."""
     if not bool(xp.all(xp.isfinite(array))):
         raise ValueError(f"{name} holds NaN or infinite entries; remove or replace them first.")
+
+
+def real(value: Any, name: str) -> np.ndarray:
+    """Return ``value`` as a NumPy array of real numbers, of any type.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of real numbers, or a masked one, whose mask would be lost.
+    """
+    if type(value) is np.ndarray and value.dtype == np.float64:
+        return value  # the common case
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be real numbers, got a masked array, whose mask would be lost; fill it.")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere
+        raise TypeError(f"{name} must be real numbers, got {type(value).__name__}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
+    return array
+
+
+def returned(
+    value: Any, shape: tuple[int, ...], name: str, *, finite: bool = True, dtype: Any = np.float64, remedy: str = ""
+) -> np.ndarray:
+    """Return what a user's function gave as a NumPy array of exactly the shape that is expected.
+
+    Nothing is broadcast, and no imaginary part or mask is dropped.
+
+    Parameters
+    ----------
+    value : Any
+        What the function returned.
+    shape : tuple of int
+        Shape that it must have; ``()`` for a number.
+    name : str
+        What it is, as in "the gradient".
+    finite : bool
+        Whether infinities and NaN are refused; not at the trial points of a solver, which backs off.
+    dtype : data type, optional
+        Type of the result. None leaves floating-point numbers in their own precision.
+    remedy : str
+        Sentence that follows on a wrong shape.
+
+    Raises
+    ------
+    TypeError
+        If the value is no array of real numbers, or is masked.
+    ValueError
+        If it has another shape, or with ``finite`` an entry that is not finite.
+    """
+    value = real(value, name)
+    if value.shape != tuple(shape):
+        remedy = remedy or "Nothing is broadcast or reshaped: return this shape."
+        raise ValueError(f"{name} has shape {value.shape}; expected {tuple(shape)}. {remedy}")
+    if dtype is None:
+        dtype = value.dtype if value.dtype.kind == "f" else np.float64
+    value = value.astype(dtype, copy=False)
+    if finite and not np.isfinite(value).all():
+        place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
+        raise ValueError(
+            f"{name} holds NaN or infinite entries, the first {value[place]} at {place}; check the function there."
+        )
+    return value

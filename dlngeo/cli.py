@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_NOTHING = "interrupted before anything was done; nothing is written."
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -58,44 +62,16 @@ def compare(
     when to stop; the errors reported are on entries that no method sees. Ctrl-C keeps what is done.
     """
     # Imported here so that --help does not wait for the compilers and solvers.
-    from dlngeo.jobs.compare import Settings
+    from dlngeo.jobs.compare import Settings, figure, table
     from dlngeo.jobs.compare import compare as run
-    from dlngeo.jobs.load import DataError, load, photograph
-    from dlngeo.jobs.report import save, table
+    from dlngeo.jobs.load import load, photograph
 
-    try:
+    with _refused(ValueError):
         settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed)
         matrix = photograph() if data is None else load(data, picture=picture)
-    except (DataError, ValueError) as error:
-        _fail(str(error))
-
-    console = Console(highlight=False)
-    with _progress() as progress:
-        bars: dict[str, int] = {}
-
-        def tick(name: str, iteration: int) -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=None if name == "ALS" else iterations)
-            progress.update(bars[name], completed=iteration)  # type: ignore[arg-type]
-
-        try:
-            result = run(matrix, settings, tick=tick)
-        except ValueError as error:
-            progress.stop()
-            _fail(str(error))
-
-    if not result["rows"]:
-        _fail("interrupted before anything was done; nothing is written.", code=130)
-    try:  # to save comes before to print: the reader of a pipe may have gone
-        written = save(result, output)
-    except OSError as error:
-        console.print(table(result))
-        _fail(f"cannot write to {output}: {error.strerror}")
-    console.print(table(result))
-    for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
-    if result["status"] == "interrupted":
-        _fail("interrupted: the rows above were kept.", code=130)
+    with _refused(ValueError), _progress(lambda name: None if name == "ALS" else iterations) as tick:
+        result = run(matrix, settings, tick=tick)
+    _finish(result, output, table, figure)
 
 
 @app.command()
@@ -130,10 +106,10 @@ def flow(
     Shows the singular values, the loss and the imbalance of the layers against time, and what the limit is: a
     minimiser, a saddle, or not yet one. Ctrl-C keeps what is done.
     """
-    from dlngeo.jobs.flow import Settings, random_target, run, save, table
-    from dlngeo.jobs.load import DataError, load
+    from dlngeo.jobs.flow import Settings, figure, random_target, run, table
+    from dlngeo.jobs.load import load
 
-    try:
+    with _refused(ValueError, TypeError):
         chosen = _depths(depths or ("1,2,3,8,inf" if by == "metric" else "1,2,3,8"))
         settings = Settings(chosen, by, rank, observed, start, imbalance, time, step_size, seed)
         if target is None:
@@ -141,37 +117,9 @@ def flow(
         else:
             data = load(target, whole=True)
             matrix, name = data.matrix, data.name
-    except (DataError, ValueError, TypeError) as error:
-        _fail(str(error))
-
-    console = Console(highlight=False)
-    with _progress() as progress:
-        bars: dict[str, int] = {}
-
-        def tick(row: str, part: float) -> None:
-            if row not in bars:
-                bars[row] = progress.add_task(row, total=100)
-            progress.update(bars[row], completed=100 * part)  # type: ignore[arg-type]
-
-        try:
-            result = run(matrix, name, settings, tick=tick)
-        except ValueError as error:
-            progress.stop()
-            _fail(str(error))
-
-    if not result["rows"]:
-        notes = " ".join(result["notes"])
-        _fail(f"nothing was done; nothing is written. {notes}", code=130 if result["status"] == "interrupted" else 2)
-    try:
-        written = save(result, output)
-    except OSError as error:
-        console.print(table(result))
-        _fail(f"cannot write to {output}: {error.strerror}")
-    console.print(table(result))
-    for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
-    if result["status"] == "interrupted":
-        _fail("interrupted: the rows above were kept.", code=130)
+    with _refused(ValueError), _progress(lambda name: 100) as tick:
+        result = run(matrix, name, settings, tick=lambda row, part: tick(row, 100 * part))
+    _finish(result, output, table, figure)
 
 
 @app.command()
@@ -223,10 +171,10 @@ def sample(
     Reports energy, entropy, free energy and singular values with standard errors and diagnostics, beside their exact
     values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
     """
-    from dlngeo.jobs.load import DataError, load
-    from dlngeo.jobs.sample import CheckpointError, Settings, WorkerLostError, run, save, table
+    from dlngeo.jobs.load import load
+    from dlngeo.jobs.sample import CheckpointError, Settings, WorkerLostError, figure, run, table
 
-    try:
+    with _refused(ValueError, TypeError):
         if target is not None and (energy is not None or shape is not None):
             raise ValueError("TARGET brings its energy and its shape; leave out --energy and --shape.")
         if target is None and energy == "target":
@@ -249,38 +197,19 @@ def sample(
             seed,
             jobs,
         )
-    except (DataError, ValueError, TypeError) as error:
-        _fail(str(error))
-
-    console = Console(highlight=False)
-    again = "" if checkpoint is None else " The same command goes on from there."
-    with _progress() as progress:
-        bar = progress.add_task("steps", total=settings.jobs * settings.steps)
-        try:
-            result = run(
-                settings,
-                None if data is None else data.matrix,
-                "" if data is None else data.name,
-                checkpoint=checkpoint,
-                tick=lambda done: progress.update(bar, completed=done),
-            )
-        except (CheckpointError, WorkerLostError, ValueError, TypeError, ImportError, OSError) as error:
-            progress.stop()
-            _fail(str(error))
-        except KeyboardInterrupt:
-            progress.stop()
-            _fail("interrupted before anything was done; nothing is written.", code=130)
-    try:
-        written = save(result, output)
-    except OSError as error:
-        console.print(table(result))
-        _fail(f"cannot write to {output}: {error.strerror}.{again}")
-    console.print(table(result))
-    for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
-    if result["status"] == "interrupted":
-        kept = f"interrupted after {result['n_steps']} of {settings.steps} steps."
-        _fail(kept + (again or " To be able to go on, give a --checkpoint."), code=130)
+    errors = CheckpointError, WorkerLostError, ValueError, TypeError, OSError
+    with _refused(*errors), _progress(lambda name: settings.jobs * settings.steps) as tick:
+        tick("steps", 0)
+        result = run(
+            settings,
+            None if data is None else data.matrix,
+            "" if data is None else data.name,
+            checkpoint=checkpoint,
+            tick=lambda done: tick("steps", done),
+        )
+    again = "" if checkpoint is None else "The same command goes on from there."
+    kept = f"interrupted after {result['n_steps']} of {settings.steps} steps."
+    _finish(result, output, table, figure, f"{kept} {again or 'To be able to go on, give a --checkpoint.'}", again)
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -304,9 +233,11 @@ def _depths(text: str) -> tuple[float, ...]:
     return tuple(out)
 
 
-def _progress() -> Progress:
+@contextmanager
+def _progress(total: Callable[[str], float | None]) -> Iterator[Callable[[str, float], None]]:
+    """Draw bars on standard error, if that is a terminal: ``tick(name, done)`` of ``total(name)``."""
     console = Console(stderr=True)
-    return Progress(
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}"),
@@ -314,7 +245,69 @@ def _progress() -> Progress:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    )
+    ) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def tick(name: str, done: float) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total(name))
+            progress.update(bars[name], completed=done)
+
+        yield tick
+
+
+@contextmanager
+def _refused(*errors: type[Exception]) -> Iterator[None]:
+    """End with the message and code 2 at one of these errors, and with code 130 at Ctrl-C."""
+    try:
+        yield
+    except errors as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(_NOTHING, code=130)
+
+
+def _finish(
+    result: dict[str, Any],
+    output: Path,
+    table: Callable[[dict[str, Any]], Any],
+    figure: Callable[[dict[str, Any]], Any],
+    kept: str = "interrupted: the rows above were kept.",
+    again: str = "",
+) -> None:
+    """End a command: write the two files, print the table, and say with the exit code how it went.
+
+    Parameters
+    ----------
+    result : dict
+        With the ``status``, and with ``rows`` and ``notes`` if it is made of rows.
+    output : Path
+        Folder for the files.
+    table, figure : callable
+        Result → what to print, and what to draw.
+    kept : str
+        Message after Ctrl-C.
+    again : str
+        How to go on if the files cannot be written.
+    """
+    from dlngeo.jobs.output import save
+
+    interrupted = result["status"] == "interrupted"
+    if not result.get("rows", True):
+        if interrupted:
+            _fail(_NOTHING, code=130)
+        _fail(f"nothing was done; nothing is written. {' '.join(result['notes'])}")
+    console = Console(highlight=False)
+    try:  # to save comes before to print: the reader of a pipe may have gone
+        written = save(result, output, figure)
+    except OSError as error:
+        console.print(table(result))
+        _fail(f"cannot write to {output}: {error.strerror}. {again}")
+    console.print(table(result))
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if interrupted:
+        _fail(kept, code=130)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

@@ -134,8 +134,7 @@ def flow_figure(result: dict[str, Any]) -> Figure:
     if trained:
         below[1].set(xlabel="time (N times that of the layers)", ylabel="largest imbalance ‖G‖")
     title = f"{result['data']['name']}: by {settings['by']}, start {settings['start']:g}, seed {settings['seed']}"
-    title = title if result["status"] == "complete" else f"{title} ({result['status']})"
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(_with_status(title, result), fontsize=10, parse_math=False)
     return figure
 
 
@@ -168,8 +167,7 @@ def sample_figure(result: dict[str, Any], title: str = "") -> Figure:
         axes.set_ylabel(label, fontsize=9)
         axes.tick_params(labelbottom=k == 2, labelsize=8)
     axes.set_xlabel("steps (grey: burn-in)", fontsize=9)
-    heading = title if result["status"] == "complete" else f"{title} ({result['status']})"
-    figure.suptitle(heading, fontsize=9.5, parse_math=False)
+    figure.suptitle(_with_status(title, result), fontsize=9.5, parse_math=False)
     return figure
 
 
@@ -306,4 +304,8 @@ def _title(result: dict[str, Any]) -> str:
     title = (
         f"{result['data']['name']}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}"
     )
+    return _with_status(title, result)
+
+
+def _with_status(title: str, result: dict[str, Any]) -> str:
     return title if result["status"] == "complete" else f"{title} ({result['status']})"

@@ -1,9 +1,10 @@
-"""Does depth help or hurt? With squares it hurts, with fourth powers it helps.
+"""Does depth speed up gradient descent? It slows a quadratic loss down, and speeds a quartic one up.
 
-Linear regression with one output, ``mean |x·w − y|^p/p``, by gradient descent on N layers in the closed form of their
-product, with the best step size for each. For p = 2 one layer is the fastest; for p = 4, whose curvature vanishes as
-the residuals do, deeper networks need a fraction of the steps, because theirs grow with ‖w‖ from a small start: the
-finding of Arora, Cohen and Hazan (2018), on normal inputs of condition 4 instead of their data.
+Linear regression with one output and the loss ``mean |x·w − y|^p/p``. Gradient descent on N layers is run in the closed
+form of their product w, each depth with its best step size. For p = 2 one layer is the fastest. For p = 4 the curvature
+vanishes with the residuals, and deeper networks need a fraction of the steps: in terms of w their steps get longer as
+‖w‖ grows from a small start. It is the finding of Arora, Cohen and Hazan (2018), on normal inputs of condition 4
+instead of their data.
 Run ``python examples/training_depth.py [figure.png]``.
 """
 

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 import dlngeo
 from dlngeo.flows import FlowStatus
-from dlngeo.flows.limits import QuadraticCost, classify_limit, observed_rate
+from dlngeo.flows.limits import classify_limit, observed_rate
 from dlngeo.geomstats import FixedRankMatrices
+from dlngeo.problems import QuadraticCost
 
 DEPTH, RANK, TRACE = 3, 2, 1e-4
 

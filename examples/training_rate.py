@@ -12,8 +12,9 @@ from geomstats.geometry.general_linear import GeneralLinear
 from matplotlib.figure import Figure
 
 import dlngeo
-from dlngeo.flows.limits import QuadraticCost, hessian_eigenvalues, loss_bound, observed_rate
+from dlngeo.flows.limits import hessian_eigenvalues, loss_bound, observed_rate
 from dlngeo.geomstats import DLNMetric
+from dlngeo.problems import QuadraticCost
 
 DEPTHS = (1, 2, 3, 6)
 

@@ -1,9 +1,9 @@
-"""How do width, depth and the number of samples enter? Not at all, as a power of the start, and by the conditioning.
+"""How the width, the depth and the number of samples enter training: three sweeps, and the law of each.
 
-From balanced starts the path of the product does not depend on the inner widths: an exact theorem. The time to learn a
-singular value from a start ε grows like ``ε^{−(1 − 2/N)}``, at N = 2 like its logarithm. With k samples of n
-independent inputs and one output of norm 1, the loss falls at the rate ``2 λ_min(A^{1/2} C A^{1/2})``, which is about
-``2(1 − √(n/k))²`` by Marchenko and Pastur.
+Width: from balanced starts the path of the product does not depend on the inner widths, exactly. Depth: the time to
+learn a singular value from a start ε grows like ``ε^{−(1 − 2/N)}``, at N = 2 like ``log 1/ε``. Samples: with k samples
+of n independent inputs and one output of norm 1, the loss falls at the rate ``2 λ_min(A^{1/2} C A^{1/2})``, C being the
+covariance of the samples, which is about ``2(1 − √(n/k))²`` by the law of Marchenko and Pastur.
 Run ``python examples/training_size.py [figure.png]``.
 """
 
@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import dlngeo
-from dlngeo.flows.limits import QuadraticCost, escape_time, hessian_eigenvalues, observed_rate
+from dlngeo.flows.limits import escape_time, hessian_eigenvalues, observed_rate
 from dlngeo.geomstats import FixedRankMatrices
+from dlngeo.problems import QuadraticCost
 
 WIDTHS, DEPTHS = (2, 4, 16), (2, 3, 4, 8)
 STARTS = np.geomspace(1e-2, 1e-6, 9)

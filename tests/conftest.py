@@ -1,6 +1,7 @@
 """Shared configuration of the tests."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -20,3 +21,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240911)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt this process and those it starts; background jobs of a shell inherit it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from dlngeo import _check
 
@@ -44,6 +45,16 @@ def test_positive_integer():
     for value in (1.0, "1", None, True):
         with pytest.raises(TypeError, match="steps must be an integer"):
             _check.positive_integer(value, "steps")
+
+
+def test_integers_with_a_bound():
+    assert _check.integer(np.int8(0), "seed", 0) == 0
+    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+        _check.integer(-1, "seed", 0)
+    with pytest.raises(ValueError, match="width must be at least 3, got 2"):
+        _check.integer(2, "width", 3)
+    with pytest.raises(TypeError, match="seed must be an integer, got True"):
+        _check.integer(True, "seed", 0)
 
 
 def test_rank():
@@ -94,3 +105,57 @@ def test_finite():
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match=r"the point holds NaN or infinite.*remove or replace"):
             _check.finite(np, np.array([1.0, bad]), "the point")
+
+
+def test_what_a_function_returns_is_an_array_of_its_shape_and_type():
+    array = np.arange(6.0).reshape(2, 3)
+    assert _check.returned(array, (2, 3), "the gradient") is array
+    for value in ([[1, 2]], np.array([[1, 2]], dtype=np.int8), np.array([[1, 2]], dtype=np.float32)):
+        out = _check.returned(value, (1, 2), "the gradient")
+        assert out.dtype == np.float64
+        assert out.tolist() == [[1.0, 2.0]]
+    assert _check.returned(np.float32(2), (), "the cost", dtype=None).dtype == np.float32
+    assert _check.returned(3, (), "the cost", dtype=None).dtype == np.float64
+    assert np.isnan(_check.returned(math.nan, (), "the cost", finite=False))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.ma.masked_array([1.0, 2.0], mask=[False, True]),
+        np.array([1.0 + 0j, 2.0]),
+        np.array([1.0, None]),
+        ["1", "2"],
+        [[1.0], [1.0, 2.0]],
+        None,
+        lambda x: x,
+        scipy.sparse.csr_array([[1.0, 2.0]]),
+    ],
+    ids=["masked", "complex", "object", "text", "ragged", "None", "function", "sparse"],
+)
+def test_what_is_no_array_of_real_numbers_is_refused_by_name(value):
+    with pytest.raises(TypeError, match=r"^the gradient must be real numbers, got "):
+        _check.returned(value, (2,), "the gradient")
+
+
+def test_a_tensor_that_requires_a_gradient_is_refused_by_name():
+    torch = pytest.importorskip("torch")
+    assert _check.returned(torch.ones(2), (2,), "the gradient").tolist() == [1, 1]
+    with pytest.raises(TypeError, match=r"the gradient must be real numbers, got Tensor: .*detach"):
+        _check.returned(torch.ones(2, requires_grad=True), (2,), "the gradient")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (3, 1), (1, 3, 2), (2, 3)])
+def test_nothing_is_broadcast(shape):
+    with pytest.raises(ValueError, match=r"the gradient has shape \(.*\); expected \(3, 2\)\. Each row apart\."):
+        _check.returned(np.ones(shape), (3, 2), "the gradient", remedy="Each row apart.")
+    with pytest.raises(ValueError, match=r"expected \(3, 2\)\. Nothing is broadcast"):
+        _check.returned(np.ones(shape), (3, 2), "the gradient")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_with_its_place(bad):
+    with pytest.raises(ValueError, match=rf"the gradient holds NaN or infinite entries, the first {bad} at \(1, 0\)"):
+        _check.returned(np.array([[1.0, 2.0], [bad, bad]]), (2, 2), "the gradient")
+    with pytest.raises(ValueError, match=rf"the first {bad} at \(\)"):
+        _check.returned(bad, (), "the cost")

@@ -25,16 +25,15 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from dlngeo.flows.gradient import check_times, later_times
-from dlngeo.flows.integrate import FlowStatus, Progress, integrate
+from dlngeo.flows.integrate import Progress, integrate
+from dlngeo.flows.result import FlowResult, common
 from dlngeo.flows.training import Layout
 from dlngeo.weights.network import Weights, imbalance
 
@@ -44,16 +43,16 @@ __all__ = ["BalancingFlow", "balancing_flow"]
 _DENSE = 400
 
 
-@dataclass
-class BalancingFlow:
+@dataclass(kw_only=True)
+class BalancingFlow(FlowResult):
     """A balancing flow: weights along it.
 
-    Call it with one time for the weights there.
+    Call it with a time, or several, for the weights there.
 
     Attributes
     ----------
-    t : array, shape=[k]
-        Output times.
+    t, status, message, n_evaluations
+        As in :class:`~dlngeo.flows.Flow`.
     weights : list
         Weights at each time, in the form in which the start was given.
     points : array, shape=[k, d_N, d_0]
@@ -62,31 +61,11 @@ class BalancingFlow:
         ``‖G_p‖``.
     squared_norms : array, shape=[k]
         ``Σ_p ‖W_p‖²``.
-    status, message, n_evaluations
-        As in :class:`~dlngeo.flows.Flow`.
     """
 
-    t: np.ndarray
     weights: list[Any]
-    points: np.ndarray
     imbalance_norms: np.ndarray
     squared_norms: np.ndarray
-    status: FlowStatus
-    message: str
-    n_evaluations: int
-    _weights_at: Callable[[float], Any] | None = field(default=None, repr=False)
-    _resume: Callable[[Any], BalancingFlow] | None = field(default=None, repr=False)
-
-    def __call__(self, t: float) -> Any:
-        """Weights at a time; see :meth:`dlngeo.flows.TrainingFlow.__call__`."""
-        check_times(np.asarray(t, dtype=float), self.t, self._weights_at is not None)
-        assert self._weights_at is not None
-        return self._weights_at(float(t))
-
-    def resume(self, t: Any) -> BalancingFlow:
-        """Go on from the last weights to later output times; the continuation alone."""
-        assert self._resume is not None
-        return self._resume(later_times(t, float(self.t[-1])))
 
 
 def balancing_flow(
@@ -142,16 +121,12 @@ def balancing_flow(
             velocity, y, times, method=method, rtol=rtol, atol=atol, dense_output=dense_output, progress=progress
         )
         return BalancingFlow(
-            t=done.t,
+            **common(done, layout.weights, run),
+            message=done.message,
+            points=layout.products(done.states),
             weights=[layout.weights(s) for s in done.states],
-            points=layout.products(done),
             imbalance_norms=np.array([[np.linalg.norm(g) for g in imbalance(layout.layers(s))] for s in done.states]),
             squared_norms=np.sum(done.states**2, axis=1),
-            status=done.status,
-            message=done.message,
-            n_evaluations=done.n_evaluations,
-            _weights_at=None if done.solution is None else lambda t: layout.weights(done.solution(t)),
-            _resume=lambda t: run(done.states[-1], t),
         )
 
     return run(layout.pack(weights), t)

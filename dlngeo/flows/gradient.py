@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from geomstats.geometry.manifold import Manifold
 
-from dlngeo.flows.integrate import Event, FlowStatus, Progress, Trajectory, integrate
-from dlngeo.flows.states import CheckedGradient, Gradient, state_of
+from dlngeo._check import returned
+from dlngeo.flows.integrate import Event, Progress, integrate
+from dlngeo.flows.result import (
+    Cost,
+    FlowResult,
+    Gradient,
+    checked_cost,
+    checked_gradient,
+    common,
+    loss_events,
+    losses_along,
+)
+from dlngeo.flows.states import state_of
 
 __all__ = ["Flow", "gradient_flow"]
 
-Cost = Callable[[np.ndarray], Any]
 
-
-@dataclass
-class Flow:
+@dataclass(kw_only=True)
+class Flow(FlowResult):
     """A gradient flow: points along it, and how it ended.
 
     Call it with a time, or an array of times, for the points there.
 
     Attributes
     ----------
-    t : array, shape=[k]
-        Output times; the last is where the flow ended.
-    points : array, shape=[k, *point_shape]
-    status : FlowStatus
-        ``"complete"``, ``"event"``, ``"interrupted"`` or ``"failed"``; a string.
-    message : str
-        The same in words.
+    t, points, status, message, n_evaluations, events
+        As in :class:`~dlngeo.flows.FlowResult`.
     losses : array, shape=[k], or None
         The cost at the points; None without ``cost``.
     gradient_norms : array, shape=[k]
@@ -43,62 +47,12 @@ class Flow:
     singular_values : array, shape=[k, r], or None
         For spectral metrics, in descending order. Where the state was factored, small ones have the relative accuracy
         that dense matrices lose.
-    n_evaluations : int
-        Evaluations of the velocity.
-    events : dict
-        Times at which each event happened.
     """
 
-    t: np.ndarray
-    points: np.ndarray
-    status: FlowStatus
-    message: str
     losses: np.ndarray | None
     gradient_norms: np.ndarray
     loss_increase: float | None
     singular_values: np.ndarray | None
-    n_evaluations: int
-    events: dict[str, np.ndarray]
-    _points_at: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
-    _resume: Callable[[Any], Flow] | None = field(default=None, repr=False)
-
-    def __call__(self, t: Any) -> np.ndarray:
-        """Points at given times.
-
-        Parameters
-        ----------
-        t : float or array, shape=[k]
-
-        Returns
-        -------
-        array, shape=[*point_shape] or [k, *point_shape]
-
-        Raises
-        ------
-        ValueError
-            If a time is outside those covered, or the flow was computed with ``dense_output=False``.
-        """
-        times = np.asarray(t, dtype=float)
-        check_times(times, self.t, self._points_at is not None)
-        assert self._points_at is not None
-        points = self._points_at(np.atleast_1d(times))
-        return points if times.ndim else points[0]
-
-    def resume(self, t: Any) -> Flow:
-        """Go on from the last state, with the same settings.
-
-        Parameters
-        ----------
-        t : float or array, shape=[k]
-            The last time, or output times, all later than ``self.t[-1]``; the result begins there.
-
-        Returns
-        -------
-        Flow
-            The continuation alone.
-        """
-        assert self._resume is not None
-        return self._resume(later_times(t, float(self.t[-1])))
 
 
 def gradient_flow(
@@ -198,19 +152,14 @@ def gradient_flow(
         raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if getattr(space, "metric", None) is None:
         raise ValueError(f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first.")
-    if loss_below is not None and cost is None:
-        raise ValueError("loss_below needs the cost; pass cost=.")
-    gradient = CheckedGradient(euclidean_gradient, space.shape)
+    gradient, cost = checked_gradient(euclidean_gradient, space.shape), cost and checked_cost(cost)
     state, start = state_of(space, gradient, point, coordinates)
-    gradient.first(state.point(start))
+    returned(gradient(state.point(start)), space.shape, "the gradient at the start")
 
-    watched = []
-    if loss_below is not None and cost is not None:
-        watched.append(Event("loss", lambda t, y: float(cost(state.point(y))) - loss_below, threshold=True))
-    if gradient_below is not None:
-        watched.append(
-            Event("gradient", lambda t, y: math.sqrt(state.squared_gradient_norm(y)) - gradient_below, threshold=True)
-        )
+    def norm(y: np.ndarray) -> float:
+        return math.sqrt(state.squared_gradient_norm(y))
+
+    watched = loss_events(cost and (lambda y: cost(state.point(y))), norm, loss_below, gradient_below)
     if singular_value_below is not None:
         watched.append(
             Event("rank", lambda t, y: float(state.singular_values(y)[-1]) - singular_value_below, threshold=True)
@@ -219,7 +168,7 @@ def gradient_flow(
         watched.append(_user_event(name, function, state))
 
     def run(y: np.ndarray, times: Any) -> Flow:
-        trajectory = integrate(
+        done = integrate(
             state.velocity,
             y,
             times,
@@ -230,7 +179,14 @@ def gradient_flow(
             dense_output=dense_output,
             progress=progress,
         )
-        return _flow(trajectory, state, cost, rtol, run)
+        points = np.stack([state.point(y) for y in done.states])
+        return Flow(
+            **common(done, state.point, run),
+            **losses_along(points, cost, done.message, rtol),
+            points=points,
+            gradient_norms=np.array([norm(y) for y in done.states]),
+            singular_values=np.stack([state.singular_values(y) for y in done.states]) if state.spectral else None,
+        )
 
     return run(start, t)
 
@@ -239,58 +195,3 @@ def _user_event(name: str, function: Callable[[float, np.ndarray], float], state
     if name in ("loss", "gradient", "rank"):
         raise ValueError(f"the event name {name!r} is taken; choose another.")
     return Event(name, lambda t, y: float(function(t, state.point(y))), bool(getattr(function, "terminal", False)))
-
-
-def _flow(
-    trajectory: Trajectory, state: Any, cost: Cost | None, rtol: float, run: Callable[[np.ndarray, Any], Flow]
-) -> Flow:
-    points = np.stack([state.point(y) for y in trajectory.states])
-    losses, increase, message = losses_along(points, cost, trajectory.message, rtol)
-    spectral = state.spectral
-    solution = trajectory.solution
-    return Flow(
-        t=trajectory.t,
-        points=points,
-        status=trajectory.status,
-        message=message,
-        losses=losses,
-        gradient_norms=np.sqrt([state.squared_gradient_norm(y) for y in trajectory.states]),
-        loss_increase=increase,
-        singular_values=np.stack([state.singular_values(y) for y in trajectory.states]) if spectral else None,
-        n_evaluations=trajectory.n_evaluations,
-        events={name: np.array(times) for name, times in trajectory.events.items()},
-        _points_at=None if solution is None else lambda t: np.stack([state.point(y) for y in solution(t).T]),
-        _resume=lambda t: run(trajectory.states[-1], t),
-    )
-
-
-# What flows of points and of weights share.
-
-
-def losses_along(
-    points: np.ndarray, cost: Cost | None, message: str, rtol: float
-) -> tuple[np.ndarray | None, float | None, str]:
-    """Costs at the points, their largest rise, and the message with a remark if it is larger than the tolerance."""
-    if cost is None:
-        return None, None, message
-    losses = np.array([float(cost(x)) for x in points])
-    rise = max(0.0, float(np.max(np.diff(losses), initial=0.0)))
-    if rise > 100 * rtol * np.max(np.abs(losses)):
-        message += f" The cost rose by {rise:.2g} in one step: tighten rtol, or check the gradient against the cost."
-    return losses, rise, message
-
-
-def check_times(times: np.ndarray, covered: np.ndarray, dense: bool) -> None:
-    """Raise unless the interpolant exists and covers the times."""
-    if not dense:
-        raise ValueError("there is no interpolant; compute the flow with dense_output=True, over more than one step.")
-    if not bool(np.all((times >= covered[0]) & (times <= covered[-1]))):
-        raise ValueError(f"the flow covers times from {covered[0]:g} to {covered[-1]:g} only; use resume(t) to go on.")
-
-
-def later_times(t: Any, last: float) -> np.ndarray:
-    """Output times of a continuation: ``last`` first, then ``t``."""
-    times = np.atleast_1d(np.asarray(t, dtype=float))
-    if not np.all(times > last):
-        raise ValueError(f"the flow has reached t = {last:g}; resume it to later times.")
-    return np.concatenate(([last], times))

@@ -2,7 +2,8 @@ r"""Four questions about the training of deep linear networks [1]_, answered wit
 
 Does it converge, and to what?
     :func:`classify_limit`: a minimiser, a saddle or no limit, with the gradient and the least eigenvalue of the
-    Riemannian Hessian as evidence. For regression (:class:`QuadraticCost`) all critical points are known [2]_.
+    Riemannian Hessian as evidence. For regression all critical points are known [2]_:
+    :class:`dlngeo.problems.QuadraticCost` has them.
 How fast?
     In the end at the rate of the least eigenvalue of ``A^{1/2} E″ A^{1/2}`` (:func:`hessian_eigenvalues`), and at any
     time by :func:`loss_bound`, from the least value of the kernel on the path. :func:`observed_rate` measures it.
@@ -32,14 +33,13 @@ import numpy as np
 from scipy.integrate import quad
 
 from dlngeo import _check
-from dlngeo.flows.quadratic import QuadraticCost
+from dlngeo._check import returned
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.frame import Frame
 
 __all__ = [
     "Limit",
     "LimitKind",
-    "QuadraticCost",
     "classify_limit",
     "end_to_end_step",
     "escape_time",
@@ -102,7 +102,7 @@ def classify_limit(
     Parameters
     ----------
     problem : object
-        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``, such as :class:`QuadraticCost`.
+        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``, such as every cost of :mod:`dlngeo.problems`.
     x : array, shape=[m, n]
         End of the flow.
     depth : float
@@ -133,8 +133,8 @@ def classify_limit(
     k = min(int(np.sum(s > rank_tolerance * s[0])), model)
     frame = Frame.at(x, DepthKernel(1), k)
     point = frame.point
-    gradient = problem.euclidean_gradient(point)
-    scale = float(np.linalg.norm(problem.euclidean_gradient(np.zeros_like(x))))
+    gradient = returned(problem.euclidean_gradient(point), x.shape, "the gradient")
+    scale = float(np.linalg.norm(returned(problem.euclidean_gradient(np.zeros_like(x)), x.shape, "the gradient at 0")))
     along = frame.project(gradient)
     gradient_norm, normal_norm = float(np.linalg.norm(along)), float(np.linalg.norm(gradient - along))
     eigenvalues = hessian_eigenvalues(problem, point, depth, k)
@@ -177,8 +177,9 @@ def hessian_eigenvalues(
     r, (m, n) = frame.rank, x.shape
     units = [np.outer(left[:, i], right[j]) for i in range(m) for j in range(n) if i < r or j < r]
     orthonormal = [frame.half_power(unit) for unit in units]
-    gradient = problem.euclidean_gradient(frame.point)
-    images = [frame.hessian(z, gradient, problem.euclidean_hessian(frame.point, z)) for z in orthonormal]
+    gradient = returned(problem.euclidean_gradient(frame.point), x.shape, "the gradient")
+    hessians = [returned(problem.euclidean_hessian(frame.point, z), x.shape, "the Hessian") for z in orthonormal]
+    images = [frame.hessian(z, gradient, h) for z, h in zip(orthonormal, hessians, strict=True)]
     momenta = np.stack([frame.metric(z) for z in orthonormal]).reshape(len(units), -1)
     matrix = momenta @ np.stack(images).reshape(len(units), -1).T
     return np.linalg.eigvalsh((matrix + matrix.T) / 2)
@@ -256,8 +257,24 @@ def end_to_end_step(w: np.ndarray, gradient: np.ndarray, step_size: float, depth
         η.
     depth : float
         N, finite.
+
+    Returns
+    -------
+    array, shape=[n]
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``w`` is no finite vector, the gradient no other of its shape, or the step or the depth out of range.
     """
-    depth = _check.depth(depth)
+    depth, step_size = _check.depth(depth), _check.positive(step_size, "step_size")
+    w = np.asarray(w)
+    if w.ndim != 1:
+        raise ValueError(
+            f"w has shape {w.shape}; the step is that of a vector, the product of layers with one output. For matrices "
+            "take gradient_descent."
+        )
+    w, gradient = returned(w, w.shape, "w"), returned(gradient, w.shape, "the gradient")
     norm = float(np.linalg.norm(w))
     if depth == 1:
         return w - step_size * gradient

@@ -14,25 +14,7 @@ from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 
-__all__ = ["CheckedGradient", "DensePoint", "FactoredPoint", "Gradient", "state_of"]
-
-Gradient = Callable[[np.ndarray], Any]
-
-
-class CheckedGradient:
-    """The user's gradient as a function of NumPy arrays, with its shape checked."""
-
-    def __init__(self, function: Gradient, shape: tuple[int, ...]) -> None:
-        self.function, self.shape = function, tuple(shape)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.function(x), dtype=float)
-
-    def first(self, x: np.ndarray) -> None:
-        value = self(x)
-        if value.shape != self.shape:
-            raise ValueError(f"the gradient has shape {value.shape}, the points {self.shape}; return E′(x) unreshaped.")
-        _check.finite(np, value, "the gradient at the start")
+__all__ = ["DensePoint", "FactoredPoint", "state_of"]
 
 
 class FactoredPoint(FactoredState):
@@ -97,13 +79,13 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
     if given and not factored:
         raise ValueError("a factored start (u, s, vt) needs factored coordinates: the DLN metric of depth > 1.")
     if not given:
-        x = np.asarray(point, dtype=float)
-        if x.shape != tuple(space.shape):
-            raise ValueError(f"the start has shape {x.shape}, the points of the space {tuple(space.shape)}.")
-        _check.finite(np, x, "the start")
+        x = _check.returned(point, space.shape, "the start")
     if spectral:
         u, s, vt = point if given else np.linalg.svd(x, full_matrices=False)
-        u, s, vt = (np.asarray(a, dtype=float) for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank]))
+        u, s, vt = (
+            _check.real(a, "the start").astype(float)
+            for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank])
+        )
         m, n = space.shape
         if (u.shape, s.shape, vt.shape) != ((m, metric.rank), (metric.rank,), (metric.rank, n)):
             raise ValueError(

@@ -2,76 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.flows.gradient import Cost, Gradient, check_times, later_times, losses_along
-from dlngeo.flows.integrate import Event, FlowStatus, Progress, Trajectory, integrate
+from dlngeo._check import returned
+from dlngeo.flows.integrate import FlowStatus, Progress, integrate
+from dlngeo.flows.result import (
+    Cost,
+    FlowResult,
+    Gradient,
+    checked_cost,
+    checked_gradient,
+    common,
+    loss_events,
+    losses_along,
+)
 from dlngeo.weights.network import Weights, end_to_end, imbalance, layer_gradient, layers_of
 
 __all__ = ["Descent", "TrainingFlow", "gradient_descent", "training_flow"]
 
 
-@dataclass
-class TrainingFlow:
+@dataclass(kw_only=True)
+class TrainingFlow(FlowResult):
     """A training flow: weights along it, their products, and how it ended.
 
-    Call it with one time for the weights there.
+    Call it with a time, or several, for the weights there.
 
     Attributes
     ----------
-    t : array, shape=[k]
-        Output times; the last is where the flow ended.
+    t, status, message, losses, loss_increase, n_evaluations, events
+        As in :class:`~dlngeo.flows.Flow`.
     weights : list
         Weights at each time, in the form in which the start was given.
     points : array, shape=[k, d_N, d_0]
         Their products.
-    status, message, losses, loss_increase, n_evaluations, events
-        As in :class:`~dlngeo.flows.Flow`.
     gradient_norms : array, shape=[k]
         ``√Σ_p ‖∂L/∂W_p‖²``.
     imbalance_drift : array, shape=[k, N−1]
         ``‖G_p(t) − G_p(0)‖``: 0 for the exact flow, so a measure of the error that costs nothing.
     """
 
-    t: np.ndarray
     weights: list[Any]
-    points: np.ndarray
-    status: FlowStatus
-    message: str
     losses: np.ndarray | None
     gradient_norms: np.ndarray
     loss_increase: float | None
     imbalance_drift: np.ndarray
-    n_evaluations: int
-    events: dict[str, np.ndarray]
-    _weights_at: Callable[[float], Any] | None = field(default=None, repr=False)
-    _resume: Callable[[Any], TrainingFlow] | None = field(default=None, repr=False)
-
-    def __call__(self, t: float) -> Any:
-        """Weights at a time.
-
-        Raises
-        ------
-        ValueError
-            If the time is outside those covered, or the flow was computed with ``dense_output=False``.
-        """
-        check_times(np.asarray(t, dtype=float), self.t, self._weights_at is not None)
-        assert self._weights_at is not None
-        return self._weights_at(float(t))
-
-    def resume(self, t: Any) -> TrainingFlow:
-        """Go on from the last weights to later output times, with the same settings; the continuation alone.
-
-        ``imbalance_drift`` is measured from the new start.
-        """
-        assert self._resume is not None
-        return self._resume(later_times(t, float(self.t[-1])))
 
 
 def training_flow(
@@ -135,14 +115,9 @@ def training_flow(
     >>> flow.status, np.round(flow.points[-1], 6), bool(flow.imbalance_drift.max() < 1e-9)
     (<FlowStatus.COMPLETE: 'complete'>, array([[2.]]), True)
     """
-    if loss_below is not None and cost is None:
-        raise ValueError("loss_below needs the cost; pass cost=.")
     layout = Layout(weights)
     start = layout.pack(weights)
-    check_gradient(euclidean_gradient, end_to_end(layout.layers(start)))
-
-    def gradient(layers: list[np.ndarray]) -> list[np.ndarray]:
-        return layer_gradient(np.asarray(euclidean_gradient(end_to_end(layers)), dtype=float), layers)
+    gradient, cost = layout.gradient(euclidean_gradient, start), cost and checked_cost(cost)
 
     def velocity(t: float, y: np.ndarray) -> np.ndarray:
         return -np.concatenate([g.ravel() for g in gradient(layout.layers(y))])
@@ -150,13 +125,7 @@ def training_flow(
     def norm(y: np.ndarray) -> float:
         return float(np.linalg.norm(velocity(0.0, y)))
 
-    events = []
-    if loss_below is not None and cost is not None:
-        events.append(
-            Event("loss", lambda t, y: float(cost(end_to_end(layout.layers(y)))) - loss_below, threshold=True)
-        )
-    if gradient_below is not None:
-        events.append(Event("gradient", lambda t, y: norm(y) - gradient_below, threshold=True))
+    events = loss_events(cost and (lambda y: cost(layout.product(y))), norm, loss_below, gradient_below)
 
     def run(y: np.ndarray, times: Any) -> TrainingFlow:
         done = integrate(
@@ -170,22 +139,14 @@ def training_flow(
             dense_output=dense_output,
             progress=progress,
         )
-        points = layout.products(done)
-        losses, increase, message = losses_along(points, cost, done.message, rtol)
+        points = layout.products(done.states)
         return TrainingFlow(
-            t=done.t,
-            weights=[layout.weights(s) for s in done.states],
+            **common(done, layout.weights, run),
+            **losses_along(points, cost, done.message, rtol),
             points=points,
-            status=done.status,
-            message=message,
-            losses=losses,
+            weights=[layout.weights(s) for s in done.states],
             gradient_norms=np.array([norm(s) for s in done.states]),
-            loss_increase=increase,
             imbalance_drift=layout.drift(done.states),
-            n_evaluations=done.n_evaluations,
-            events={name: np.array(times) for name, times in done.events.items()},
-            _weights_at=None if done.solution is None else lambda t: layout.weights(done.solution(t)),
-            _resume=lambda t: run(done.states[-1], t),
         )
 
     return run(start, t)
@@ -265,21 +226,19 @@ def gradient_descent(
         If the weights do not fit together, the gradient has the wrong shape or is not finite at the start, or an option
         is out of range.
     """
-    if not (step_size > 0 and np.isfinite(step_size)):
-        raise ValueError(f"step_size must be positive and finite, got {step_size!r}.")
+    step_size = _check.positive(step_size, "step_size")
     n_steps, every = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(every, "every")
     layout = Layout(weights)
     states = [layout.pack(weights)]
     layers = layout.layers(states[0])
-    check_gradient(euclidean_gradient, end_to_end(layers))
-    steps, norms, status = [0], [], FlowStatus.COMPLETE
-    step, gradient = 0, layer_gradient(np.asarray(euclidean_gradient(end_to_end(layers)), dtype=float), layers)
-    norms.append(_norm(gradient))
+    gradient_at = layout.gradient(euclidean_gradient, states[0])
+    gradient = gradient_at(layers)
+    steps, norms, status = [0], [_norm(gradient)], FlowStatus.COMPLETE
     try:
         for step in range(1, n_steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):
                 layers = [w - step_size * g for w, g in zip(layers, gradient, strict=True)]
-                gradient = layer_gradient(np.asarray(euclidean_gradient(end_to_end(layers)), dtype=float), layers)
+                gradient = gradient_at(layers)
                 norm = _norm(gradient)
             if not np.isfinite(norm):
                 status = FlowStatus.FAILED
@@ -291,12 +250,12 @@ def gradient_descent(
     except KeyboardInterrupt:
         status = FlowStatus.INTERRUPTED
     kept = min(len(steps), len(norms), len(states))  # an interruption may come between the three
-    points = np.stack([end_to_end(layout.layers(y)) for y in states[:kept]])
+    points = layout.products(states[:kept])
     return Descent(
         steps=np.array(steps[:kept]),
         weights=[layout.weights(y) for y in states[:kept]],
         points=points,
-        losses=losses_along(points, cost, "", 1.0)[0],
+        losses=None if cost is None else np.array([checked_cost(cost)(x) for x in points]),
         gradient_norms=np.array(norms[:kept]),
         imbalance_drift=layout.drift(np.stack(states[:kept])),
         status=status,
@@ -320,7 +279,7 @@ class Layout:
 
     def pack(self, weights: Weights) -> np.ndarray:
         """Return one vector, in doubles."""
-        y = np.concatenate([np.asarray(w, dtype=float).ravel() for w in layers_of(weights)])
+        y = np.concatenate([_check.real(w, "the weights").astype(float).ravel() for w in layers_of(weights)])
         _check.finite(np, y, "the weights")
         return y
 
@@ -333,19 +292,22 @@ class Layout:
         layers = [w.copy() for w in self.layers(y)]
         return np.stack(layers) if self.stacked else layers
 
-    def products(self, done: Trajectory) -> np.ndarray:
-        """End-to-end matrices at the output times."""
-        return np.stack([end_to_end(self.layers(y)) for y in done.states])
+    def product(self, y: np.ndarray) -> np.ndarray:
+        """End-to-end matrix."""
+        return end_to_end(self.layers(y))
+
+    def products(self, states: Iterable[np.ndarray]) -> np.ndarray:
+        """End-to-end matrices of several states."""
+        return np.stack([self.product(y) for y in states])
+
+    def gradient(self, function: Gradient, start: np.ndarray) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+        """Layers → ``∂L/∂W_p``, from the user's ``X → E′(X)``, which must be finite at the start."""
+        x = self.product(start)
+        euclidean = checked_gradient(function, x.shape)
+        returned(euclidean(x), x.shape, "the gradient at the start")
+        return lambda layers: layer_gradient(euclidean(end_to_end(layers)), layers)
 
     def drift(self, states: np.ndarray) -> np.ndarray:
         """``‖G_p − G_p(0)‖``, shape=[k, N−1]."""
         found = [imbalance(self.layers(y)) for y in states]
         return np.array([[np.linalg.norm(g - g0) for g, g0 in zip(row, found[0], strict=True)] for row in found])
-
-
-def check_gradient(euclidean_gradient: Gradient, x: np.ndarray) -> None:
-    """Raise unless the gradient at the start is a finite array of the shape of the product."""
-    value = np.asarray(euclidean_gradient(x), dtype=float)
-    if value.shape != x.shape:
-        raise ValueError(f"the gradient has shape {value.shape}, the product {x.shape}; return E′(X) unreshaped.")
-    _check.finite(np, value, "the gradient at the start")

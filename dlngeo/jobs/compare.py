@@ -1,4 +1,4 @@
-"""Run the comparison: split the entries, run each method, and put everything into one JSON-able result."""
+"""The job of ``dlngeo compare``: one matrix completed by each method, as one JSON-able result."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from dlngeo import _check
+from dlngeo import _check, plotting
 from dlngeo.jobs import methods
 from dlngeo.jobs.load import Data
+from dlngeo.jobs.output import columns, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 
-__all__ = ["SCHEMA", "Settings", "compare"]
+__all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
 
 SCHEMA = 1
 _VALIDATION = 0.1
 _PICTURE_SIDE = 256
+_NOTES = (
+    "Errors are relative, on the test entries: 1 is predicting the mean. The first is at the point with the smallest "
+    "error on the validation entries.",
+    "Effective rank: exp of the entropy of σ/Σσ.",
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,7 @@ class Settings:
         for name in ("rank", "iterations", "patience"):
             if (value := getattr(self, name)) is not None:
                 _check.positive_integer(value, name)
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+        _check.integer(self.seed, "seed", 0)
 
 
 def compare(
@@ -120,7 +128,7 @@ def compare(
         "rows": [],
         "pictures": {"original": _picture(data.matrix), "observed": _picture(split.shown)},
     }
-    result["settings"]["depths"] = [_json_depth(d) for d in settings.depths]
+    result["settings"]["depths"] = [json_depth(d) for d in settings.depths]
     try:
         for make in _plan(data, split, settings, tick, result["notes"]):
             try:
@@ -148,7 +156,7 @@ def _plan(
     task, (m, n) = split.task, data.matrix.shape
     plan: list[partial[methods.Row]] = []
     for depth in settings.depths:
-        name = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}"
+        name = depth_name(depth)
         if not math.isinf(depth):
             plan.append(partial(methods.manifold, task, name, depth, tick))
         elif max(m, n) > methods.MAX_SIDE_OF_INFINITE_DEPTH:
@@ -227,7 +235,7 @@ def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
     rms = error * float(np.linalg.norm(test.values)) / math.sqrt(len(test)) * split.scale
     return {
         "name": row.name,
-        "depth": None if row.depth is None else _json_depth(row.depth),
+        "depth": None if row.depth is None else json_depth(row.depth),
         "status": row.status,
         "message": row.message,
         "error": error,
@@ -259,5 +267,54 @@ def _picture(matrix: np.ndarray) -> list[list[float | None]]:
     ]
 
 
-def _json_depth(depth: float) -> float | str:
-    return "inf" if math.isinf(depth) else float(depth)
+def table(result: dict[str, Any]) -> Group:
+    """Make the table of a result, with its notes; the smallest held-out error of a method is in bold."""
+    data = result["data"]
+    headings = [
+        "",
+        "held-out\nerror",
+        "PSNR\n(dB)",
+        "error at\nthe end",
+        "effective\nrank",
+        "iterations\nbest/all",
+        "seconds",
+    ]
+    cells = [_cells(row) for row in result["rows"]]
+    errors = [row["error"] for row in result["rows"] if row["history"]]
+    for row, line in zip(result["rows"], cells, strict=True):
+        if row["history"] and row["error"] == min(errors):
+            line[1] = f"[bold]{line[1]}[/bold]"
+    if data["peak"] is None:
+        del headings[2]
+        for line in cells:
+            del line[2]
+    out = columns(*headings)
+    for line in cells:
+        out.add_row(*line)
+    return Group(
+        Text(
+            f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
+            f"{data['n_test']} test"
+        ),
+        out,
+        *map(Text, (*_NOTES, *result["notes"])),
+        *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    has_path = bool(row["history"])
+    return [
+        row["name"],
+        f"{row['error']:.3f}",
+        "" if row["psnr"] is None else f"{row['psnr']:.1f}",
+        f"{row['last_error']:.3f}" if has_path else "",
+        f"{row['effective_rank']:.1f}",
+        f"{row['best_iteration']}/{row['iterations']}" if has_path else "",
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw a result."""
+    return plotting.compare_figure(result)

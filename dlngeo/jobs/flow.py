@@ -6,13 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
@@ -22,10 +20,11 @@ from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.jobs import output as _files
+from dlngeo.jobs.output import columns, depth_name, json_depth
+from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
-__all__ = ["SCHEMA", "Settings", "random_target", "run", "save", "table"]
+__all__ = ["SCHEMA", "Settings", "figure", "random_target", "run", "table"]
 
 SCHEMA = 1
 MAX_SIDE = 300
@@ -93,24 +92,7 @@ class Settings:
             raise ValueError(f"the imbalance must lie in [0, 1], got {self.imbalance:g}.")
         if self.rank is not None:
             _check.positive_integer(self.rank, "rank")
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
-
-
-class _Observed:
-    """``½ Σ (X − T)²`` over the entries observed."""
-
-    def __init__(self, target: np.ndarray, mask: np.ndarray) -> None:
-        self.target, self.mask = target, mask
-
-    def cost(self, x: np.ndarray) -> float:
-        return float(np.sum(self.mask * (x - self.target) ** 2)) / 2
-
-    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
-        return self.mask * (x - self.target)
-
-    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return self.mask * z
+        _check.integer(self.seed, "seed", 0)
 
 
 def random_target(size: int, rank: int, seed: int) -> np.ndarray:
@@ -160,10 +142,10 @@ def run(
     m, n = target.shape
     rank = _check.rank(settings.rank or min(m, n), m, n)
     rng = np.random.default_rng([settings.seed, 1])
-    mask = (rng.random(target.shape) < settings.observed).astype(float)
-    if not mask.any():
+    seen = rng.random(target.shape) < settings.observed
+    if not seen.any():
         raise ValueError("no entry is observed; raise the observed fraction.")
-    problem = _Observed(target, mask)
+    problem = MatrixCompletion.from_matrix(target, seen)
     frames = haar(rng, (m, rank)), np.full(rank, settings.start), haar(rng, (n, rank)).T
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -171,10 +153,10 @@ def run(
         "data": {
             "name": name,
             "shape": [m, n],
-            "n_observed": int(mask.sum()),
+            "n_observed": len(problem),
             "singular_values": np.linalg.svd(target, compute_uv=False).tolist(),
         },
-        "settings": {**asdict(settings), "rank": rank, "depths": [_json_depth(d) for d in settings.depths]},
+        "settings": {**asdict(settings), "rank": rank, "depths": [json_depth(d) for d in settings.depths]},
         "notes": [],
         "rows": [],
     }
@@ -184,7 +166,7 @@ def run(
                 result["notes"].append("Depth ∞ was skipped: it exists on square matrices of full rank only.")
                 continue
             with threadpool_limits(1, user_api="blas"):
-                row = _row(problem, frames, depth, settings, tick, np.random.default_rng([settings.seed, 2]))
+                row = _row(problem, target, frames, depth, settings, tick, np.random.default_rng([settings.seed, 2]))
             result["rows"].append(row)
             if row["status"] == "interrupted":
                 result["status"] = "interrupted"
@@ -195,7 +177,8 @@ def run(
 
 
 def _row(
-    problem: _Observed,
+    problem: MatrixCompletion,
+    target: np.ndarray,
     frames: tuple[np.ndarray, np.ndarray, np.ndarray],
     depth: float,
     settings: Settings,
@@ -204,7 +187,7 @@ def _row(
 ) -> dict[str, Any]:
     """Train at one depth."""
     u, s, vt = frames
-    name, rank = f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}", s.size
+    name, rank = depth_name(depth), s.size
     start = (u * s) @ vt
     began = time.perf_counter()
     # The normalised time τ = N t; outputs are equally spaced in log τ, since small starts take long to leave.
@@ -266,14 +249,14 @@ def _row(
         limit = {"kind": str(at.kind), "rank": at.rank, "least_eigenvalue": at.least_eigenvalue}
     return {
         "name": name,
-        "depth": _json_depth(depth),
+        "depth": json_depth(depth),
         "status": str(found.status),
         "message": getattr(found, "message", ""),
         "t": (found.t if settings.by == "metric" else clock).tolist(),
         "losses": found.losses.tolist(),
         "singular_values": singular.tolist(),
         "imbalance": gaps,
-        "relative_error": float(np.linalg.norm(found.points[-1] - problem.target) / _size(problem.target)),
+        "relative_error": float(np.linalg.norm(found.points[-1] - target) / (np.linalg.norm(target) or 1.0)),
         "limit": limit,
         "seconds": time.perf_counter() - began,
     }
@@ -293,9 +276,7 @@ def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
     data = result["data"]
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, heading in enumerate(("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")):
-        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    out = columns("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")
     for row in result["rows"]:
         limit = row["limit"] or {"kind": "", "rank": ""}
         gap = "" if row["imbalance"] is None else f"{row['imbalance'][-1]:.2g}"
@@ -314,14 +295,6 @@ def _odd(row: dict[str, Any]) -> bool:
     return row["status"] != "complete" or "rose" in row["message"]
 
 
-def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
-    return _files.save(result, folder, plotting.flow_figure)
-
-
-def _size(matrix: np.ndarray) -> float:
-    return float(np.linalg.norm(matrix)) or 1.0
-
-
-def _json_depth(depth: float) -> float | str:
-    return "inf" if math.isinf(depth) else float(depth)
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw a result."""
+    return plotting.flow_figure(result)

@@ -1,15 +1,37 @@
-"""Files that are replaced at once: a reader never sees half of one. The two that a job writes are among them."""
+"""What a job writes: a file for programs and a picture, each moved into place when it is complete."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replace", "save"]
+from rich import box
+from rich.table import Table
+
+__all__ = ["columns", "depth_name", "json_depth", "replace", "save"]
+
+
+def json_depth(depth: float) -> float | str:
+    """Return a depth as JSON holds it, which has no infinity."""
+    return "inf" if math.isinf(depth) else float(depth)
+
+
+def depth_name(depth: float) -> str:
+    """Return the name of the row of a depth."""
+    return f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}"
+
+
+def columns(*headings: str) -> Table:
+    """Make a table of figures: the first column to the left, the others to the right."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    return table
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from dlngeo import _check, plotting
-from dlngeo.jobs import output as _files
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
-from dlngeo.sampling.chain import Samples, import_arviz
-from dlngeo.sampling.runs.store import CheckpointError, import_zarr
+from dlngeo.jobs.output import columns, replace
+from dlngeo.sampling.chain import Samples
+from dlngeo.sampling.diagnostics import diagnose
+from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, cell_path, run_cells
 
-__all__ = ["SCHEMA", "Settings", "run", "save", "table"]
+__all__ = ["SCHEMA", "Settings", "figure", "run", "table"]
 
 SCHEMA = 1
 MAX_SIDE = 300
@@ -99,8 +99,7 @@ class Settings:
             _check.positive_integer(self.thin, "thin")
         if self.step_size is not None:
             _check.positive(self.step_size, "the step size")
-        if self.seed < 0:
-            raise ValueError(f"the seed must not be negative, got {self.seed}.")
+        _check.integer(self.seed, "seed", 0)
 
 
 def run(
@@ -135,8 +134,6 @@ def run(
     ------
     CheckpointError
         If the folder holds another run or something else.
-    ImportError
-        If ArviZ or zarr is not installed.
     KeyboardInterrupt
         If Ctrl-C came before anything was kept.
     WorkerLostError
@@ -144,8 +141,6 @@ def run(
     ValueError, TypeError
         If the settings or the target are out of range, or a step fails.
     """
-    import_zarr()
-    import_arviz()  # before the work, not after it
     settings = settings or Settings()
     shape = settings.shape
     if target is not None:
@@ -245,7 +240,7 @@ def _claim(folder: Path, settings: dict[str, Any], target: np.ndarray | None) ->
                 )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _files.replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
+        replace(folder / "settings.json", lambda path: path.write_text(json.dumps(about), encoding="utf-8"))
 
 
 def _claimed(folder: Path) -> dict[str, Any]:
@@ -314,27 +309,12 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
 
 
 def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    """Means with Monte Carlo standard errors, R-hat and effective sample sizes, by ArviZ."""
-    arviz = import_arviz()
-    out = {}
-    for name, values in columns.items():
-        ok = values.shape[1] >= 4 and values.std() > 0  # at depth 1 the entropy is constant
-        row = {
-            "mean": values.mean(),
-            "sd": values.std(),
-            "mcse": arviz.mcse(values) if ok else math.nan,
-            "r_hat": arviz.rhat(values) if ok and len(values) > 1 else math.nan,
-            "ess_bulk": arviz.ess(values) if ok else math.nan,
-            "ess_tail": arviz.ess(values, method="tail") if ok else math.nan,
-            "exact": math.nan,
-        }
-        out[name] = {key: _number(value) for key, value in row.items()}
-    return out
+    rows = {name: {**diagnose(values), "exact": math.nan} for name, values in columns.items()}
+    return {name: {key: _number(value) for key, value in row.items()} for name, row in rows.items()}
 
 
-def _number(value: Any) -> float | None:
-    number = np.asarray(value, dtype=float).item()  # ArviZ gives some as arrays
-    return number if math.isfinite(number) else None
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
@@ -345,9 +325,7 @@ def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
 
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
-    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, heading in enumerate(("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")):
-        out.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    out = columns("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")
     words = {"energy": "energy E", "entropy": "entropy S", "free_energy": "free energy E − S/β"}
     for name, row in result["estimates"].items():
         cells = [(row["mean"], ".5g"), (row["mcse"], ".2g"), (row["exact"], ".5g"), (row["r_hat"], ".3f")]
@@ -365,6 +343,6 @@ def headline(result: dict[str, Any]) -> str:
     return f"{law}; {s['chains']} chains, {result['n_steps']} steps of {s['step_size']:g}"
 
 
-def save(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder; see :func:`dlngeo.jobs.output.save`."""
-    return _files.save(result, folder, lambda written: plotting.sample_figure(written, headline(written)))
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw a result."""
+    return plotting.sample_figure(result, headline(result))

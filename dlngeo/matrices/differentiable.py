@@ -1,4 +1,4 @@
-r"""A frame through which autograd and PyTorch differentiate in closed form, at coinciding singular values too.
+r"""A frame through which autograd, PyTorch and JAX differentiate in closed form, at coinciding singular values too.
 
 Automatic differentiation of an SVD divides by differences of singular values; the objects of
 :class:`~dlngeo.matrices.frame.Frame` depend smoothly on the point there, and their derivatives are again of its kind.
@@ -22,6 +22,9 @@ so ``A`` is self-adjoint, ``τ`` symmetric in P and Q, and ``F = 2∇H`` the pol
 Below full rank every function of X is extended to the matrices near the manifold of rank r through the truncation of
 their SVD. Its derivative at a matrix of rank r is the tangent projection, so the gradients in X are
 tangent there, and agree with ambient finite differences.
+
+Under JAX the closed forms are called back on NumPy arrays, and factor the point anew each time: ``jit``, ``vmap`` and
+``grad`` of ``grad`` work, forward mode (``jvp``, ``jacfwd``, and so ``jax.hessian``) is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from dlngeo._autodiff import Operation, is_traced, untraced
+import numpy as np
+
+from dlngeo._autodiff import Operation, in_jax, is_traced, untraced
 from dlngeo.kernels import DepthKernel, Kernel
 from dlngeo.matrices._second_derivative import ForceDerivative
 from dlngeo.matrices.frame import Blocks, Frame
@@ -45,7 +50,7 @@ def frame_at(x: Any, kernel: Kernel, rank: int | None, *vectors: Any) -> Any:
 
 
 class DifferentiableFrame:
-    r"""The functions of :class:`~dlngeo.matrices.frame.Frame` on dense matrices that autograd or PyTorch traces.
+    r"""The functions of :class:`~dlngeo.matrices.frame.Frame` on dense matrices that autograd, PyTorch or JAX traces.
 
     Derivatives in the point and in the vectors are exact, and may be differentiated again where the kernel has
     third divided differences. What no derivative is written for raises, rather than be differentiated through the SVD.
@@ -67,10 +72,10 @@ class DifferentiableFrame:
 
     def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:
         self.x = x
-        self._point = _Point(Frame.at(untraced(x), kernel, rank))
+        self._point = _Point(kernel, rank, None if in_jax(x) else Frame.at(untraced(x), kernel, rank))
 
     def __getattr__(self, name: str) -> Any:
-        if name != "_point" and hasattr(self._point.frame, name):
+        if not name.startswith("_") and (self._point.frame is None or hasattr(self._point.frame, name)):
             raise NotImplementedError(
                 f"Frame.{name} has no closed-form derivative, and that of the SVD is wrong where singular values "
                 "coincide; evaluate it at arrays without history (x.detach() in PyTorch)."
@@ -117,10 +122,13 @@ class DifferentiableFrame:
 
 
 class _Point:
-    """A factored point with what its derivatives share."""
+    """A kernel, a rank, and a factored point with what its derivatives share; under JAX no point until it is called."""
 
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
+    def __init__(self, kernel: Kernel, rank: int | None, frame: Any = None) -> None:
+        self.kernel, self.rank, self.frame = kernel, rank, frame
+
+    def at(self, x: Any) -> _Point:
+        return _Point(self.kernel, self.rank, Frame.at(x, self.kernel, self.rank))
 
     @cached_property
     def smooth_frame(self) -> Frame:
@@ -140,7 +148,8 @@ class _Point:
     @cached_property
     def flat(self) -> _Point:
         """The point with the Frobenius metric, whose cometric is the tangent projection."""
-        return _Point(Frame(self.frame.u, self.frame.s, self.frame.vt, _FROBENIUS))
+        frame = None if self.frame is None else Frame(self.frame.u, self.frame.s, self.frame.vt, _FROBENIUS)
+        return _Point(_FROBENIUS, self.rank, frame)
 
 
 def _force_value(point: _Point, x: Any, p: Any, q: Any) -> Any:
@@ -172,23 +181,26 @@ def _derivative_value(point: _Point, x: Any, w: Any, q: Any) -> Any:
     return frame.assemble(Blocks(core, left, right)) + frame.normal(wb, qb)
 
 
-def _log_volume_gradient(point: _Point, x: Any) -> Any:
-    r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``.
-
-    To be differentiated, it is the same ``−½ Tr(A⁻¹ ∇_X A)`` as a sum over the mn matrix units.
-    """
+def _log_volume_gradient_value(point: _Point, x: Any) -> Any:
+    r"""``U diag(v) Vᵀ``, ``v_k = −2σ_k Σ_l ψ_l(k, k)/φ_kl − (m + n − 2r) σ_k ψ_0(k, k)/φ_0k``."""
     frame = point.frame
     s, m, n = frame.s, frame.m, frame.n
-    if is_traced(x):
-        units = frame._xp.eye(m * n, dtype=s.dtype, device=s.device)
-        units = units.reshape((m * n, *(1 for _ in s.shape[:-1]), m, n))
-        return -_force(point, x, _metric(point, x, units), units).sum(axis=0) / 2
     psi, column = frame.kernel.divided_difference, s[..., :, None]
     total = 2 * (psi(s[..., None, :], column, column) / frame.phi).sum(axis=-1)
     codimension = m + n - 2 * frame.rank
     if codimension:
         total = total + codimension * psi(0 * s, s, s) / frame.phi_null
     return (frame.u * (-s * total)[..., None, :]) @ frame.vt
+
+
+def _log_volume_hessian(point: _Point, c: Any, x: Any) -> Any:
+    """Differentiate the pairing of C with that gradient, as the sum ``−½ Σ_i F(A⁻¹E_i, E_i)`` over mn matrix units."""
+    *batch, m, n = x.shape
+    xp, like = (np, x) if point.frame is None else (point.frame._xp, point.frame.s)
+    where = {} if point.frame is None else {"device": like.device}
+    units = xp.eye(m * n, dtype=like.dtype, **where).reshape((m * n, *(1 for _ in batch), m, n))
+    explicit = _force_derivative(point, x, c, _metric(point, x, units), units)
+    return -(explicit + _metric_in_point(point, _derivative(point, x, c, units), x, units)).sum(axis=0) / 2
 
 
 def _unavailable(*_: Any) -> Any:
@@ -201,7 +213,7 @@ def _unavailable(*_: Any) -> Any:
 def _metric_in_point(point: _Point, c: Any, x: Any, z: Any) -> Any:
     p, q = _metric(point, x, c), _metric(point, x, z)
     gradient = -_force(point, x, p, q)
-    if point.frame.rank == min(point.frame.m, point.frame.n):
+    if point.rank in (None, min(x.shape[-2:])):
         return gradient
     # The derivative of a pseudo-inverse A⁺ of constant rank has two terms more, in the normal parts.
     for u, v in ((p, z), (q, c)):
@@ -246,4 +258,6 @@ _log_volume: Operation = Operation(
     lambda point, x: point.frame.log_volume_density(),
     (lambda point, c, x: c[..., None, None] * _log_volume_gradient(point, x),),
     "log_volume_density",
+    scalar=True,
 )
+_log_volume_gradient: Operation = Operation(_log_volume_gradient_value, (_log_volume_hessian,), "log_volume_gradient")

@@ -26,6 +26,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from dlngeo import _check
+from dlngeo._autodiff import has_values
 from dlngeo.errors import SingularError
 from dlngeo.kernels import Kernel
 
@@ -92,7 +93,14 @@ class Frame:
         ------
         ValueError
             If ``x`` has NaN or infinite entries, or ``rank`` exceeds ``min(m, n)``.
+        NotImplementedError
+            If JAX traces ``x``: its derivative of the SVD is NaN where singular values coincide.
         """
+        if not has_values(x):
+            raise NotImplementedError(
+                "a frame cannot be traced by JAX, whose derivative of the SVD is NaN where singular values coincide; "
+                "use dlngeo.matrices.differentiable.frame_at, which has closed forms."
+            )
         xp, x = _check.floating(x)
         _check.finite(xp, x, "the point")
         if rank is not None:

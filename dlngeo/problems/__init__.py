@@ -7,6 +7,7 @@ from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
+from dlngeo.problems.quadratic import QuadraticCost
 from dlngeo.problems.regression import Regression
 from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
@@ -19,6 +20,7 @@ __all__ = [
     "MatrixCompletion",
     "MatrixCost",
     "MatrixSensing",
+    "QuadraticCost",
     "QuadraticLineSearcher",
     "RankOneSensing",
     "Record",

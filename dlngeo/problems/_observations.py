@@ -9,7 +9,7 @@ import scipy.sparse
 
 from dlngeo import _check
 
-__all__ = ["csr", "of_matrix", "of_sparse", "real", "shape"]
+__all__ = ["csr", "of_matrix", "of_sparse", "real", "samples", "shape"]
 
 
 def shape(value: Any) -> tuple[int, int]:
@@ -23,9 +23,7 @@ def shape(value: Any) -> tuple[int, int]:
 def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = np.float64) -> scipy.sparse.csr_array:
     """Return the entries in canonical CSR form (sorted), after checking them; ``values`` are copied to ``dtype``."""
     rows, cols = _indices(rows, "rows", shape[0]), _indices(cols, "cols", shape[1])
-    values = np.asarray(values)
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"values must be real numbers, got an array of {values.dtype}.")
+    values = _check.real(values, "values")
     if values.ndim != 1 or not rows.size == cols.size == values.size:
         raise ValueError(
             f"rows, cols and values must be of one length, got {rows.size}, {cols.size} and shape {values.shape}."
@@ -57,9 +55,7 @@ def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = 
 
 def real(value: Any, name: str, ndim: int) -> np.ndarray:
     """Return ``value`` as a non-empty float64 array with ``ndim`` axes and finite entries."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
+    array = _check.real(value, name)
     if array.ndim != ndim or not array.size:
         raise ValueError(f"{name} must have {ndim} axes and at least one entry, got shape {array.shape}.")
     array = array.astype(np.float64)
@@ -68,13 +64,21 @@ def real(value: Any, name: str, ndim: int) -> np.ndarray:
     return array
 
 
+def samples(inputs: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and outputs as finite matrices with one column for each sample."""
+    inputs, outputs = real(inputs, "inputs", 2), real(outputs, "outputs", 2)
+    if inputs.shape[1] != outputs.shape[1]:
+        raise ValueError(
+            f"inputs {inputs.shape} and outputs {outputs.shape} must have as many columns, one for each sample."
+        )
+    return inputs, outputs
+
+
 def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """Return ``(rows, cols, values, shape)`` of the entries that are not NaN, or of those where ``observed`` holds."""
-    matrix = np.asarray(matrix)
+    matrix = _check.real(matrix, "the matrix")
     if matrix.ndim != 2:
         raise ValueError(f"a matrix has two axes, got an array of shape {matrix.shape}.")
-    if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"a matrix of real numbers is expected, got an array of {matrix.dtype}.")
     observed = ~np.isnan(matrix.astype(np.float64)) if observed is None else np.asarray(observed)
     if observed.dtype != bool or observed.shape != matrix.shape:
         raise ValueError(

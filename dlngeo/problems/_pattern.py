@@ -26,8 +26,6 @@ __all__ = ["ENOUGH_ENTRIES", "Pattern", "padded"]
 # A curvature estimated from so many entries is off by a percent or less; a step off by ε loses ε² of the decrease.
 ENOUGH_ENTRIES = 2**16
 
-# Below this many multiplications starting the threads costs more than they save.
-_PARALLEL_FROM = 500_000
 _WIDTH = 4
 
 # Sums may be reordered, which vectors need; NaN and infinity must survive, since costs report them.
@@ -92,12 +90,20 @@ class Pattern:
         Shape (m, n).
     threads : int, optional
         Threads to use; the environment variable NUMBA_NUM_THREADS, by default the number of cores.
+    parallel_from : int
+        Multiplications from which a product is shared among them; below, to start them costs more than they save.
     """
 
     def __init__(
-        self, indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], threads: int | None = None
+        self,
+        indptr: np.ndarray,
+        indices: np.ndarray,
+        shape: tuple[int, int],
+        threads: int | None = None,
+        *,
+        parallel_from: int = 500_000,
     ) -> None:
-        self.indptr, self.indices, self.shape = indptr, indices, shape
+        self.indptr, self.indices, self.shape, self.parallel_from = indptr, indices, shape, parallel_from
         self._thinned: tuple[int, np.ndarray, np.ndarray] | None = None
         self.threads: int = numba.config.NUMBA_NUM_THREADS if threads is None else threads  # type: ignore[attr-defined]
 
@@ -176,7 +182,7 @@ class Pattern:
 
     def _ranges(self, columns: int, most: int | None = None) -> list[tuple[int, int]]:
         """Ranges of rows with about as many entries each, one for each thread (several, unless ``most`` is given)."""
-        if len(self) * columns < _PARALLEL_FROM or self.threads == 1:
+        if len(self) * columns < self.parallel_from or self.threads == 1:
             return [(0, self.shape[0])]
         count = 8 * self.threads if most is None else min(self.threads, most)  # several, as threads may be held up
         ends = np.searchsorted(self.indptr, np.linspace(0, len(self), count + 1)[1:-1])

@@ -9,6 +9,7 @@ import numpy as np
 import pymanopt
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded
 
+from dlngeo._check import returned
 from dlngeo.problems import _observations
 from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
 
@@ -63,16 +64,16 @@ class AutodiffCost(MatrixCost):
         self._of_factors = decorator(FixedRankEmbedded(*self.shape, 1))(of_factors)
         self._of_matrix = None if factored else decorator(Euclidean(*self.shape))(lambda x: function(x))
 
-    def cost(self, point: Any) -> float:
+    def cost(self, point: Any) -> Any:
         """Evaluate ``E(X)``; ``inf`` where the point or the value is not finite."""
         function, arrays = self._function(point)
         with np.errstate(over="ignore", invalid="ignore"):
-            return finite_cost(float(function(*arrays)), arrays)
+            return finite_cost(_each(lambda *a: returned(function(*a), (), "the cost", finite=False), arrays), arrays)
 
     def euclidean_gradient(self, point: Any) -> Any:
         """Evaluate ``E′(X)``: as the triple of derivatives at a factored point, dense at a dense one."""
         function, arrays = self._function(point)
-        return function.get_gradient_operator()(*arrays)
+        return _each(function.get_gradient_operator(), arrays)
 
     def euclidean_hessian(self, point: Any, direction: Any) -> Any:
         """Evaluate ``D²E(X)[Ż]`` at a dense point, the derivative of ``(du, ds, dvt)`` along a velocity at others.
@@ -83,22 +84,22 @@ class AutodiffCost(MatrixCost):
             If the direction at a factored point is no velocity of the factors.
         """
         function, arrays = self._function(point)
-        direction = tuple(direction) if is_factored(point) else (direction,)
+        direction = tuple(direction) if is_factored(point) else (np.asarray(direction),)
         if [np.shape(a) for a in direction] != [a.shape for a in arrays]:
             raise ValueError(
                 f"the direction has shapes {[np.shape(a) for a in direction]}, the point {[a.shape for a in arrays]}; "
                 "autodiff needs the velocity of each factor."
             )
-        return function.get_hessian_operator()(*arrays, *direction)
+        return _each(function.get_hessian_operator(), (*arrays, *direction))
 
-    def curvature(self, point: Any, direction: Any) -> float:
+    def curvature(self, point: Any, direction: Any) -> Any:
         """Evaluate ``D²E(X)[Ż, Ż]``.
 
         At a factored point, ``X + t L R`` has the factors ``([u L], (s, t), [vᵀ; R])``: the curvature is a second
         derivative in the singular values alone.
         """
         if not is_factored(point):
-            return float(np.vdot(direction, self.euclidean_hessian(point, direction)))
+            return np.sum(direction * self.euclidean_hessian(point, direction), axis=(-2, -1))
         left, right = direction_factors(point, direction, self.shape)
         u, s, vt = factors(point, self.shape)
         k = left.shape[1]
@@ -114,3 +115,10 @@ class AutodiffCost(MatrixCost):
         if self._of_matrix is None:
             raise ValueError("the function takes factors; pass points (u, s, vt), as those of FixedRank.")
         return self._of_matrix, factors(point, self.shape)
+
+
+def _each(function: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> Any:
+    """Evaluate at factors or at a matrix, or at each matrix of a batch in turn: the backend knows single ones."""
+    if len(arrays) in (3, 6) or arrays[0].ndim == 2:
+        return function(*arrays)
+    return np.array([_each(function, matrices) for matrices in zip(*arrays, strict=True)])

@@ -23,10 +23,14 @@ class MatrixCost(abc.ABC):
     """A smooth function of m×n matrices, with the derivatives that solvers take.
 
     A point is a triple ``(u, s, vt)`` for ``X = (u * s) @ vt``, as on the fixed-rank manifolds of
-    :mod:`dlngeo.pymanopt` and pymanopt, or a dense (m, n) array, as on every manifold of matrices. A direction is, at a
-    factored point, what the manifold's ``embedding`` makes of a tangent vector: the velocity ``(u̇, ṡ, v̇ᵀ)`` of the
-    factors, ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or a triple ``(U, S, V)`` with a square S for ``Ż = U S Vᵀ``; at a
-    dense point it is the (m, n) array ``Ż``.
+    :mod:`dlngeo.pymanopt` and pymanopt, or a dense (m, n) array, as on every manifold of matrices; also a batch of
+    these, shape=[..., m, n], as samplers have, whose costs have the shape [...]. A direction is, at a factored point,
+    what the manifold's ``embedding`` makes of a tangent vector: the velocity ``(u̇, ṡ, v̇ᵀ)`` of the factors,
+    ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or a triple ``(U, S, V)`` with a square S for ``Ż = U S Vᵀ``; at a dense point it
+    is the array ``Ż``, of the shape of the point.
+
+    One cost runs everywhere: ``cost.problem(manifold)`` poses it to the solvers of pymanopt, and ``cost.cost`` and
+    ``cost.euclidean_gradient`` are what :func:`dlngeo.gradient_flow` and :class:`dlngeo.sampling.Langevin` take.
 
     Derivatives at a factored point are arrays, sparse matrices, ``LinearOperator`` objects, or pairs (m×k, k×n) that
     stand for their product: whatever forms no larger array than the data.
@@ -40,7 +44,7 @@ class MatrixCost(abc.ABC):
     shape: tuple[int, int]
 
     @abc.abstractmethod
-    def cost(self, point: Any) -> float:
+    def cost(self, point: Any) -> Any:
         """Evaluate ``E(X)``; ``inf``, never NaN, where it overflows, so that a line search backs off."""
 
     @abc.abstractmethod
@@ -52,7 +56,7 @@ class MatrixCost(abc.ABC):
         """Evaluate ``D²E(X)[Ż]``."""
 
     @abc.abstractmethod
-    def curvature(self, point: Any, direction: Any) -> float:
+    def curvature(self, point: Any, direction: Any) -> Any:
         """Evaluate ``D²E(X)[Ż, Ż]``, by which a line search can step to the minimum along ``X + tŻ``."""
 
     def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,23 +197,29 @@ def is_factored(point: Any) -> bool:
 
 
 def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense point, in double precision.
+    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles.
 
     Raises
     ------
+    TypeError
+        If the point is not real.
     ValueError
-        If the point has the wrong shape.
+        If it has the wrong shape.
     """
     m, n = shape
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in (point if is_factored(point) else (point,)))
+    arrays = tuple(_double(a, "the point") for a in (point if is_factored(point) else (point,)))
     shapes = tuple(a.shape for a in arrays)
     rank = arrays[1].size if len(arrays) == 3 else 0
-    if shapes not in (((m, n),), ((m, rank), (rank,), (rank, n))):
+    if not (len(shapes) == 1 and shapes[0][-2:] == (m, n)) and shapes != ((m, rank), (rank,), (rank, n)):
         raise ValueError(
             f"the point has shapes {shapes}; pass (u, s, vt) of shapes ({m}, r), (r,), (r, {n}), "
-            f"or one ({m}, {n}) array."
+            f"or one array of shape ({m}, {n}) or (..., {m}, {n})."
         )
     return arrays
+
+
+def _double(value: Any, name: str) -> np.ndarray:
+    return _check.real(value, name).astype(np.float64, copy=False)
 
 
 def direction_factors(
@@ -225,7 +235,7 @@ def direction_factors(
         If the direction is not a triple that fits the point.
     """
     u, s, vt = factors(point, shape)
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in direction)
+    arrays = tuple(_double(a, "the direction") for a in direction)
     shapes = tuple(a.shape for a in arrays)
     rows, cols = places
     if shapes == (u.shape, s.shape, vt.shape):
@@ -247,7 +257,9 @@ def low_rank(left: Any, right: Any) -> LinearOperator:
     return scipy.sparse.linalg.aslinearoperator(left) @ scipy.sparse.linalg.aslinearoperator(right)
 
 
-def finite_cost(value: float, arrays: tuple[np.ndarray, ...]) -> float:
-    """Return ``value``, or ``inf`` if it or an entry of the point is not finite."""
+def finite_cost(value: Any, arrays: tuple[np.ndarray, ...]) -> Any:
+    """Return ``value``, or ``inf`` if it or an entry of the point is not finite; for each matrix of a batch."""
     # An infinity that meets no data, or zeros only, does not show in the value.
-    return value if math.isfinite(value) and all(np.isfinite(a).all() for a in arrays) else math.inf
+    if np.ndim(value):
+        return np.where(np.isfinite(value) & np.isfinite(arrays[0]).all(axis=(-2, -1)), value, math.inf)
+    return float(value) if math.isfinite(value) and all(np.isfinite(a).all() for a in arrays) else math.inf

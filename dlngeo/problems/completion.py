@@ -9,7 +9,6 @@ evaluation costs O(|Ω| r) time and O(|Ω|) memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -20,14 +19,15 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
-from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.base import direction_factors, is_factored
 from dlngeo.problems.distributed import DistributedCompletion, row_blocks
+from dlngeo.problems.least_squares import LeastSquares
 from dlngeo.problems.reweighted import Completed, Sweep, complete
 
 __all__ = ["MatrixCompletion", "Residual"]
 
 
-class MatrixCompletion(MatrixCost):
+class MatrixCompletion(LeastSquares):
     r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
     The sum is neither divided by the number of entries nor by the variance of the values. A point is a triple
@@ -89,16 +89,15 @@ class MatrixCompletion(MatrixCost):
         dtype: Any = np.float64,
         threads: int | None = None,
     ) -> None:
-        self.shape = _observations.shape(shape)
+        super().__init__(_observations.shape(shape))
         self._dtype = np.dtype(dtype)
         if self._dtype not in (np.float64, np.float32):
             raise TypeError(f"dtype must be float64 or float32, got {self._dtype}.")
         matrix = _observations.csr(rows, cols, values, self.shape, self._dtype)
         self.pattern = Pattern(matrix.indptr, matrix.indices, self.shape, threads)
-        self._values = matrix.data
+        self._data = matrix.data
         self.cols, self.values = _read_only(matrix.indices), _read_only(matrix.data)
         self.n_sampled = 0
-        self._last = LastPoint()
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -124,66 +123,28 @@ class MatrixCompletion(MatrixCost):
 
     # The calculus.
 
-    def residual(self, point: Any) -> np.ndarray:
-        """Evaluate ``X_ij − a_ij`` on Ω.
-
-        Parameters
-        ----------
-        point : tuple or array
-            ``(u, s, vt)`` of shapes (m, r), (r,), (r, n), or a dense (m, n) array.
-
-        Returns
-        -------
-        array, shape=[n_entries]
-            The residual, read-only, in the order of :attr:`rows` and :attr:`cols`.
-
-        Raises
-        ------
-        ValueError
-            If the point has the wrong shape.
-        """
-        return _read_only(self._evaluate(point)[0])
-
-    def cost(self, point: Any) -> float:
-        """Evaluate ``E(X) = ½ Σ_Ω (X_ij − a_ij)²``.
-
-        Returns
-        -------
-        float
-            The cost; ``inf``, never NaN, if the point holds a NaN or an infinity or the sum overflows, so that a line
-            search backs off.
-        """
-        return self._evaluate(point)[1]
-
-    def euclidean_gradient(self, point: Any) -> Any:
-        """Evaluate ``E′(X) = P_Ω(X) − a``: sparse (CSR) at a factored point, dense at a dense one."""
-        return self._matrix(self.residual(point), dense=not is_factored(point))
-
-    def euclidean_hessian(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``D²E(X)[Ż] = P_Ω(Ż)``.
-
-        Parameters
-        ----------
-        point : tuple or array
-            ``(u, s, vt)``, or a dense (m, n) array.
-        direction : tuple or array
-            For a factored point the velocity ``(u̇, ṡ, v̇ᵀ)`` of its factors, so that
-            ``Ż = u̇ s vᵀ + u ṡ vᵀ + u s v̇ᵀ``, or ``(U, S, V)`` for ``Ż = U S Vᵀ``; for a dense point the (m, n)
-            array ``Ż``.
-
-        Returns
-        -------
-        csr_array or array, shape=[m, n]
-            Sparse at a factored point, dense at a dense one.
-        """
+    def _apply(self, x: Any) -> np.ndarray:
         self.n_sampled += 1
-        if not is_factored(point):
-            return self._matrix(factors(direction, self.shape)[0][self.rows, self.cols], dense=True)
-        left, right = direction_factors(point, direction, self.shape)
-        entries, _ = self.pattern.sample(padded(left, self._dtype), padded(right.T, self._dtype), None)
-        return self._matrix(entries, dense=False)
+        if isinstance(x, tuple):
+            return self.pattern.sample(padded(x[0], self._dtype), padded(x[1].T, self._dtype), None)[0]
+        return x[..., self.rows, self.cols]
 
-    def curvature(self, point: Any, direction: Any, max_entries: int | None = ENOUGH_ENTRIES) -> float:
+    def _adjoint(self, y: np.ndarray, factored: bool) -> Any:
+        """Matrix with these entries on Ω and zeros elsewhere: sparse (CSR) if ``factored``."""
+        if factored:
+            return self.pattern.matrix(y)
+        out = np.zeros((*y.shape[:-1], *self.shape))
+        out[..., self.rows, self.cols] = y
+        return out
+
+    def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any]:
+        if len(arrays) == 1:
+            return super()._difference(arrays)
+        self.n_sampled += 1
+        u, s, vt = arrays
+        return self.pattern.sample(padded(u, self._dtype, s), padded(vt.T, self._dtype), self._data)
+
+    def curvature(self, point: Any, direction: Any, max_entries: int | None = ENOUGH_ENTRIES) -> Any:
         """Evaluate ``D²E(X)[Ż, Ż] = Σ_Ω Ż_ij²``, from a part of the entries if there are many.
 
         Parameters
@@ -195,7 +156,7 @@ class MatrixCompletion(MatrixCost):
             all, and so does a dense point.
         """
         if not is_factored(point):
-            return float(np.sum(factors(direction, self.shape)[0][self.rows, self.cols] ** 2))
+            return super().curvature(point, direction)
         stride = 1 if max_entries is None else max(1, len(self) // max_entries)
         if len(self) < stride * sum(self.shape):  # fewer entries than rows and columns: a factor for each entry
             places = self.pattern.thinned(stride)
@@ -205,19 +166,6 @@ class MatrixCompletion(MatrixCost):
         left, right = direction_factors(point, direction, self.shape)
         squares, count = self.pattern.squares(padded(left, self._dtype), padded(right.T, self._dtype), stride)
         return squares * (len(self) / count) if count else 0.0
-
-    def relative_error(self, point: Any) -> float:
-        """Evaluate ``‖P_Ω(X) − a‖ / ‖a‖``, which on entries that were held out is the error of prediction.
-
-        Raises
-        ------
-        ValueError
-            If all values are zero.
-        """
-        scale = float(np.linalg.norm(self.values))
-        if scale == 0:
-            raise ValueError("the relative error is undefined, since all observed values are 0; use cost instead.")
-        return math.sqrt(2 * self.cost(point)) / scale
 
     def split(self, fraction: float, rng: Any = None) -> tuple[MatrixCompletion, MatrixCompletion]:
         """Split the entries at random into those to fit and those to hold out.
@@ -363,38 +311,10 @@ class MatrixCompletion(MatrixCost):
         )
         return DistributedCompletion(client, blocks, self.shape, dtype=self._dtype)
 
-    # Inside.
-
-    def _evaluate(self, point: Any) -> tuple[np.ndarray, float]:
-        """Residual and cost; those of the last factored point are kept."""
-        if is_factored(point) and (known := self._last.get(tuple(point))) is not None:
-            return known
-        arrays = factors(point, self.shape)
-        self.n_sampled += 1
-        with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
-            if len(arrays) == 1:
-                residual = arrays[0][self.rows, self.cols] - self.values
-                return residual, finite_cost(0.5 * float(np.vdot(residual, residual)), arrays)
-            u, s, vt = arrays
-            left, right = padded(u, self._dtype, s), padded(vt.T, self._dtype)
-            residual, squares = self.pattern.sample(left, right, self._values)
-        cost = finite_cost(0.5 * squares, arrays)
-        # To copy and compare O((m + n) r) numbers is little beside O(|Ω| r); at a dense point this is a mere gather.
-        self._last.keep(arrays, (residual, cost))
-        return residual, cost
-
-    def _matrix(self, entries: np.ndarray, *, dense: bool) -> Any:
-        """Matrix with these entries on Ω and zeros elsewhere."""
-        if dense:
-            out = np.zeros(self.shape)
-            out[self.rows, self.cols] = entries
-            return out
-        return self.pattern.matrix(entries)
-
     def _gradient_for_products(self, point: Any) -> Any:
         if not is_factored(point):
             return self.euclidean_gradient(point)
-        return Residual(self.pattern, self._evaluate(point)[0])
+        return Residual(self.pattern, self.residual(point))
 
 
 class Residual(LinearOperator):

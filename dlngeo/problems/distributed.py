@@ -11,7 +11,6 @@ numbers on w workers; a product with the residual from either side takes and ret
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -23,7 +22,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
-from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.base import direction_factors, is_factored
+from dlngeo.problems.least_squares import LeastSquares
 
 __all__ = ["DistributedCompletion", "RowBlock"]
 
@@ -43,7 +43,7 @@ class RowBlock(NamedTuple):
     load: Callable[[], tuple[Any, Any, Any]]
 
 
-class DistributedCompletion(MatrixCost):
+class DistributedCompletion(LeastSquares):
     """The cost of :class:`MatrixCompletion`, of entries that are held by the workers of a cluster.
 
     Points are triples ``(u, s, vt)``; derivatives are operators. It poses problems and solves as its local sibling,
@@ -74,7 +74,7 @@ class DistributedCompletion(MatrixCost):
     def __init__(
         self, client: Any, blocks: Sequence[RowBlock], shape: tuple[int, int], *, dtype: Any = np.float64
     ) -> None:
-        self.shape = _observations.shape(shape)
+        super().__init__(_observations.shape(shape))
         bounds = [block.first for block in blocks] + [self.shape[0]]
         if not blocks or bounds[0] != 0 or [block.last for block in blocks] != bounds[1:] or np.diff(bounds).min() <= 0:
             raise ValueError(
@@ -84,10 +84,9 @@ class DistributedCompletion(MatrixCost):
         self._client = client
         self._rows = [slice(block.first, block.last) for block in blocks]
         self._dtype = np.dtype(dtype)
-        self._last = LastPoint()
         self._blocks = [self._submit(_make_block, block, self.shape[1], self._dtype) for block in blocks]
         sizes, squares = zip(*client.gather(self._each(_measure)), strict=True)
-        self._size, self._squares = sum(sizes), sum(squares)
+        self._size, self._total = sum(sizes), sum(squares)
         if not self._size:
             raise ValueError("there are no observed entries; give at least one.")
 
@@ -98,39 +97,38 @@ class DistributedCompletion(MatrixCost):
         m, n = self.shape
         return f"DistributedCompletion({m}×{n}, {len(self)} entries in {len(self._blocks)} blocks)"
 
-    def cost(self, point: Any) -> float:
-        """Evaluate ``½ Σ_Ω (X_ij − a_ij)²``; ``inf``, never NaN, where it overflows."""
-        return self._evaluate(point)[1]
+    # The calculus; values are lists of futures, one for each block.
 
-    def euclidean_gradient(self, point: Any) -> LinearOperator:
-        """Evaluate ``P_Ω(X) − a``, an operator whose entries stay on the workers."""
-        return _DistributedMatrix(self, self._evaluate(point)[0])
+    def _apply(self, x: tuple[np.ndarray, np.ndarray]) -> list[Any]:
+        left, right = x
+        return self._each(_sample, left, self._share(right.T), False)
 
-    def euclidean_hessian(self, point: Any, direction: Any) -> LinearOperator:
-        """Evaluate ``P_Ω(Ż)``, an operator whose entries stay on the workers."""
-        left, right = direction_factors(self._factored(point), direction, self.shape)
-        return _DistributedMatrix(self, self._each(_sample, left, self._share(right.T), False))
+    def _adjoint(self, y: list[Any], factored: bool) -> LinearOperator:
+        """Operator whose entries stay on the workers."""
+        return _DistributedMatrix(self, y)
+
+    def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[list[Any], float]:
+        u, s, vt = arrays
+        entries = self._each(_sample, u * s, self._share(vt.T), True)
+        return entries, sum(self._client.gather([self._submit(_squares, e) for e in entries]))
+
+    def _squared_scale(self) -> float:
+        return self._total
+
+    def _evaluate(self, point: Any) -> tuple[list[Any], float]:
+        return super()._evaluate(_factored(point))
+
+    def _along(self, point: Any, direction: Any) -> list[Any]:
+        return super()._along(_factored(point), direction)
 
     def curvature(self, point: Any, direction: Any) -> float:
         """Evaluate ``Σ_Ω Ż_ij²``, from a part of the entries if there are many."""
-        left, right = direction_factors(self._factored(point), direction, self.shape)
+        left, right = direction_factors(_factored(point), direction, self.shape)
         stride = max(1, len(self) // ENOUGH_ENTRIES)
         squares, counts = zip(
             *self._client.gather(self._each(_squared_norm, left, self._share(right.T), stride)), strict=True
         )
         return sum(squares) * (len(self) / sum(counts)) if sum(counts) else 0.0
-
-    def relative_error(self, point: Any) -> float:
-        """Evaluate ``‖P_Ω(X) − a‖ / ‖a‖``.
-
-        Raises
-        ------
-        ValueError
-            If all values are zero.
-        """
-        if self._squares == 0:
-            raise ValueError("the relative error is undefined, since all observed values are 0; use cost instead.")
-        return math.sqrt(2 * self.cost(point) / self._squares)
 
     # Inside: futures of blocks, of entries and of thin arrays.
 
@@ -153,25 +151,6 @@ class DistributedCompletion(MatrixCost):
             for block, rows in zip(self._blocks, self._rows, strict=True)
         ]
 
-    def _evaluate(self, point: Any) -> tuple[list[Any], float]:
-        """Futures of the residuals of the blocks, and the cost; those of the last point are kept."""
-        u, s, vt = self._factored(point)
-        arrays = u, s, vt
-        known = self._last.get(arrays)
-        if known is None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                entries = self._each(_sample, u * s, self._share(vt.T), True)
-                squares = sum(self._client.gather([self._submit(_squares, e) for e in entries]))
-            known = entries, finite_cost(0.5 * squares, arrays)
-            self._last.keep(arrays, known)
-        return known
-
-    def _factored(self, point: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not is_factored(point):
-            raise TypeError("a distributed problem takes points (u, s, vt), as those of dlngeo.pymanopt.FixedRank.")
-        u, s, vt = factors(point, self.shape)
-        return u, s, vt
-
     def _times(self, entries: list[Any], right: np.ndarray) -> np.ndarray:
         shared = self._share(right)
         pairs = zip(self._blocks, entries, strict=True)
@@ -184,6 +163,12 @@ class DistributedCompletion(MatrixCost):
             pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
             parts = [self._submit(_sum, pair) if len(pair) == 2 else pair[0] for pair in pairs]
         return self._client.gather(parts[0])
+
+
+def _factored(point: Any) -> Any:
+    if not is_factored(point):
+        raise TypeError("a distributed problem takes points (u, s, vt), as those of dlngeo.pymanopt.FixedRank.")
+    return point
 
 
 class _DistributedMatrix(LinearOperator):

@@ -5,23 +5,22 @@ r"""Linear regression with several outputs, the cost that a deep linear network 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from dlngeo.problems import _observations
-from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.least_squares import LeastSquares
 
 __all__ = ["Regression"]
 
 
-class Regression(MatrixCost):
+class Regression(LeastSquares):
     r"""The cost ``E(X) = ½ ‖X A − B‖²`` of a linear map from inputs to outputs.
 
     With more samples than inputs the data are compressed without loss: for ``A = L Q`` with orthonormal rows of Q,
-    ``‖XA − B‖² = ‖XL − BQᵀ‖² + ‖B − BQᵀQ‖²``, which has n samples and a constant. At a factored point the gradient is
-    a pair of factors, ``(XA − B, Aᵀ)``.
+    ``‖XA − B‖² = ‖XL − BQᵀ‖² + ‖B − BQᵀQ‖²``, which has n samples and a constant. At a factored point the gradient and
+    the Hessian product are pairs of factors, ``(XA − B, Aᵀ)`` and ``(L, R A Aᵀ)`` for ``Ż = L R``.
 
     Parameters
     ----------
@@ -49,20 +48,16 @@ class Regression(MatrixCost):
         If the data are not real.
     """
 
+    _axes = 2
+
     def __init__(self, inputs: Any, outputs: Any, *, whiten: bool = False) -> None:
-        inputs, outputs = _observations.real(inputs, "inputs", 2), _observations.real(outputs, "outputs", 2)
-        if inputs.shape[1] != outputs.shape[1]:
-            raise ValueError(
-                f"inputs {inputs.shape} and outputs {outputs.shape} must have as many columns, one for each sample."
-            )
-        self.shape = outputs.shape[0], inputs.shape[0]
-        self._scale = float(np.linalg.norm(outputs))
-        self._constant = 0.0
+        inputs, outputs = _observations.samples(inputs, outputs)
+        super().__init__((outputs.shape[0], inputs.shape[0]))
         self.whitener: np.ndarray | None = None
         if inputs.shape[1] > inputs.shape[0]:
             q, r = np.linalg.qr(inputs.T)
             compressed = outputs @ q
-            self._constant = 0.5 * float(np.linalg.norm(outputs - compressed @ q.T)) ** 2
+            self._constant = float(np.linalg.norm(outputs - compressed @ q.T)) ** 2
             inputs, outputs = r.T, compressed
         if whiten:
             p, d, wt = np.linalg.svd(inputs, full_matrices=False)
@@ -73,59 +68,15 @@ class Regression(MatrixCost):
                 )
             self.whitener = (p / d) @ p.T
             inputs = p @ wt
-        self._inputs, self._outputs = inputs, outputs
-        self._last = LastPoint()
+        self._inputs, self._data = inputs, outputs
 
     def __repr__(self) -> str:
-        return f"Regression({self.shape[0]}×{self.shape[1]}{'' if self.whitener is None else ', whitened'})"
+        return f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}{'' if self.whitener is None else ', whitened'})"
 
-    def cost(self, point: Any) -> float:
-        """Evaluate ``½ ‖X A − B‖²``; ``inf``, never NaN, where it overflows."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            residual = self._residual(point)
-            value = 0.5 * float(np.vdot(residual, residual)) + self._constant
-        return finite_cost(value, factors(point, self.shape))
+    def _apply(self, x: Any) -> Any:
+        return (x[0], x[1] @ self._inputs) if isinstance(x, tuple) else x @ self._inputs
 
-    def euclidean_gradient(self, point: Any) -> Any:
-        """Evaluate ``(X A − B) Aᵀ``: as the pair of its factors at a factored point, dense at a dense one."""
-        residual = self._residual(point)
-        return (residual, self._inputs.T) if is_factored(point) else residual @ self._inputs.T
-
-    def euclidean_hessian(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``Ż A Aᵀ``: as a pair of factors at a factored point, dense at a dense one."""
-        if not is_factored(point):
-            return factors(direction, self.shape)[0] @ self._inputs @ self._inputs.T
-        left, right = direction_factors(point, direction, self.shape)
-        return left, (right @ self._inputs) @ self._inputs.T
-
-    def curvature(self, point: Any, direction: Any) -> float:
-        """Evaluate ``‖Ż A‖²``."""
-        if not is_factored(point):
-            return float(np.linalg.norm(factors(direction, self.shape)[0] @ self._inputs)) ** 2
-        left, right = direction_factors(point, direction, self.shape)
-        right = right @ self._inputs
-        return float(np.vdot(left.T @ left, right @ right.T))
-
-    def relative_error(self, point: Any) -> float:
-        """Evaluate ``‖X A − B‖ / ‖B‖``.
-
-        Raises
-        ------
-        ValueError
-            If all outputs are zero.
-        """
-        if self._scale == 0:
-            raise ValueError("the relative error is undefined, since all outputs are 0; use cost instead.")
-        return math.sqrt(2 * self.cost(point)) / self._scale
-
-    def _residual(self, point: Any) -> np.ndarray:
-        arrays = factors(point, self.shape)
-        residual = self._last.get(arrays)
-        if residual is None:
-            if len(arrays) == 1:
-                residual = arrays[0] @ self._inputs - self._outputs
-            else:
-                u, s, vt = arrays
-                residual = (u * s) @ (vt @ self._inputs) - self._outputs
-            self._last.keep(arrays, residual)
-        return residual
+    def _adjoint(self, y: Any, factored: bool) -> Any:
+        if isinstance(y, tuple):
+            return y[0], y[1] @ self._inputs.T
+        return (y, self._inputs.T) if factored else y @ self._inputs.T

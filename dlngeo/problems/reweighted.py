@@ -254,10 +254,13 @@ def _largest_rank(problem: Entries) -> int:
     return rank
 
 
-def _sweeps(problem: Entries, heldout: Entries | None, kernel: Kernel, most: int) -> Iterator[tuple[Sweep, Point]]:
+def _sweeps(
+    problem: Entries, heldout: Entries | None, kernel: Kernel, most: int, inner_tolerance: float | None = None
+) -> Iterator[tuple[Sweep, Point]]:
     """Yield sweeps at ever lower floors, which are in units of the root mean square of the entries.
 
-    The floor stays above the singular value ``most + 1``: there is no use in telling apart more of them.
+    The floor stays above the singular value ``most + 1``: there is no use in telling apart more of them. The tolerance
+    of conjugate gradients follows the change of the last sweep, unless ``inner_tolerance`` is given.
     """
     began = time.perf_counter()
     m, n = problem.shape
@@ -280,7 +283,7 @@ def _sweeps(problem: Entries, heldout: Entries | None, kernel: Kernel, most: int
         last = [np.diag(top), np.zeros((m, rank)), np.zeros((n, rank))]
         # Weak singular values are pulled to zero, near the floor without bound.
         guess = [np.diag(top / (1 + np.diagonal(ridge[0]) / space.fraction)), *last[1:]]
-        tolerance = min(_LOOSEST, max(_INNER_SHARE * change, _TIGHTEST))
+        tolerance = inner_tolerance or min(_LOOSEST, max(_INNER_SHARE * change, _TIGHTEST))
         z, count = space.solve(values, ridge, guess, tolerance, _INNER_ITERATIONS)
         change = math.sqrt(sum(_squares(a - b) for a, b in zip(z, last, strict=True)) / sum(map(_squares, z)))
         left, right = space.factors(z)

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
+from dlngeo import _check
 from dlngeo._linalg import combine, gram
 
 __all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
@@ -118,7 +119,7 @@ def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np
     """``E v`` and ``Eᵀ u``."""
     m, n = u.shape[0], v.shape[0]
     if isinstance(vector, tuple | list):
-        return _factored_products(u, v, [np.asarray(a) for a in vector])
+        return _factored_products(u, v, [_check.real(a, "a factor of the derivative") for a in vector])
     if isinstance(vector, LinearOperator):
         _require_shape(vector.shape, (m, n))
         ev = vector.matmat(v)
@@ -132,7 +133,7 @@ def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np
                 f"a derivative of type {type(vector).__name__} is not understood; pass an ({m}, {n}) array, a SciPy "
                 "sparse matrix or LinearOperator, a pair of factors, or the autodiff triple (du, ds, dvt)."
             )
-        vector = np.asarray(vector)
+        vector = _check.real(vector, "the derivative")
     _require_shape(vector.shape, (m, n))
     return vector @ v, vector.T @ u
 
@@ -259,7 +260,7 @@ def _hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tan
 
 def _like(point: Triple, derivatives: Any) -> Triple:
     """Arrays of derivatives in the factors, of the shapes of the point."""
-    du, ds, dvt = (np.asarray(a) for a in derivatives)
+    du, ds, dvt = (_check.real(a, "the autodiff derivative") for a in derivatives)
     u, s, vt = point
     if (du.shape, ds.shape, dvt.shape) != (u.shape, s.shape, vt.shape):
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
-from dlngeo._linalg import combine, gram
+from dlngeo._linalg import combine, gram, haar
 from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.matrices.factored_geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.frame import Blocks, Frame
@@ -137,8 +137,7 @@ class FixedRank(Manifold):
 
     def random_point(self) -> Point:
         """Draw orthonormal frames from the uniform law and singular values uniform on (0, 1], in descending order."""
-        u, _ = np.linalg.qr(self._rng.standard_normal((self._m, self._rank)))
-        v, _ = np.linalg.qr(self._rng.standard_normal((self._n, self._rank)))
+        u, v = (haar(self._rng, (size, self._rank)) for size in (self._m, self._n))
         s = np.sort(1 - self._rng.random(self._rank))[::-1].copy()
         return Point(u, s, v.T)
 

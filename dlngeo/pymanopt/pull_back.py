@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pymanopt
 
+from dlngeo._check import returned
 from dlngeo.pymanopt.balanced import Balanced
 from dlngeo.weights.network import differential, end_to_end, layer_gradient, layer_hessian
 
@@ -49,7 +50,9 @@ def pull_back(
     Raises
     ------
     TypeError
-        If ``manifold`` is not :class:`Balanced`.
+        If ``manifold`` is not :class:`Balanced`, or, when it is evaluated, a function returns no real numbers.
+    ValueError
+        When it is evaluated, if a function returns an array of another shape.
 
     Examples
     --------
@@ -67,18 +70,21 @@ def pull_back(
 
     @numpy_backend
     def loss(*weights: Any) -> float:
-        value = float(cost(end_to_end(weights)))
+        value = float(returned(cost(end_to_end(weights)), (), "the cost", finite=False))
         return math.inf if math.isnan(value) else value
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return returned(euclidean_gradient(x), x.shape, "the gradient", finite=False)
 
     @numpy_backend
     def gradient(*weights: Any) -> Any:
-        return layer_gradient(np.asarray(euclidean_gradient(end_to_end(weights))), weights)
+        return layer_gradient(slope(end_to_end(weights)), weights)
 
     def hessian(*arrays: Any) -> Any:
         weights, weights_dot = arrays[: manifold.depth], arrays[manifold.depth :]
         x, velocity = end_to_end(weights), differential(weights_dot, weights)
-        change = np.asarray(euclidean_hessian(x, velocity))  # type: ignore[misc]
-        return layer_hessian(np.asarray(euclidean_gradient(x)), change, weights_dot, weights)
+        change = returned(euclidean_hessian(x, velocity), x.shape, "the Hessian product", finite=False)  # type: ignore[misc]
+        return layer_hessian(slope(x), change, weights_dot, weights)
 
     return pymanopt.Problem(
         manifold,

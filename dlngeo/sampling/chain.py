@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
+import pandas as pd
 
 from dlngeo import _check
+from dlngeo.sampling.diagnostics import diagnose
 from dlngeo.sampling.factors import Factors, named
 from dlngeo.sampling.runs import store as _store
 from dlngeo.sampling.runs.checkpoint import Checkpoint, read
@@ -64,8 +65,6 @@ class Samples:
         ------
         CheckpointError
             If there is no checkpoint, or it is damaged.
-        ImportError
-            If zarr is not installed.
         """
         while True:
             manifest = _store.read_manifest(Path(path))
@@ -94,8 +93,29 @@ class Samples:
         values = np.asarray(observable(flat))
         return values.reshape(*self.points.shape[:2], *values.shape[1:])
 
+    def summary(self, **observables: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
+        """Mean, Monte Carlo standard error, effective sample size and R-hat of observables.
+
+        Parameters
+        ----------
+        **observables : callable
+            Functions of the points by name, see :meth:`observe`; without any, the entries of the points themselves.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each entry of each observable, ``name`` or ``name[i, j]``, and the columns of
+            :func:`dlngeo.sampling.diagnostics.diagnose`, of which ``mcse`` has ArviZ's name, ``mcse_mean``.
+        """
+        rows = {}
+        for name, values in self._observed(observables).items():
+            for index in np.ndindex(values.shape[2:]):
+                label = f"{name}[{', '.join(map(str, index))}]" if index else name
+                rows[label] = diagnose(values[:, :, *index])
+        return pd.DataFrame.from_dict(rows, orient="index").rename(columns={"mcse": "mcse_mean"})
+
     def to_inference_data(self, **observables: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """Give the draws to ArviZ, whose diagnostics (R-hat, effective sample size, plots) then apply.
+        """Give the draws to ArviZ, whose plots and statistics then apply.
 
         Parameters
         ----------
@@ -104,7 +124,7 @@ class Samples:
 
         Returns
         -------
-        arviz.InferenceData
+        arviz.InferenceData, or xarray.DataTree from ArviZ 1.0 on
             With the groups ``posterior`` and ``sample_stats``.
 
         Raises
@@ -112,22 +132,19 @@ class Samples:
         ImportError
             If ArviZ is not installed.
         """
-        posterior = {name: self.observe(function) for name, function in observables.items()} or {"points": self.points}
-        return import_arviz().from_dict(posterior=posterior, sample_stats=self.statistics or None, attrs=self.settings)
+        logging.getLogger("arviz.preview").setLevel(logging.WARNING)  # it tells which successors are not installed
+        try:
+            import arviz
+        except ImportError as error:
+            raise ImportError("this needs ArviZ, of any version: pip install arviz.") from error
+        groups = {"posterior": self._observed(observables), "sample_stats": self.statistics}
+        groups = {name: group for name, group in groups.items() if group}
+        if hasattr(arviz, "InferenceData"):
+            return arviz.from_dict(groups["posterior"], sample_stats=groups.get("sample_stats"), attrs=self.settings)
+        return arviz.from_dict(groups, attrs={"/": self.settings})
 
-    def summary(self, **observables: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """Mean, Monte Carlo standard error, effective sample size and R-hat of observables, by ArviZ.
-
-        Parameters
-        ----------
-        **observables : callable
-            Functions of the points by name, see :meth:`observe`.
-
-        Returns
-        -------
-        pandas.DataFrame
-        """
-        return import_arviz().summary(self.to_inference_data(**observables), kind="all", round_to="none")
+    def _observed(self, observables: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: self.observe(function) for name, function in observables.items()} or {"points": self.points}
 
 
 class Sampler(ABC):
@@ -205,8 +222,6 @@ class Sampler(ABC):
         ------
         CheckpointError
             If the checkpoint is not one of this run, damaged, in use, or of more steps.
-        ImportError
-            If there is to be a checkpoint and zarr is not installed.
         ValueError
             If the points have the wrong shape or are not finite, the numbers of steps are inconsistent, or a step
             fails: chains stop where they are rather than go on wrong.
@@ -263,7 +278,7 @@ class Sampler(ABC):
 
 
 def _copy(arrays: Mapping[str, Any]) -> State:
-    return {name: np.array(value) for name, value in arrays.items()}
+    return {name: np.array(value, order="C") for name, value in arrays.items()}  # as files give them back
 
 
 def _restored(generator: np.random.Generator, rng: Mapping[str, Any]) -> np.random.Generator:
@@ -281,6 +296,8 @@ def _ticks(progress: bool | Callable[[int], Any], n_steps: int) -> Iterator[Call
     elif not progress:
         yield lambda done: None
     else:
+        from rich.progress import Progress  # which draws from Python's random as it is imported
+
         with Progress(transient=True) as bar:
             task = bar.add_task("sampling", total=n_steps)
             yield lambda done: bar.update(task, completed=done)
@@ -292,13 +309,3 @@ def _samples(draws: Draws, at: Standing, status: str, settings: dict[str, Any], 
     columns = {name: np.stack([row[name] for row in rows], axis=1) for name in (rows[0] if rows else ())}
     points = np.stack(draws.points[: at.n_draws], axis=1) if rows else np.empty((shape[0], 0, *shape[1:]))
     return Samples(points, columns, at.state, at.n_steps, status, settings)
-
-
-def import_arviz() -> Any:
-    """Import ArviZ, or say how to get it."""
-    logging.getLogger("arviz.preview").setLevel(logging.WARNING)  # it tells which of its successors are not installed
-    try:
-        import arviz
-    except ImportError as error:
-        raise ImportError("diagnostics need ArviZ: pip install 'dlngeo[sampling]'.") from error
-    return arviz

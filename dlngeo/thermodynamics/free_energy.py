@@ -10,8 +10,8 @@ vector of the orbit (the trace of its second fundamental form): the orbit grows 
 shrinks along its mean curvature. And noise tangent to the orbit alone moves X along ``grad S``, without noise.
 
 S is a smooth function of X wherever all singular values are positive, coinciding ones included. Functions here take
-NumPy or PyTorch arrays, batch over leading axes, and are differentiated in closed form, twice, where autograd or
-PyTorch traces their argument.
+NumPy, PyTorch or JAX arrays, batch over leading axes, and are differentiated in closed form, twice, where autograd,
+PyTorch or JAX traces their argument; see :mod:`dlngeo.matrices.differentiable`.
 
 References
 ----------
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dlngeo import _check
-from dlngeo._autodiff import Operation, untraced
+from dlngeo._autodiff import Operation, has_values, in_jax, untraced
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 
@@ -118,7 +118,8 @@ def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, width
     if tuple(direction.shape[-2:]) != at.spectral.shape:
         m, n = at.spectral.shape
         raise ValueError(f"the direction has shape {tuple(direction.shape)}, but the matrix is {m}×{n}; give it those.")
-    _check.finite(xp, direction, "the direction")
+    if has_values(direction):
+        _check.finite(xp, direction, "the direction")
     return _hessian(at, x, z)
 
 
@@ -210,8 +211,11 @@ def free_energy_gradient(
 
 
 class _Point(NamedTuple):
-    frame: Frame
+    frame: Any  # None under JAX, until it is called
     spectral: SpectralEntropy
+
+    def at(self, x: Any) -> _Point:
+        return _Point(Frame.at(x, self.spectral.kernel, self.spectral.rank), self.spectral)
 
 
 def _at(x: Any, depth: float, rank: int | None, widths: Sequence[int] | None) -> _Point:
@@ -219,8 +223,8 @@ def _at(x: Any, depth: float, rank: int | None, widths: Sequence[int] | None) ->
     if values.ndim < 2:
         raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
     m, n = values.shape[-2:]
-    spectral = SpectralEntropy(m, n, depth, rank, widths)
-    return _Point(Frame.at(values, spectral.kernel, spectral.rank), spectral)
+    point = _Point(None, SpectralEntropy(m, n, depth, rank, widths))
+    return point if in_jax(values) else point.at(values)
 
 
 def _energy(cost: Any, x: Any, shape: tuple[int, ...]) -> Any:
@@ -229,7 +233,7 @@ def _energy(cost: Any, x: Any, shape: tuple[int, ...]) -> Any:
     got = tuple(plain.shape)
     if got != shape and (callable(cost) or not _broadcasts(got, shape)):
         raise ValueError(f"cost has shape {got} at x, where {shape} is expected; sum over the last two axes only.")
-    if bool(xp.any(xp.isnan(plain))):
+    if has_values(plain) and bool(xp.any(xp.isnan(plain))):
         raise ValueError("cost is NaN at x; see that it is defined there.")
     return energy
 
@@ -240,7 +244,8 @@ def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
     got = tuple(plain.shape)
     if got[-2:] != shape[-2:] or not _broadcasts(got, shape):
         raise ValueError(f"euclidean_gradient has shape {got} at x, where {shape} is expected; differentiate in x.")
-    _check.finite(xp, plain, "euclidean_gradient")
+    if has_values(plain):
+        _check.finite(xp, plain, "euclidean_gradient")
     return slope
 
 
@@ -285,12 +290,16 @@ def _unavailable(*_: Any) -> Any:
 
 
 _entropy: Operation = Operation(
-    lambda at, x: at.spectral(at.frame.s), (lambda at, c, x: c[..., None, None] * _gradient(at, x),), "entropy"
+    lambda at, x: at.spectral(at.frame.s),
+    (lambda at, c, x: c[..., None, None] * _gradient(at, x),),
+    "entropy",
+    scalar=True,
 )
 _volume: Operation = Operation(
     lambda at, x: at.frame._xp.exp(at.spectral(at.frame.s)),
     (lambda at, c, x: (c * _volume(at, x))[..., None, None] * _gradient(at, x),),
     "orbit_volume",
+    scalar=True,
 )
 _gradient: Operation = Operation(_gradient_value, (lambda at, c, x: _hessian(at, x, c),), "entropy_gradient")
 _hessian: Operation = Operation(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import numpy as np
+from arviz_stats.base import array_stats
 from geomstats.geometry.general_linear import GeneralLinear
 from threadpoolctl import threadpool_limits
 
@@ -218,9 +219,7 @@ class Run(NamedTuple):
 
 
 def effective_samples(values):
-    import arviz
-
-    return float(arviz.ess(np.ascontiguousarray(values), method="mean"))
+    return float(array_stats.ess(np.ascontiguousarray(values), method="mean"))
 
 
 def measure(chains, problem, step, seconds):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sampler_table import Problem, Reference, effective_samples, equilibrium, langevin
 
-pytest.importorskip("arviz")
 pytestmark = pytest.mark.benchmark
 
 # (d, N), steps of both at a bias below 1 %, chains, effective samples for the time, ours over NumPy's, at least

@@ -9,7 +9,6 @@ import pytest
 from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.sampling import Cell, Langevin, sweep
 
-pytest.importorskip("xarray")
 pytestmark = pytest.mark.benchmark
 
 

@@ -50,13 +50,12 @@ class Convex:
 KERNELS = [DepthKernel(2), DepthKernel(3), DepthKernel(7.5, normalized=True), DepthKernel(1.5), InfiniteDepthKernel()]
 SPECTRA = [(3, 3, [1.5, 1.5, 0.1]), (4, 4, [2.0, 1.0, 1.0, 1e-3]), (5, 3, [1.0, 1.0, 0.4]), (3, 5, [1.2, 0.3, 0.3]),
            (5, 4, [1.1, 0.2])]  # fmt: skip
+# Infinite depth lives on square invertible matrices only.
+FACTORED = [(k, *x) for k in KERNELS for x in SPECTRA if k.depth < np.inf or x[0] == x[1] == len(x[2])]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-@pytest.mark.parametrize(("m", "n", "s"), SPECTRA)
+@pytest.mark.parametrize(("kernel", "m", "n", "s"), FACTORED)
 def test_the_factored_velocity_is_the_cometric_of_the_gradient(rng, kernel, m, n, s):
-    if isinstance(kernel, InfiniteDepthKernel) and not m == n == len(s):
-        return  # which lives on square invertible matrices only
     u, s, vt = oracles.factors(rng, m, n, s)
     cost = oracles.Cost(rng, m, n)
     state = FactoredState((m, n), len(s), kernel, cost.gradient)
@@ -369,10 +368,14 @@ def test_bad_input_is_refused(setting):
     refused("no metric", space=GeneralLinear(3, equip=False))
     refused("shape", point=np.eye(2))
     refused("NaN", point=np.full((3, 3), np.nan))
+    refused("the start must be real numbers", TypeError, point=np.eye(3) + 0j)
     refused("rank below 3", point=np.diag([1.0, 1.0, 0.0]))
     refused("does not belong", space=Hypersphere(2), point=np.array([1.0, 1.0, 0.0]))
-    refused("unreshaped", euclidean_gradient=lambda y: y[0])
+    refused(r"shape \(3,\); expected \(3, 3\)", euclidean_gradient=lambda y: y[0])
     refused("NaN", euclidean_gradient=lambda y: y * np.nan)
+    refused("masked array", TypeError, euclidean_gradient=lambda y: np.ma.masked_array(y))
+    refused("complex128", TypeError, euclidean_gradient=lambda y: y + 0j)
+    refused(r"the cost has shape \(3,\); expected \(\)", cost=lambda y: y[0])
     refused("loss_below needs", loss_below=1.0)
     refused("coordinates must be", coordinates="polar")
     refused("needs factored", point=(np.eye(3), np.ones(3), np.eye(3)), coordinates="dense")

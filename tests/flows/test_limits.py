@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 import dlngeo
 from dlngeo.flows.limits import (
-    QuadraticCost,
     classify_limit,
     end_to_end_step,
     escape_time,
@@ -20,6 +19,7 @@ from dlngeo.flows.limits import (
     observed_rate,
 )
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.problems import QuadraticCost
 
 
 def regression(rng, m=3, n=4, samples=30):
@@ -74,7 +74,7 @@ def test_the_critical_points_are_critical_and_the_first_is_the_minimum(rng, rank
 
 def test_bad_costs_are_refused():
     for arguments, message in [
-        ((np.ones(3),), "matrix is expected"),
+        ((np.ones(3),), "target must have 2 axes"),
         ((np.full((2, 2), np.nan),), "NaN"),
         ((np.eye(2), np.eye(3)), "symmetric 2×2"),
         ((np.eye(2), np.array([[1.0, 1.0], [0.0, 1.0]])), "symmetric"),
@@ -82,7 +82,7 @@ def test_bad_costs_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             QuadraticCost(*arguments)
-    with pytest.raises(ValueError, match="one column per sample"):
+    with pytest.raises(ValueError, match="one for each sample"):
         QuadraticCost.from_data(np.ones((2, 5)), np.ones((2, 4)))
 
 
@@ -207,6 +207,22 @@ def test_the_end_to_end_step_is_the_cometric_of_a_row(rng):
         cometric = oracles.schur_cometric(w[None], gradient[None], oracles.naive(depth), rank=1)[0]
         assert_allclose(end_to_end_step(w, gradient, 0.1, depth), w - 0.1 * cometric, rtol=1e-11)
     assert_allclose(end_to_end_step(np.zeros(5), gradient, 0.1, 3), 0)
+
+
+@pytest.mark.parametrize(
+    ("w", "gradient", "step_size", "message"),
+    [
+        (np.ones((3, 3)), np.ones((3, 3)), 0.1, r"w has shape \(3, 3\); the step is that of a vector"),
+        (np.ones((1, 3)), np.ones((1, 3)), 0.1, "gradient_descent"),
+        (np.ones(3), np.ones((3, 1)), 0.1, r"the gradient has shape \(3, 1\); expected \(3,\)"),
+        (np.ones(3), 1.0, 0.1, "the gradient has shape"),
+        (np.array([1.0, np.nan]), np.ones(2), 0.1, "w holds NaN"),
+        (np.ones(2), np.ones(2), 0.0, "step_size must be positive"),
+    ],
+)
+def test_an_end_to_end_step_of_anything_but_vectors_is_refused(w, gradient, step_size, message):
+    with pytest.raises(ValueError, match=message):
+        end_to_end_step(w, gradient, step_size, 3)
 
 
 # (d) Width, depth, data.

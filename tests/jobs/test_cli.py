@@ -143,6 +143,7 @@ def test_an_output_that_is_a_file_gets_one_line(tmp_path, matrix):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     # The process sends itself the signal that a terminal would, in the middle of the second method.

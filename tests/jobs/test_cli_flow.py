@@ -152,6 +152,7 @@ def test_bad_files_get_one_line_and_code_2(tmp_path):
     assert "cannot write to" in result.stderr
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path):
     # The process sends itself the signal that a terminal would, in the middle of the second depth.
     code = """

@@ -22,9 +22,6 @@ from dlngeo.sampling import Langevin, WorkerLostError
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.laws import SpectralLaw
 
-pytest.importorskip("arviz")
-pytest.importorskip("zarr")
-
 QUICK = ["--steps", "60", "--thin", "2", "--shape", "2x3", "--chains", "4"]
 
 
@@ -217,8 +214,8 @@ def test_other_folders_are_no_checkpoints(tmp_path):
     options = [*QUICK, "--checkpoint", tmp_path / "run", "--output", tmp_path / "out"]
     assert call(*options).exit_code == 0
     (part,) = (tmp_path / "run").glob("part*")
-    text = (part / "zarr.json").read_text()
-    (part / "zarr.json").write_text(text[: len(text) // 2])
+    text = (part / "checkpoint.json").read_text()
+    (part / "checkpoint.json").write_text(text[: len(text) // 2])
     assert_one_line_and_code_2(call(*options), "is damaged")
     (tmp_path / "run" / "settings.json").write_text("{")
     assert_one_line_and_code_2(call(*options), "is damaged")
@@ -321,12 +318,13 @@ def test_ctrl_c_in_a_step_keeps_the_steps_before_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("jobs", "steps"), [pytest.param(1, 1_000_000, id="1"), pytest.param(2, 200_000, id="2")])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, jobs, steps):
     options = ["--steps", steps, "--thin", 1000, "--shape", "2x2", "--chains", 2, "--jobs", jobs]
     folder = tmp_path / "run"
     process = start(*options, "--checkpoint", folder, "--output", tmp_path / "out")
-    wait_for(lambda: len(list(folder.glob("part*/zarr.json"))) == jobs)
+    wait_for(lambda: len(list(folder.glob("part*/checkpoint.json"))) == jobs)
     time.sleep(1.5 * jobs)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, errors = process.communicate(timeout=60)
@@ -345,7 +343,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     folder, out = tmp_path / "run", tmp_path / "out"
     options = ["--steps", 20_000, "--shape", "2x2", "--chains", 4, "--jobs", 2, "--seed", 3, "--output", out]
     process = start(*options, "--checkpoint", folder)
-    wait_for(lambda: len(list(folder.glob("part*/3"))) == 2)
+    wait_for(lambda: len(list(folder.glob("part*/part-3.npz"))) == 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not out.exists()

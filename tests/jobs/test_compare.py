@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 from threadpoolctl import threadpool_info
+from typer.testing import CliRunner
 
 import dlngeo.jobs.methods as methods
-from dlngeo.jobs.compare import Settings, compare, effective_rank
+from dlngeo.cli import app
+from dlngeo.jobs.compare import Settings, compare, effective_rank, table
 from dlngeo.jobs.load import Data
-from dlngeo.jobs.report import save, table
+from dlngeo.jobs.output import save
 from dlngeo.plotting import compare_figure
 from dlngeo.problems import MatrixCompletion
 
@@ -127,6 +129,22 @@ def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
     assert "ALS failed: SVD did not converge" in result["notes"]
 
 
+def test_where_every_method_fails_the_command_says_why_and_writes_nothing(monkeypatch, tmp_path):
+    def fail(*args):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    for name in ("manifold", "alternating_least_squares", "truncated_svd"):
+        monkeypatch.setattr(methods, name, fail)
+    np.save(tmp_path / "data.npy", data().matrix)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "data.npy"), "--depths", "2", "--output", str(out)])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("dlngeo: nothing was done; nothing is written.")
+    assert "ALS failed: SVD did not converge" in done.stderr
+    assert not out.exists()
+
+
 def test_the_saddle_at_a_tiny_start_is_not_taken_for_convergence():
     result = compare(data(), dataclasses.replace(QUICK, depths=(2, 8, math.inf), start=1e-12))
     assert all(row["status"] != "converged" for row in result["rows"][:3])
@@ -173,7 +191,7 @@ def test_an_interruption_keeps_the_rows_done_and_the_partial_one(stop, tmp_path)
     assert last["status"] == "interrupted"
     if stop[0] != "ALS":
         assert last["iterations"] == stop[1]
-    _, figure = save(result, tmp_path)
+    _, figure = save(result, tmp_path, compare_figure)
     assert figure.stat().st_size > 10_000
 
 
@@ -215,7 +233,7 @@ def test_the_json_draws_the_same_figure(shown):
 
 
 def test_the_files_hold_the_result_and_its_figure(result, tmp_path):
-    file, figure = save(result, tmp_path / "new" / "folder")
+    file, figure = save(result, tmp_path / "new" / "folder", compare_figure)
     assert json.loads(file.read_text(encoding="utf-8")) == result
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in file.parent.iterdir()) == ["figure.png", "result.json"]
@@ -236,11 +254,11 @@ def test_the_figure_shows_every_row_and_labels_its_axes(result):
 
 
 def test_a_failed_write_leaves_the_old_file(result, tmp_path, monkeypatch):
-    file, _ = save(result, tmp_path)
+    file, _ = save(result, tmp_path, compare_figure)
     old = file.read_text(encoding="utf-8")
     monkeypatch.setattr("pathlib.Path.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        save({**result, "status": "other"}, tmp_path)
+        save({**result, "status": "other"}, tmp_path, compare_figure)
     assert file.read_text(encoding="utf-8") == old
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure.png", "result.json"]
 

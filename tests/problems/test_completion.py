@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pymanopt.manifolds import FixedRankEmbedded, Stiefel
 from pymanopt.optimizers import ConjugateGradient
 
-from dlngeo.problems import MatrixCompletion, _pattern
+from dlngeo.problems import MatrixCompletion
 from dlngeo.problems._pattern import Pattern, padded
 from dlngeo.pymanopt import FixedRank
 
@@ -77,7 +77,7 @@ def test_gradient_and_hessian_have_the_taylor_order_of_a_quadratic_along_curves_
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 @pytest.mark.parametrize("columns", [1, 4, 6])
-def test_products_over_a_pattern_are_the_dense_ones_on_one_thread_and_on_many(monkeypatch, columns, index, dtype):
+def test_products_over_a_pattern_are_the_dense_ones_on_one_thread_and_on_many(columns, index, dtype):
     rng = np.random.default_rng(1)
     m, n = 31, 20
     mask = rng.random((m, n)) < rng.random((m, 1)) ** 3  # very unequal rows
@@ -91,8 +91,7 @@ def test_products_over_a_pattern_are_the_dense_ones_on_one_thread_and_on_many(mo
     low_rank = left.astype(float) @ right.T.astype(float)
     atol = 50 * float(np.finfo(dtype).eps)
     for parallel_from in (10**9, 0):
-        monkeypatch.setattr(_pattern, "_PARALLEL_FROM", parallel_from)
-        pattern = Pattern(indptr, cols.astype(index), (m, n), threads=3)
+        pattern = Pattern(indptr, cols.astype(index), (m, n), threads=3, parallel_from=parallel_from)
         ours = padded(left, dtype), padded(right, dtype)
         for subtracted in (None, entries):
             expected = low_rank[mask] - (0 if subtracted is None else subtracted)
@@ -349,6 +348,15 @@ def test_bad_matrices_points_and_manifolds_say_what_is_wrong():
     for x in (np.zeros((2, 3)), (np.zeros((3, 1)), np.zeros(2), np.zeros((2, 2))), np.zeros(6)):
         with pytest.raises(ValueError, match="the point has shapes"):
             problem.cost(x)
+    for x in (
+        np.zeros((3, 2), complex),
+        np.ma.zeros((3, 2)),
+        (np.zeros((3, 1)), np.zeros(1), np.zeros((1, 2), complex)),
+    ):
+        with pytest.raises(TypeError, match="the point must be real numbers"):
+            problem.cost(x)
+    with pytest.raises(TypeError, match="the matrix must be real numbers, got a masked array"):
+        MatrixCompletion.from_matrix(np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2)))
     with pytest.raises(ValueError, match="no observed entries"):
         MatrixCompletion.from_matrix(np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="two axes"):

@@ -10,16 +10,20 @@ from pymanopt.manifolds import Euclidean, FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+import dlngeo
+from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.problems import (
     AutodiffCost,
     LowRankApproximation,
     MatrixCompletion,
     MatrixSensing,
+    QuadraticCost,
     QuadraticLineSearcher,
     RankOneSensing,
     Regression,
 )
 from dlngeo.pymanopt import FixedRank
+from dlngeo.sampling import Langevin
 
 M, N, RANK = 7, 5, 3
 
@@ -54,6 +58,10 @@ def instances():
         "regression, whitened": (
             Regression(many, many_out, whiten=True),
             regression(whitener @ many, many_out),
+        ),
+        "quadratic": (
+            QuadraticCost(target, few @ few.T + np.eye(N)),
+            lambda x: 0.5 * np.trace((x - target) @ (few @ few.T + np.eye(N)) @ (x - target).T),
         ),
         "rank-one sensing": (
             RankOneSensing(left, right, y),
@@ -146,6 +154,32 @@ def test_derivatives_at_a_dense_point_have_their_taylor_orders(case, rng):
     assert np.sum(w * hessian) == pytest.approx(np.sum(z * cost.euclidean_hessian(x, w)), rel=1e-12)
 
 
+def test_a_batch_of_dense_points_gives_one_value_and_one_derivative_for_each(case, rng):
+    cost, literal = case
+    x, z = rng.standard_normal((2, 2, 4, M, N))
+    values, gradients, products = cost.cost(x), cost.euclidean_gradient(x), cost.euclidean_hessian(x, z)
+    curvatures = cost.curvature(x, z)
+    assert values.shape == curvatures.shape == (2, 4)
+    for k in np.ndindex(2, 4):
+        assert values[k] == pytest.approx(literal(x[k]), rel=1e-12)
+        assert curvatures[k] == pytest.approx(cost.curvature(x[k], z[k]), rel=1e-12)
+        np.testing.assert_allclose(gradients[k], cost.euclidean_gradient(x[k]), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(products[k], cost.euclidean_hessian(x[k], z[k]), rtol=1e-12, atol=1e-12)
+    x[1, 2, 0, 0] = np.inf
+    np.testing.assert_array_equal(cost.cost(x), np.where(np.arange(8).reshape(2, 4) == 6, np.inf, values))
+    assert cost.cost(x[:1, 0]).shape == (1,)
+    with pytest.raises(ValueError, match="the direction has shape"):
+        cost.euclidean_hessian(x[0], z[0, 0])
+
+
+def test_a_gradient_may_be_written_into(case, rng):
+    cost, _ = case
+    x = rng.standard_normal((M, N))
+    before = cost.euclidean_gradient(x)
+    cost.euclidean_gradient(x)[...] = 0
+    np.testing.assert_array_equal(cost.euclidean_gradient(x), before)
+
+
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_derivatives_at_a_factored_point_are_those_at_the_dense_one(name, rng):
     cost, _ = CASES[name]
@@ -201,6 +235,35 @@ def test_solvers_reach_a_critical_point(name):
         scale = solution.history[0].gradient_norm
         assert solution.history[-1].gradient_norm < 1e-4 * scale
         assert solution.history[-1].cost < solution.history[0].cost
+
+
+def test_one_cost_runs_on_a_solver_a_flow_and_a_sampler(case, rng):
+    cost, literal = case
+    space = FixedRankMatrices(M, N, RANK, depth=3)
+    start = factored_point(rng, 0.5)
+    problem = cost.problem(FixedRank(M, N, RANK, 3))
+    norm = problem.manifold.norm(start, problem.riemannian_gradient(start))
+    h = 1e-3 * literal(3 * dense(start)) / norm**2  # short against the time in which the loss falls
+    flow = dlngeo.gradient_flow(space, cost.euclidean_gradient, start, [0, h, 2 * h], cost=cost.cost)
+    assert flow.gradient_norms[0] == pytest.approx(norm, rel=1e-10)
+    assert flow.losses == pytest.approx([literal(x) for x in flow.points], rel=1e-10)
+    # The loss falls at the squared norm of the gradient: Simpson's rule.
+    fall = np.dot([1, 4, 1], flow.gradient_norms**2) * h / 3
+    assert flow.losses[0] - flow.losses[2] == pytest.approx(fall, rel=1e-3)
+    other = dlngeo.gradient_flow(space, cost.euclidean_gradient, dense(start), 2 * h, coordinates="dense")
+    np.testing.assert_allclose(other.points[-1], flow.points[-1], atol=1e-9 * np.linalg.norm(dense(start)))
+
+    def one_by_one(points):
+        return np.stack([cost.euclidean_gradient(x) for x in points])
+
+    points = np.stack([dense(factored_point(rng)) for _ in range(3)])
+    runs = [
+        Langevin(space, gradient, 10.0, h / 100, potential=cost.cost).sample(points, 4, rng=0)
+        for gradient in (cost.euclidean_gradient, one_by_one)
+    ]
+    np.testing.assert_allclose(runs[0].points, runs[1].points, rtol=1e-10)
+    energies = np.vectorize(literal, signature="(m,n)->()")(runs[0].points)
+    np.testing.assert_allclose(runs[0].statistics["energy"], energies, rtol=1e-10)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -341,6 +404,7 @@ def test_autodiff_by_torch_and_jax(backend, rng):
         (lambda: LowRankApproximation([[np.inf]]), ValueError, "target must be finite"),
         (lambda: LowRankApproximation(aslinearoperator(np.eye(2))).relative_error(np.eye(2)), ValueError, "unknown"),
         (lambda: AutodiffCost(np.sum, (2, 2), backend="numpy"), ValueError, "backend must be"),
+        (lambda: AutodiffCost(lambda x: x, (2, 2)).cost(np.eye(2)), ValueError, r"the cost has shape \(2, 2\)"),
         (
             lambda: Regression(np.ones((3, 4)), np.ones((2, 4))).cost(np.ones((3, 2))),
             ValueError,

@@ -8,6 +8,7 @@ import oracles
 import pymanopt
 import pytest
 import scipy.sparse
+from fixed_ranks import Quadratic, matrix, matrix_forms, setup
 from hypothesis import given
 from hypothesis import strategies as st
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded, Product
@@ -18,20 +19,6 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
-
-
-class Quadratic(Kernel):
-    """``φ = 1 + (s² + t²)/2``: no depth kernel, and not a product."""
-
-    def __call__(self, s, t):
-        return 1 + (s**2 + t**2) / 2
-
-    def divided_difference(self, r, s, t):
-        return np.full(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)), 0.5)
-
-    def __repr__(self):
-        return "Quadratic()"
-
 
 # m, n and singular values: generic, one side full, m < 2r with a repeated value, square, ill conditioned, rank 1.
 SHAPES = [
@@ -45,17 +32,6 @@ SHAPES = [
 DEPTHS = [1, 1.5, 2, 3.5, 8, math.inf]
 CASES = [(shape, d) for shape in SHAPES for d in DEPTHS if math.isfinite(d) or shape[0] == shape[1] == len(shape[2])]
 over_cases = pytest.mark.parametrize(("shape", "depth"), CASES, ids=str)
-
-
-def setup(rng, shape, depth):
-    m, n, s = shape
-    return FixedRank(m, n, len(s), depth, rng=rng), oracles.factors(rng, m, n, s)
-
-
-def matrix(point, tangent):
-    """The dense matrix of a tangent triple."""
-    (u, _, vt), (left, core, right) = point, tangent
-    return u @ core @ vt + left @ vt + u @ right.T
 
 
 def assert_tangent(point, tangent):
@@ -159,27 +135,12 @@ def test_kernel_is_evaluated_once_for_many_operations_at_a_point(rng):
 # Ambient forms.
 
 
-def ambient_forms(e):
-    m, n = e.shape
-    left, middle, right = np.linalg.svd(e, full_matrices=False)
-    return {
-        "dense": e,
-        "csr_array": scipy.sparse.csr_array(e),
-        "coo_matrix": scipy.sparse.coo_matrix(e),
-        "operator": aslinearoperator(e),
-        "matvec operator": LinearOperator((m, n), matvec=lambda x: e @ x, rmatvec=lambda y: e.T @ y, dtype=float),
-        "pair": (left * middle, right),
-        "list": [left * middle, right],
-        "triple": (left, np.diag(middle), right.T),
-    }
-
-
-@pytest.mark.parametrize("form", ambient_forms(np.eye(2)))
+@pytest.mark.parametrize("form", matrix_forms(np.eye(2)))
 @over_cases
-def test_every_ambient_form_gives_the_dense_gradient(shape, depth, form, rng):
+def test_every_form_of_a_matrix_gives_the_dense_gradient(shape, depth, form, rng):
     manifold, point = setup(rng, shape, depth)
     e = rng.standard_normal(shape[:2])
-    vector = ambient_forms(e)[form]
+    vector = matrix_forms(e)[form]
     for method in (manifold.projection, manifold.euclidean_to_riemannian_gradient):
         expected = method(point, e)
         for got, want in zip(method(point, vector), expected, strict=True):
@@ -233,20 +194,6 @@ def test_roundoff_of_a_vanishing_gradient_is_no_contradiction(rng):
     manifold.euclidean_to_riemannian_gradient(point, noise)
     with pytest.raises(ValueError, match="contradict"):  # but not a gradient of the same shape that counts
         manifold.euclidean_to_riemannian_gradient(point, [1e10 * a for a in noise])
-
-
-def test_autograd_gradient_is_right_at_equal_singular_values(rng):
-    manifold, point = setup(rng, (5, 4, (1.5, 1.5, 1.5)), 3.5)
-    target = rng.standard_normal((5, 4))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(u, s, vt):
-        return anp.sum(anp.sin((u * s) @ vt) * target)
-
-    got = pymanopt.Problem(manifold, cost).riemannian_gradient(point)
-    want = manifold.euclidean_to_riemannian_gradient(point, np.cos(oracles.dense(*point)) * target)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +291,31 @@ def test_random_points_and_vectors_are_valid_and_repeatable(shape, depth, rng):
     assert not np.array_equal(twins[0].random_point().s, s)
 
 
+def test_frames_of_random_points_are_uniform(rng):
+    """In means over Haar measure, all of odd degree vanish, ``⟨⟨u_k, a⟩²⟩ = 1/m``, and ``⟨⟨u_1, a⟩⟨u_2, b⟩⟩ = 0``.
+
+    QR factors without their signs pass the second and fail the first: their ``u_11`` is never positive.
+    """
+    manifold = FixedRank(4, 3, 2, 3, rng=rng)
+    u, _, vt = (np.stack(factors) for factors in zip(*(manifold.random_point() for _ in range(4000)), strict=True))
+    for q in (u, np.swapaxes(vt, 1, 2)):
+        size = q.shape[1]
+        a, b = oracles.orthogonal(rng, size)[:2]
+        moments = [
+            (np.sign(q).reshape(len(q), -1), 0.0),
+            (q.reshape(len(q), -1), 0.0),
+            ((q[:, :, 0] @ a)[:, None] * (q[:, :, 1] @ b)[:, None], 0.0),
+            ((np.swapaxes(q, 1, 2) @ a) ** 2, 1 / size),
+            ((np.swapaxes(q, 1, 2) @ a) ** 4, 3 / (size * (size + 2))),
+        ]
+        for samples, mean in moments:
+            error = samples.std(axis=0) / math.sqrt(len(samples))
+            assert np.all(abs(samples.mean(axis=0) - mean) < 4.5 * error)
+    # The frames of the two sides are independent: so is the sign of the product of their first entries.
+    product = np.sign(u[:, 0, 0] * vt[:, 0, 0])
+    assert abs(product.mean()) < 4.5 / math.sqrt(len(product))
+
+
 def test_random_tangent_vectors_are_isotropic_in_the_metric(rng):
     """The mean of ``⟨ξ, e⟩²`` over the unit sphere is 1/dim for every unit vector e."""
     manifold, point = setup(rng, (4, 3, (1.5, 0.1)), 4)
@@ -377,22 +349,26 @@ def test_iterates_at_depth_one_are_those_of_fixed_rank_embedded(optimizer, rng):
     np.testing.assert_allclose(ours["cost"], theirs["cost"], rtol=1e-9)
     for p, q in zip(ours["point"], theirs["point"], strict=True):
         np.testing.assert_allclose(oracles.dense(*p), oracles.dense(*q), atol=1e-9)
-    assert ours["cost"][-1] < 0.1 * ours["cost"][0]
+    assert np.all(np.diff(ours["cost"]) < 0)
 
 
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient])
 @pytest.mark.parametrize("metric", [1, 1.5, 2, 3.5, 8, Quadratic()], ids=str)
-def test_costs_never_increase(optimizer, metric, rng):
-    problem = completion(rng)
+def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
+    """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""
     how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
-    manifold = FixedRank(24, 17, 3, rng=rng, **how)
-    start = manifold.random_point()
-    result = optimizer(max_iterations=60, verbosity=0, log_verbosity=1).run(
-        problem.problem(manifold), initial_point=start
-    )
-    costs = np.array(result.log["iterations"]["cost"])
-    assert np.all(np.diff(costs) <= 0)
-    assert costs[-1] < 0.5 * costs[0]  # depth 8 is slow from a random start
+    falls = []
+    for _ in range(12):
+        problem, manifold = completion(rng), FixedRank(24, 17, 3, rng=rng, **how)
+        result = optimizer(max_iterations=60, verbosity=0, log_verbosity=1).run(
+            problem.problem(manifold), initial_point=manifold.random_point()
+        )
+        costs = np.array(result.log["iterations"]["cost"])
+        assert np.all(np.diff(costs) <= 0)
+        assert costs[1] < costs[0]
+        falls.append(math.log(costs[0] / costs[-1]))
+    error = np.std(falls, ddof=1) / math.sqrt(len(falls))
+    assert np.mean(falls) - math.log(2) > 2 * error  # least at depth 8: 1.35 ± 0.15 in logarithms
 
 
 def test_infinite_depth_keeps_the_sign_of_the_determinant(rng):
@@ -443,7 +419,8 @@ def test_it_works_inside_a_product(rng):
     )
     costs = np.array(result.log["iterations"]["cost"])
     assert np.all(np.diff(costs) <= 0)
-    assert costs[-1] < 0.7 * costs[0]
+    assert costs[1] < costs[0]
+    assert all(np.any(a != b) for a, b in zip((*start[0], start[1]), (*result.point[0], result.point[1]), strict=True))
 
 
 # Validation.

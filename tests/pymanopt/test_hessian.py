@@ -3,31 +3,14 @@
 import math
 import tracemalloc
 
-import autograd.numpy as anp
 import numpy as np
 import oracles
-import pymanopt
 import pytest
-import scipy.sparse
-from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from fixed_ranks import Quadratic, matrix, matrix_forms, setup
+from scipy.sparse.linalg import aslinearoperator
 
-from dlngeo import Kernel
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
-
-
-class Quadratic(Kernel):
-    """``φ = 1 + (s² + t²)/2``: no depth kernel, and not a product."""
-
-    def __call__(self, s, t):
-        return 1 + (s**2 + t**2) / 2
-
-    def divided_difference(self, r, s, t):
-        return np.full(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)), 0.5)
-
-    def __repr__(self):
-        return "Quadratic()"
-
 
 # m, n and singular values: generic, one side full, m < 2r with repeated values, all repeated, square, ill conditioned.
 SHAPES = [
@@ -44,17 +27,6 @@ SHAPES = [
 METRICS = [1, 2, 3, 3.5, 8, math.inf, Quadratic()]
 CASES = [(shape, k) for shape in SHAPES for k in METRICS if k != math.inf or shape[0] == shape[1] == len(shape[2])]
 over_cases = pytest.mark.parametrize(("shape", "metric"), CASES, ids=str)
-
-
-def setup(rng, shape, metric):
-    m, n, s = shape
-    how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
-    return FixedRank(m, n, len(s), rng=rng, **how), oracles.factors(rng, m, n, s)
-
-
-def matrix(point, tangent):
-    (u, _, vt), (left, core, right) = point, tangent
-    return u @ core @ vt + left @ vt + u @ right.T
 
 
 def hessian_of(manifold, point, cost):
@@ -109,19 +81,6 @@ def test_cost_along_the_retraction_is_the_quadratic_model_to_third_order(shape, 
 # Forms.
 
 
-def matrix_forms(e):
-    m, n = e.shape
-    left, middle, right = np.linalg.svd(e, full_matrices=False)
-    return {
-        "csr_array": scipy.sparse.csr_array(e),
-        "coo_matrix": scipy.sparse.coo_matrix(e),
-        "operator": aslinearoperator(e),
-        "matvec operator": LinearOperator((m, n), matvec=lambda x: e @ x, rmatvec=lambda y: e.T @ y, dtype=float),
-        "pair": [left * middle, right],
-        "triple": (left, np.diag(middle), right.T),
-    }
-
-
 @pytest.mark.parametrize("form", matrix_forms(np.eye(2)))
 @over_cases
 def test_every_form_of_a_matrix_gives_the_dense_result(shape, metric, form, rng):
@@ -168,24 +127,6 @@ def test_autodiff_triples_give_the_dense_result_and_are_only_read(shape, metric,
         got = manifold.euclidean_to_riemannian_hessian(point, g, product, direction)
         for a, b in zip(got, want, strict=True):
             np.testing.assert_allclose(a, b, atol=tolerance * size)
-
-
-def test_autograd_agrees_with_the_matrices_at_repeated_singular_values(rng):
-    manifold, point = setup(rng, (6, 5, (1.5, 1.5, 0.4)), 3.5)
-    target = rng.standard_normal((6, 5))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(u, s, vt):
-        return anp.sum(anp.sin((u * s) @ vt) * target)
-
-    problem = pymanopt.Problem(manifold, cost)
-    x, direction = oracles.dense(*point), manifold.random_tangent_vector(point)
-    got = problem.riemannian_hessian(point, direction)
-    want = manifold.euclidean_to_riemannian_hessian(
-        point, np.cos(x) * target, -np.sin(x) * target * matrix(point, direction), direction
-    )
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-13)
 
 
 def test_a_gradient_in_the_factors_cannot_go_with_a_matrix(rng):

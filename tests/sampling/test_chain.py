@@ -1,10 +1,14 @@
 """Running chains: what is kept, where they stand, and going on."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.sampling import ConstrainedHMC, Langevin, Sampler, SpectralPotential, UpstairsLangevin
+from dlngeo.sampling.diagnostics import diagnose
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SPACE = FixedRankMatrices(3, 4, 2, depth=3)
@@ -203,8 +207,43 @@ def test_bad_arguments_are_refused(options, error, message):
         Walk().sample(**{"initial_points": np.zeros((1, 2)), "n_steps": 5, "rng": 0, **options})
 
 
+def test_observables_are_summed_up(rng):
+    samples = SAMPLERS["hmc"].sample(starts(4, rng), 30, rng=0)
+    table = samples.summary(size=lambda x: np.sum(x**2, axis=(1, 2)), row=lambda x: x[:, 0])
+    assert list(table.index) == ["size", "row[0]", "row[1]", "row[2]", "row[3]"]
+    assert list(table.columns) == ["mean", "sd", "mcse_mean", "r_hat", "ess_bulk", "ess_tail"]
+    assert table.loc["size", "mean"] == pytest.approx(float(np.mean(samples.points**2) * 12))
+    assert table.loc["row[2]", "sd"] == pytest.approx(float(np.std(samples.points[:, :, 0, 2])))
+    assert np.isfinite(table.to_numpy()).all()
+    assert list(samples.summary().index)[::11] == ["points[0, 0]", "points[2, 3]"]
+
+
+def test_diagnostics_of_an_autoregression_are_those_of_its_law():
+    """``x' = a x + ε``: of n draws of variance 1/(1 − a²), n (1 − a)/(1 + a) are effective, and R-hat tends to 1."""
+    a, rng = 0.6, np.random.default_rng(2)
+    chains, draws = 40, 4000
+    values = np.empty((chains, draws))
+    x = rng.standard_normal(chains) / np.sqrt(1 - a**2)
+    for k in range(draws):
+        values[:, k] = x = a * x + rng.standard_normal(chains)
+    found = diagnose(values)
+    n = chains * draws * (1 - a) / (1 + a)
+    assert found["ess_bulk"] == pytest.approx(n, rel=0.05)
+    assert found["mcse"] == pytest.approx(1 / np.sqrt((1 - a**2) * n), rel=0.05)
+    assert abs(found["mean"]) < 4 * found["mcse"]
+    assert 0.999 < found["r_hat"] < 1.001 < 1.1 < diagnose(values + np.arange(chains)[:, None])["r_hat"]
+
+
+@pytest.mark.parametrize("values", [np.ones((3, 9)), np.zeros((3, 0)), np.arange(6.0).reshape(2, 3)])
+def test_what_has_no_diagnosis_is_nan(values):
+    found = diagnose(values)
+    assert [np.isnan(found[name]) for name in ("mcse", "r_hat", "ess_bulk", "ess_tail")] == [True] * 4
+    assert np.isnan(found["mean"]) == (values.size == 0)
+    assert np.isnan(diagnose(np.random.default_rng(0).random((1, 50)))["r_hat"])
+
+
 def test_observables_go_to_arviz(rng):
-    pytest.importorskip("arviz")
+    arviz = pytest.importorskip("arviz")
     samples = SAMPLERS["hmc"].sample(starts(4, rng), 30, rng=0)
     data = samples.to_inference_data(size=lambda x: np.sum(x**2, axis=(1, 2)), row=lambda x: x[:, 0])
     assert data.posterior["size"].shape == (4, 30)
@@ -212,6 +251,19 @@ def test_observables_go_to_arviz(rng):
     np.testing.assert_allclose(data.posterior["row"], samples.points[:, :, 0])
     assert data.sample_stats["accepted"].shape == (4, 30)
     assert samples.to_inference_data().posterior["points"].shape == (4, 30, 3, 4)
-    table = samples.summary(size=lambda x: np.sum(x**2, axis=(1, 2)))
-    assert table.loc["size", "mean"] == pytest.approx(float(np.mean(samples.points**2) * 12))
-    assert {"mcse_mean", "ess_bulk", "r_hat"} <= set(table.columns)
+    ours, theirs = diagnose(samples.points[:, :, 0, 0]), arviz.summary(data, kind="diagnostics", round_to="none")
+    for name in ("ess_bulk", "ess_tail", "r_hat"):
+        assert ours[name] == pytest.approx(float(theirs.loc["row[0]", name]), rel=1e-6)
+
+
+def test_importing_leaves_the_random_numbers_of_others_alone():
+    code = """
+import random
+import numpy as np
+random.seed(1)
+np.random.seed(1)
+import dlngeo.sampling
+assert random.getstate() == random.Random(1).getstate()
+assert np.array_equal(np.random.get_state()[1], np.random.RandomState(1).get_state()[1])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,8 +19,6 @@ from dlngeo.sampling.runs import lost_workers as _losses
 from dlngeo.sampling.runs import sweep as ensemble
 from dlngeo.sampling.runs.lost_workers import Losses
 from dlngeo.sampling.runs.sweep import WorkerLostError, cell_path
-
-pytest.importorskip("xarray")
 
 GRID = {"depth": [2, 3], "beta": [1.0, 4.0], "shape": [(2, 3), (3, 3)]}
 N_STEPS = 40
@@ -108,13 +108,11 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
     assert np.all(alone == [os.getpid(), 1, 1])
     assert (numba.get_num_threads(), threadpool_info()) == before
     with threadpool_limits(2, "blas"):
-        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0))
+        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0), os.getpid())
     assert np.all(found[1]["counts"] == [os.getpid(), 1, 1])
 
 
 def test_cells_that_are_done_are_not_done_again(tmp_path):
-    pytest.importorskip("zarr")
-
     def counting(rng, k):
         cell = walk(rng, k)
         step = cell.sampler.step
@@ -141,8 +139,6 @@ def test_cells_that_are_done_are_not_done_again(tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
-    pytest.importorskip("zarr")
-
     def interrupted(rng, k):
         cell, calls = walk(rng, k), iter(range(9))
         step = cell.sampler.step
@@ -166,7 +162,6 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
-    pytest.importorskip("zarr")
     distributed = pytest.importorskip("distributed")
     folder = tmp_path / "checkpoints"
 
@@ -278,10 +273,31 @@ def killing(folder, when, *, always=False):
     return make
 
 
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    code = """
+import sys
+from functools import partial
+from test_sweep import sweep, walk
+sweep(partial(walk, pause=0.02), {"k": range(2)}, 500, seed=0, n_jobs=2, checkpoint_dir=sys.argv[1], checkpoint_every=5)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        stdout=subprocess.PIPE,
+    )
+    paths = [cell_path(tmp_path, {"k": k}) for k in range(2)]
+    while not all(path.exists() and Samples.load(path).n_steps >= 10 for path in paths):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=8)  # which ends with the last process that could write; those left need 10 s
+    assert max(Samples.load(path).n_steps for path in paths) < 500
+    found = sweep(walk, {"k": range(2)}, 500, seed=0, checkpoint_dir=tmp_path)
+    assert found.identical(sweep(walk, {"k": range(2)}, 500, seed=0))
+
+
 @pytest.mark.parametrize("kept", [0, 10], ids=["alone", "checkpoints"])
 def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch):
-    if kept:
-        pytest.importorskip("zarr")
     options = {"checkpoint_dir": tmp_path / "checkpoints", "checkpoint_every": 5} if kept else {}
     returned, seen = [], []
 
@@ -309,7 +325,6 @@ def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch)
 
 
 def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tmp_path):
-    pytest.importorskip("zarr")
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
     make = killing(tmp_path, 5, always=True)
     with (
@@ -327,7 +342,6 @@ def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tm
 @pytest.mark.slow
 def test_a_cell_that_dask_gives_up_is_named_and_the_cluster_serves_on(tmp_path):
     """Left to itself, joblib would wait for it for ever."""
-    pytest.importorskip("zarr")
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
     shape = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}

@@ -1,14 +1,15 @@
 """Checkpoints of chains: a run that is killed at any moment goes on bit for bit.
 
-A checkpoint is a group of zarr, format 3. Its parts are written once and never changed:
+A checkpoint is a folder of plain files. Those of its parts are written once and never changed:
 
-- ``0`` holds the state at the start, and the state one step later under a fixed generator. A checkpoint is continued
-  only by a chain that makes the same step, so not under another potential;
-- ``1, 2, …`` hold the draws since the part before, so that going on costs what is new, and the state after them.
+- ``part-0.npz`` holds the state one step after the start, under a fixed generator. A checkpoint is continued only by a
+  chain that makes the same step, so not under another potential;
+- ``part-1.npz, part-2.npz, …`` hold the draws since the part before, so that going on costs what is new;
+- ``state-0.npz`` and ``state-k.npz`` hold the state at the start, and after the last part.
 
-Each has the SHA-256 digest of its arrays and of the digest before. The attributes of the group say which part is the
-last. They are replaced last, in one move, after all else has reached the disk: what a killed process left half-written
-is never read, and gives way to the next part.
+Each part names the SHA-256 digest of the file before and of its state. The manifest, ``checkpoint.json``, says which
+part is the last, with its digest. It is replaced last, in one move, after all else has reached the disk: what a killed
+process left half-written is never read, and gives way to the next part. NumPy and JSON read all of it.
 """
 
 from __future__ import annotations
@@ -64,8 +65,6 @@ class Checkpoint:
     ------
     CheckpointError
         If what is there is no checkpoint, or one of another run or of more steps, or damaged, or in use.
-    ImportError
-        If zarr is not installed.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Checkpoint:
         n_steps: int,
         every: int | None = None,
     ) -> None:
-        _store.import_zarr()
         self.path, self._every, self._when = Path(path).resolve(), every, time.monotonic()
         header = _store.plain(header)
         if self.path.exists() and not self.path.is_dir():
@@ -94,8 +92,9 @@ class Checkpoint:
                     f"{self.path} has got to {self._manifest['n_steps']} steps, beyond the {n_steps} asked for; ask "
                     "for at least as many."
                 )
-            self.draws, self.standing = read(self.path, self._manifest)
-            _compare_step(self.path, step)
+            parts = _parts(self.path, self._manifest)
+            self.draws, self.standing = _unpacked(self.path, parts, self._manifest)
+            _compare_step(self.path, parts[0], step)
         except BaseException:
             self.close()
             raise
@@ -143,7 +142,7 @@ class Checkpoint:
             _store.write_manifest(self.path, manifest)
             self._manifest, self._when = manifest, time.monotonic()
             if last["part"] > 0:
-                shutil.rmtree(self.path / str(last["part"]) / "state", ignore_errors=True)
+                _store.forget_state(self.path, last["part"])
 
     def _create(self, header: dict[str, Any], standing: Standing, step: Callable[[State], State]) -> int:
         """Make the checkpoint beside its path, move it there, and return the lock."""
@@ -197,18 +196,29 @@ def read(path: Path, manifest: dict[str, Any] | None = None) -> tuple[Draws, Sta
         If it is none, or damaged.
     """
     manifest = _store.read_manifest(path) if manifest is None else manifest
-    draws, digest, last = Draws([], []), "", manifest["part"]
-    for number in range(last + 1):
-        part = _store.read_part(path, number, before=digest, state=number in (0, last))
-        digest = part.digest
-        if number > 0 and part.arrays:
+    return _unpacked(path, _parts(path, manifest), manifest)
+
+
+def _parts(path: Path, manifest: dict[str, Any]) -> list[_store.Part]:
+    """Read all parts, from the last, whose digest the manifest knows, to the first."""
+    digest, last, parts = manifest["digest"], manifest["part"], []
+    for number in range(last, -1, -1):
+        parts.append(_store.read_part(path, number, digest, state=number in (0, last)))
+        digest = parts[-1].before
+    return parts[::-1]
+
+
+def _unpacked(path: Path, parts: list[_store.Part], manifest: dict[str, Any]) -> tuple[Draws, Standing]:
+    draws, last = Draws([], []), parts[-1]
+    for part in parts[1:]:
+        if part.arrays:
             draws.points.extend(np.moveaxis(part.arrays["points"], 1, 0))
             names = [name for name in part.arrays if name != "points"]
             for k in range(part.arrays["points"].shape[1]):
                 draws.statistics.append({name.removeprefix(_STATISTIC): part.arrays[name][:, k] for name in names})
-    if (digest, part.n_steps, len(draws.points)) != (manifest["digest"], manifest["n_steps"], manifest["n_draws"]):
+    if (last.n_steps, len(draws.points)) != (manifest["n_steps"], manifest["n_draws"]):
         raise _store.damaged(path, "its record of progress")
-    return draws, Standing(part.state, part.n_steps, len(draws.points), _store.arrayed(part.rng))
+    return draws, Standing(last.state, last.n_steps, len(draws.points), _store.arrayed(last.rng))
 
 
 def _write(root: Path, number: int, arrays: State, standing: Standing, before: str) -> str:
@@ -248,8 +258,7 @@ def _compare(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
             )
 
 
-def _compare_step(path: Path, step: Callable[[State], State]) -> None:
-    start = _store.read_part(path, 0, before="", state=True)
+def _compare_step(path: Path, start: _store.Part, step: Callable[[State], State]) -> None:
     here, there = step(start.state), start.arrays
     if here.keys() != there.keys() or not all(_close(np.asarray(here[name]), there[name]) for name in there):
         raise CheckpointError(

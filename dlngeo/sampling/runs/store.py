@@ -1,4 +1,4 @@
-"""Files of checkpoints: arrays and a few attributes in a zarr group, written to the disk before they are counted on."""
+"""Files of checkpoints: arrays in ``.npz`` and a manifest in JSON, written to the disk before they are counted on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "Part",
     "arrayed",
     "digest_of",
+    "forget_state",
     "lock",
     "plain",
     "read_manifest",
@@ -36,7 +38,8 @@ __all__ = [
 Arrays = dict[str, np.ndarray]
 
 _FORMAT = 1
-_MANIFEST = "zarr.json"
+_MANIFEST = "checkpoint.json"
+_ABOUT = "dlngeo.about"  # JSON, among the arrays of a part
 
 
 class CheckpointError(ValueError):
@@ -44,88 +47,83 @@ class CheckpointError(ValueError):
 
 
 class Part(NamedTuple):
-    """What a part of a checkpoint holds: new arrays, chained by their digests, and the state after them."""
+    """What a part of a checkpoint holds: new arrays, the state after them, and the digest of the part before."""
 
     arrays: Arrays
     state: Arrays
     rng: Any
     n_steps: int
-    digest: str
+    before: str
 
 
 def write_part(root: Path, number: int, arrays: Arrays, state: Arrays, rng: Any, n_steps: int, before: str) -> str:
     """Write one part to the disk, in place of one of that number, and return its digest."""
-    groups = {"arrays": arrays, "state": state}
-    for name, array in ((name, array) for group in groups.values() for name, array in group.items()):
-        if array.dtype.hasobject:
-            raise TypeError(f"the array {name!r} holds Python objects; checkpoints hold arrays of numbers.")
-    digest = digest_of(arrays, before)
-    attributes = {
-        "names": {kind: list(group) for kind, group in groups.items()},
-        "rng": rng,
-        "n_steps": n_steps,
-        "digest": digest,
-        "state_digest": digest_of(state, json.dumps([n_steps, rng], sort_keys=True)),
-    }
-    folder = root / str(number)
-    # Mode w removes first what a killed process left there.
-    group = import_zarr().open_group(folder, mode="w", zarr_format=3, attributes=attributes)
-    for kind, named in groups.items():
-        for name, array in named.items():
-            group.create_array(
-                f"{kind}/{name}",
-                data=array,
-                chunks=tuple(max(1, size) for size in array.shape),
-                compressors=None,  # random digits do not compress
-                chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each chunk
-                config={"write_empty_chunks": True},
-            )
-    for place, _, files in os.walk(folder):
-        for file in files:
-            sync(Path(place, file))
-        sync(Path(place))
-    return digest
+    about = {"before": before, "rng": rng, "n_steps": n_steps, "state": _write(_state_file(root, number), state)}
+    return _write(_part_file(root, number), {**arrays, _ABOUT: np.array(json.dumps(about))})
 
 
-def read_part(root: Path, number: int, *, before: str | None = None, state: bool = False) -> Part:
-    """Read a part, with its arrays if the digest before it is given, and its state if asked for.
+def read_part(root: Path, number: int, digest: str, *, state: bool = False) -> Part:
+    """Read the part of a digest, and the state after it if asked for.
 
     Raises
     ------
     CheckpointError
-        If something is missing or its digest is not that of its arrays.
+        If a file is missing or not what was written.
     """
-    found: dict[str, Arrays] = {"arrays": {}, "state": {}}
-    what = f"part {number}"
+    arrays = _read(root, _part_file(root, number), digest)
+    about = json.loads(arrays.pop(_ABOUT).item())
+    found = _read(root, _state_file(root, number), about["state"]) if state else {}
+    return Part(arrays, found, about["rng"], about["n_steps"], about["before"])
+
+
+def forget_state(root: Path, number: int) -> None:
+    """Remove the state after a part that is no longer the last."""
+    _state_file(root, number).unlink(missing_ok=True)
+
+
+def _part_file(root: Path, number: int) -> Path:
+    return root / f"part-{number}.npz"
+
+
+def _state_file(root: Path, number: int) -> Path:
+    return root / f"state-{number}.npz"
+
+
+def _write(path: Path, arrays: Arrays) -> str:
+    """Write arrays to the disk, and return the digest of the file."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise TypeError(f"the array {name!r} holds Python objects; checkpoints hold arrays of numbers.")
+    with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:  # random digits do not compress
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    sync(path)
+    return _digest(path)
+
+
+def _read(root: Path, path: Path, digest: str) -> Arrays:
+    """Read the arrays of a file, of which nothing is looked at unless all of it is what was written."""
     try:
-        group = import_zarr().open_group(root / what.removeprefix("part "), mode="r", zarr_format=3)
-        attributes = dict(group.attrs)
-        rng, n_steps, digest = attributes["rng"], attributes["n_steps"], attributes["digest"]
-        for kind, wanted in (("arrays", before is not None), ("state", state)):
-            for name in attributes["names"][kind] if wanted else ():
-                what = f"{kind}/{name} in part {number}"
-                found[kind][name] = np.asarray(group[f"{kind}/{name}"][...])
-        what = f"part {number}"
-        good = before is None or digest_of(found["arrays"], before) == digest
-        if state and good:
-            rest = json.dumps([n_steps, rng], sort_keys=True)
-            good = digest_of(found["state"], rest) == attributes["state_digest"]
-    except Exception as error:  # whatever zarr and JSON make of a damaged file
-        raise damaged(root, what) from error
-    if not good:
-        raise damaged(root, what)
-    return Part(found["arrays"], found["state"], rng, n_steps, digest)
+        if _digest(path) != digest:
+            raise damaged(root, path.name)
+    except OSError as error:
+        raise damaged(root, path.name) from error
+    with np.load(path, allow_pickle=False) as found:
+        return dict(found)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
     """Say in one move which part is the last."""
-    group = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"dlngeo_checkpoint": {"format": _FORMAT, **manifest}},
-    }
     temporary = root / f"{_MANIFEST}.partial"
-    temporary.write_text(json.dumps(group, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    about = {"format": _FORMAT, **manifest}
+    text = json.dumps({**about, "sha256": _seal(about)}, indent=1, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text, encoding="utf-8")
     sync(temporary)
     sync(root)
     temporary.replace(root / _MANIFEST)
@@ -141,21 +139,24 @@ def read_manifest(root: Path) -> dict[str, Any]:
         If there is no checkpoint, or its first file is damaged.
     """
     try:
-        attributes = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))["attributes"]
+        manifest = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
+        seal = manifest.pop("sha256")
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{root} is no checkpoint: it has no {_MANIFEST}; give another path.") from None
-    except (ValueError, KeyError, TypeError) as error:
+        why = "it is a store of zarr" if (root / "zarr.json").exists() else f"it has no {_MANIFEST}"
+        raise CheckpointError(f"{root} is no checkpoint of this version: {why}; give another path.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(root, _MANIFEST) from error
-    manifest = attributes.get("dlngeo_checkpoint") if isinstance(attributes, dict) else None
-    if not isinstance(manifest, dict):
-        raise CheckpointError(f"{root} is a store of zarr and no checkpoint; give another path.")
     if manifest.get("format") != _FORMAT:
         raise CheckpointError(
             f"{root} is a checkpoint of format {manifest.get('format')}; this version reads format {_FORMAT}."
         )
-    if not {"header", "part", "digest", "n_steps", "n_draws", "status"} <= manifest.keys():
+    if _seal(manifest) != seal:
         raise damaged(root, _MANIFEST)
     return manifest
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(arrays: Mapping[str, np.ndarray], before: str = "") -> str:
@@ -226,7 +227,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block; the threads of zarr would go on writing after it."""
+    """Hold Ctrl-C back until the end of the block, so that no part is begun again that the manifest counts on."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
@@ -251,12 +252,3 @@ def damaged(root: Path, what: str) -> CheckpointError:
         f"the checkpoint {root} is damaged: {what} is missing or not what was written. It is left as it is; restore it "
         "from a copy, or give another path to start again."
     )
-
-
-def import_zarr() -> Any:
-    """Import zarr, or say how to get it."""
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError("checkpoints need zarr: pip install 'dlngeo[sampling]'.") from error
-    return zarr

@@ -12,18 +12,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
 import numba
 import numpy as np
-from rich.progress import Progress
+import xarray
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
@@ -37,7 +40,7 @@ from dlngeo.sampling.runs.lost_workers import (
     reporting,
     words,
 )
-from dlngeo.sampling.runs.store import plain
+from dlngeo.sampling.runs.store import CheckpointError, plain
 
 __all__ = ["Cell", "WorkerLostError", "cell_path", "run_cells", "sweep"]
 
@@ -76,7 +79,7 @@ def sweep(
     checkpoint_every: int | None = None,
     retries: int = RETRIES,
     progress: bool | Callable[[int], Any] = False,
-) -> Any:
+) -> xarray.Dataset:
     """Run a sampler at each point of a grid.
 
     Parameters
@@ -123,8 +126,6 @@ def sweep(
         If a checkpoint is one of another run, or damaged.
     KeyboardInterrupt
         On Ctrl-C; the checkpoints keep what is done.
-    ImportError
-        If xarray, or with checkpoints zarr, is not installed.
     WorkerLostError
         If a cell loses its worker more than ``retries`` times in a row, or dask gives it up; it says which, and the
         checkpoints keep what is done.
@@ -132,7 +133,6 @@ def sweep(
         If the grid is empty or its values are of other types, observables differ in shape from cell to cell, or a
         step fails.
     """
-    xarray = import_xarray()
     axes = {name: list(values) for name, values in grid.items()}
     for name, values in axes.items():
         if not values or name in _RESERVED:
@@ -142,7 +142,7 @@ def sweep(
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     options = {"burn_in": burn_in, "thin": thin, "checkpoint_every": checkpoint_every}
     columns = run_cells(make, cells, n_steps, seed, n_jobs, backend, checkpoint_dir, retries, progress, **options)
-    return _dataset(xarray, axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
+    return _dataset(axes, columns, {"seed": seed, "n_steps": n_steps, "burn_in": burn_in, "thin": thin})
 
 
 def run_cells(
@@ -164,6 +164,11 @@ def run_cells(
     if isinstance(retries, bool) or not isinstance(retries, (int, np.integer)) or retries < 0:
         raise ValueError(f"retries must be an integer of at least 0, got {retries!r}.")
     paths = [None if checkpoint_dir is None else cell_path(checkpoint_dir, cell) for cell in cells]
+    for path in paths:
+        if path is not None and path.with_name(f"{path.name}.zarr").exists():
+            raise CheckpointError(
+                f"{path.parent} holds stores of zarr, which are not read any more; give another folder."
+            )
     losses, found = Losses(cells, paths, retries), {}
     with (
         joblib.parallel_config(backend) if backend is not None else nullcontext(),
@@ -174,7 +179,13 @@ def run_cells(
         while left := losses.ordered([place for place in range(len(cells)) if place not in found]):
             tasks = (
                 joblib.delayed(_run)(
-                    make, cells[k], n_steps, int(seed), {**options, "checkpoint": paths[k]}, (counts.filename, k)
+                    make,
+                    cells[k],
+                    n_steps,
+                    int(seed),
+                    {**options, "checkpoint": paths[k]},
+                    (counts.filename, k),
+                    os.getpid(),
                 )
                 for k in left
             )
@@ -198,7 +209,7 @@ def cell_path(folder: str | Path, cell: Mapping[str, Any]) -> Path:
         Coordinates by name.
     """
     name = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", ",".join(words(cell)))
-    return Path(folder) / f"{name[:80]}-{_digest(cell).hex()[:8]}.zarr"
+    return Path(folder) / f"{name[:80]}-{_digest(cell).hex()[:8]}"
 
 
 def _run(
@@ -208,8 +219,11 @@ def _run(
     seed: int,
     options: dict[str, Any],
     counter: tuple[str, int],
+    parent: int,
 ) -> tuple[int, dict[str, np.ndarray]]:
     """Run one cell, in a worker."""
+    if os.getppid() == parent:  # not in this process, nor on a cluster
+        _end_with(parent)
     key = tuple(int(word) for word in np.frombuffer(_digest(cell)[:16], dtype="<u4"))
     for_start, for_chain = (np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=key).spawn(2))
     threads = numba.get_num_threads()
@@ -228,9 +242,25 @@ def _run(
     return counter[1], {**columns, **samples.statistics}
 
 
+@cache
+def _end_with(parent: int) -> None:
+    """End this process with the one that started it, however that ends: left alone, it would hold its checkpoints.
+
+    The kernel could do it (``PR_SET_PDEATHSIG``), but by the end of the thread that started this process, which is one
+    of loky's own and ends before the process does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _dataset(
-    xarray: Any, axes: Mapping[str, Sequence[Any]], columns: list[dict[str, np.ndarray]], about: dict[str, Any]
-) -> Any:
+    axes: Mapping[str, Sequence[Any]], columns: list[dict[str, np.ndarray]], about: dict[str, Any]
+) -> xarray.Dataset:
     sizes = [len(values) for values in axes.values()]
     variables = {}
     for name in sorted(set().union(*columns)):
@@ -275,6 +305,8 @@ def _counted(
     progress: bool | Callable[[int], Any], n_cells: int, n_steps: int
 ) -> Iterator[tuple[np.memmap, np.memmap]]:
     """Give a file in which workers count their steps, and mark the cells under way; and show the sum."""
+    from rich.progress import Progress  # which draws from Python's random as it is imported
+
     with tempfile.TemporaryDirectory(prefix="dlngeo-") as folder, Progress(disable=progress is not True) as bar:
         counts, under_way = np.memmap(Path(folder) / "steps", dtype=np.int64, mode="w+", shape=(2, n_cells))
         task, over = bar.add_task("sampling", total=n_cells * n_steps), threading.Event()
@@ -297,12 +329,3 @@ def _counted(
             over.set()
             watcher.join()
             report()
-
-
-def import_xarray() -> Any:
-    """Import xarray, or say how to get it."""
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError("sweeps need xarray: pip install 'dlngeo[sampling]'.") from error
-    return xarray

@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
+from dlngeo.problems import _observations
+from dlngeo.problems.regression import Regression
 
 __all__ = ["QuadraticCost"]
 
 
-class QuadraticCost:
-    r"""Cost ``E(X) = ½ Tr((X − T) C (X − T)ᵀ)``: low-rank approximation for ``C = I``, linear regression in general.
+class QuadraticCost(Regression):
+    r"""The cost ``E(X) = ½ Tr((X − T) C (X − T)ᵀ)``: regression in terms of its solution and its covariance.
+
+    It is the :class:`Regression` with the inputs ``C^{1/2}`` and the outputs ``T C^{1/2}``; with ``C = I``, low-rank
+    approximation.
 
     On the matrices of rank k its critical points are ``T_I C^{−1/2}``, where ``T_I`` is the sum of k singular triples
     I of ``T C^{1/2}``; those of the k largest singular values are the minima, and all others strict saddles [1]_.
@@ -25,8 +30,17 @@ class QuadraticCost:
     covariance : array, shape=[n, n], optional
         C, symmetric positive definite. Defaults to the identity.
 
+    Attributes
+    ----------
+    target, covariance : array
+        T and C.
+    convexity, smoothness : float
+        Least and largest eigenvalue of C: strong convexity and smoothness of E.
+
     Raises
     ------
+    TypeError
+        If the data are not real.
     ValueError
         If a shape does not fit, an entry is not finite, or C is not symmetric positive definite.
 
@@ -37,13 +51,9 @@ class QuadraticCost:
     """
 
     def __init__(self, target: Any, covariance: Any = None) -> None:
-        self.target = np.array(target, dtype=float)
-        _check.finite(np, self.target, "the target")
-        if self.target.ndim != 2:
-            raise ValueError(f"the target has shape {self.target.shape}; a matrix is expected.")
+        self.target = _observations.real(target, "target", 2)
         n = self.target.shape[1]
-        self.covariance = np.eye(n) if covariance is None else np.array(covariance, dtype=float)
-        _check.finite(np, self.covariance, "the covariance")
+        self.covariance = np.eye(n) if covariance is None else _observations.real(covariance, "covariance", 2)
         c = self.covariance
         if c.shape != (n, n) or not np.allclose(c, c.T, rtol=1e-12, atol=0):
             raise ValueError(f"the covariance must be a symmetric {n}×{n} matrix; got shape {c.shape}.")
@@ -53,10 +63,11 @@ class QuadraticCost:
                 f"the covariance is singular (eigenvalues from {values[0]:.1e} to {values[-1]:.1e}): take as many "
                 "samples as inputs at least, and no inputs that depend on each other."
             )
-        #: ``(least, largest)`` eigenvalue of C: strong convexity and smoothness of E.
         self.convexity, self.smoothness = float(values[0]), float(values[-1])
+        self._root = (vectors * np.sqrt(values)) @ vectors.T
         self._inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        self._svd = np.linalg.svd(self.target @ (vectors * np.sqrt(values)) @ vectors.T, full_matrices=False)
+        super().__init__(self._root, self.target @ self._root)
+        self._svd = np.linalg.svd(self._data, full_matrices=False)
 
     @classmethod
     def from_data(cls, inputs: Any, outputs: Any) -> QuadraticCost:
@@ -67,23 +78,8 @@ class QuadraticCost:
         inputs : array, shape=[n, k]
         outputs : array, shape=[m, k]
         """
-        a, b = np.asarray(inputs, dtype=float), np.asarray(outputs, dtype=float)
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-            raise ValueError(f"inputs {a.shape} and outputs {b.shape} must be matrices with one column per sample.")
+        a, b = _observations.samples(inputs, outputs)
         return cls(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T, a @ a.T / a.shape[1])
-
-    def cost(self, x: np.ndarray) -> float:
-        """``E(X)``."""
-        y = x - self.target
-        return float(np.sum((y @ self.covariance) * y)) / 2
-
-    def euclidean_gradient(self, x: np.ndarray) -> np.ndarray:
-        """``E′(X) = (X − T) C``."""
-        return (x - self.target) @ self.covariance
-
-    def euclidean_hessian(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """``D²E(X)[Z] = Z C``."""
-        return z @ self.covariance
 
     def critical_point(self, indices: Sequence[int]) -> np.ndarray:
         """Critical point on the matrices of rank ``len(indices)``: the sum of these singular triples.
@@ -108,6 +104,6 @@ class QuadraticCost:
         the others.
         """
         u, s, vt = self._svd
-        shares = np.einsum("ji,jk,ik->i", u, x, vt @ np.linalg.inv(self._inverse_root)) / np.where(s > 0, s, np.inf)
+        shares = np.einsum("ji,jk,ik->i", u, x, vt @ self._root) / np.where(s > 0, s, np.inf)
         chosen = tuple(sorted(np.argsort(-shares)[:rank].tolist()))
         return chosen, float(np.linalg.norm(x - self.critical_point(chosen)))
