@@ -11,6 +11,7 @@ import numpy as np
 from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.problems.approximation import LowRankApproximation
 from dlngeo.sampling.langevin import Langevin
 from dlngeo.sampling.potentials import SpectralPotential
 from dlngeo.sampling.runs.sweep import Cell
@@ -98,13 +99,13 @@ class Gibbs:
         m, n = self.shape
         space = FixedRankMatrices(m, n, self.entropy.rank, equip=False)
         space.equip_with_metric(DLNMetric, depth=self.depth)
-        distance = None if self.target is None else _Distance(self.target)
+        distance = None if self.target is None else LowRankApproximation(self.target)
         return _Reporting(
             space,
-            distance.gradient if distance else _spectral(self.energy, self.depth),
+            distance.euclidean_gradient if distance else _spectral(self.energy, self.depth),
             self.beta,
             step_size,
-            potential=distance.value if distance else None,
+            potential=distance.cost if distance else None,
             noise=self.noise,
             kappa=self.kappa,
             widths=self.widths,
@@ -167,19 +168,6 @@ class _Reporting(Langevin):
 
     def statistics(self, state: State) -> State:
         return {**super().statistics(state), "lam": -np.sort(-self.lam(state), axis=-1)}
-
-
-class _Distance:
-    """``½‖X − T‖²``."""
-
-    def __init__(self, target: np.ndarray) -> None:
-        self.target = target
-
-    def value(self, x: np.ndarray) -> np.ndarray:
-        return np.sum((x - self.target) ** 2, axis=(1, 2)) / 2
-
-    def gradient(self, x: np.ndarray) -> np.ndarray:
-        return x - self.target
 
 
 def _spectral(energy: str, depth: float) -> SpectralPotential:

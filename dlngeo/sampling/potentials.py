@@ -1,4 +1,4 @@
-"""Potentials of the chains, and what users' functions return to them, checked: for each chain, of its shape, real."""
+"""Potentials of the chains, evaluated for all chains at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from dlngeo import _check
 
 __all__ = ["Potential", "SpectralPotential", "energies", "finite_or_raise", "gradients", "require", "slopes"]
 
@@ -40,41 +42,22 @@ def require(potential: Any, name: str) -> None:
 def energies(potential: Potential | SpectralPotential, at: np.ndarray) -> np.ndarray:
     """Energies at points, or of a spectral potential at λ, shape=[n_chains]; infinite ones pass."""
     value = potential.value if isinstance(potential, SpectralPotential) else potential
-    return returned(value(at), at.shape[:1], "the potential", finite=False)
+    return _returned(value(at), at.shape[:1], "the potential", False)
 
 
 def slopes(potential: SpectralPotential, lam: np.ndarray, *, finite: bool = True) -> np.ndarray:
     """``∂E/∂λ_k``, shape=[n_chains, r]."""
-    return returned(potential.derivative(lam), lam.shape, "the derivative of the potential", finite=finite)
+    return _returned(potential.derivative(lam), lam.shape, "the derivative of the potential", finite)
 
 
 def gradients(gradient: Potential, points: np.ndarray, *, finite: bool = True) -> np.ndarray:
     """``E′`` at points, of their shape."""
-    return returned(gradient(points), points.shape, "the gradient of the potential", finite=finite)
+    return _returned(gradient(points), points.shape, "the gradient of the potential", finite)
 
 
-def returned(values: Any, shape: tuple[int, ...], what: str, *, finite: bool = True) -> np.ndarray:
-    """Return what a function of all chains at once gave, as an array of floating-point numbers.
-
-    Raises
-    ------
-    TypeError
-        If the values are not real numbers.
-    ValueError
-        If their shape is another one, or with ``finite`` some are not finite.
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{what} must be real numbers, got an array of {array.dtype}.")
-    if array.shape != shape:
-        raise ValueError(
-            f"{what} has shape {array.shape}; expected {shape}. The function gets all {shape[0]} chains at once, and "
-            "must treat each apart."
-        )
-    array = array.astype(float, copy=False)
-    if finite:
-        finite_or_raise(array, what)
-    return array
+def _returned(values: Any, shape: tuple[int, ...], name: str, finite: bool) -> np.ndarray:
+    remedy = f"The function gets all {shape[0]} chains at once, and must treat each apart."
+    return _check.returned(values, shape, name, finite=finite, remedy=remedy)
 
 
 def finite_or_raise(values: np.ndarray, what: str) -> None:
