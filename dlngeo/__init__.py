@@ -23,6 +23,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
     from dlngeo.kernels import DepthKernel as DepthKernel
     from dlngeo.kernels import InfiniteDepthKernel as InfiniteDepthKernel
     from dlngeo.kernels import Kernel as Kernel
+    from dlngeo.kernels import check_kernel as check_kernel
     from dlngeo.pymanopt import FixedRank as FixedRank
     from dlngeo.thermodynamics.free_energy import entropy as entropy
     from dlngeo.thermodynamics.free_energy import free_energy as free_energy
@@ -44,6 +45,7 @@ _HOMES = {  # public name → the module that it is imported from
     "SingularError": "dlngeo.errors",
     "balanced_weights": "dlngeo.weights.network",
     "balancing_flow": "dlngeo.flows",
+    "check_kernel": "dlngeo.kernels",
     "end_to_end": "dlngeo.weights.network",
     "entropy": "dlngeo.thermodynamics.free_energy",
     "free_energy": "dlngeo.thermodynamics.free_energy",

@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import schur
 
-__all__ = ["combine", "gram", "haar", "haar_from", "nearest_orthogonal", "rotation_between"]
+__all__ = [
+    "combine",
+    "gram",
+    "haar",
+    "haar_from",
+    "nearest_orthogonal",
+    "rotation_between",
+    "skew",
+    "span",
+    "symmetric",
+]
 
 Array = NDArray[np.float64]
 
@@ -47,6 +57,21 @@ def _blocks(rows: int) -> Iterator[slice]:
     return (slice(k, k + _ROWS) for k in range(0, rows, _ROWS))
 
 
+def span(first: Array, second: Array | None) -> Array:
+    """Orthonormal basis of the columns of both; where these are dependent, arbitrary vectors fill it up."""
+    return first if second is None else np.linalg.qr(np.hstack((first, second)))[0]
+
+
+def symmetric(a: Any) -> Any:
+    """Symmetric part of matrices, shape=[..., d, d]."""
+    return (a + a.mT) / 2
+
+
+def skew(a: Any) -> Any:
+    """Skew part of matrices, shape=[..., d, d]."""
+    return (a - a.mT) / 2
+
+
 def rotation_between(o0: Array, o1: Array) -> Callable[[Array], Array]:
     """One-parameter group of rotations ``t ↦ exp(tL)`` with ``o0 exp(L) = o1``, for orthogonal o0, o1 of one sign."""
     # exp(t L) of a real skew matrix from the spectrum of the Hermitian matrix i L.
@@ -62,20 +87,20 @@ def rotation_between(o0: Array, o1: Array) -> Callable[[Array], Array]:
 def _rotation_log(q: Array) -> Array:
     """Skew logarithm of a rotation; eigenvalues −1, which come in pairs, turn by π in the plane of a pair."""
     t, z = schur(q, output="real")
-    skew, reversed_ = np.zeros_like(t), []
+    log, reversed_ = np.zeros_like(t), []
     i = 0
     while i < len(t):
         if i + 1 < len(t) and t[i + 1, i] != 0:
-            skew[i + 1, i] = np.arctan2(t[i + 1, i], t[i, i])
-            skew[i, i + 1] = -skew[i + 1, i]
+            log[i + 1, i] = np.arctan2(t[i + 1, i], t[i, i])
+            log[i, i + 1] = -log[i + 1, i]
             i += 2
         else:
             if t[i, i] < 0:
                 reversed_.append(i)
             i += 1
     for a, b in zip(reversed_[::2], reversed_[1::2], strict=True):
-        skew[b, a], skew[a, b] = np.pi, -np.pi
-    return z @ skew @ z.T
+        log[b, a], log[a, b] = np.pi, -np.pi
+    return z @ log @ z.T
 
 
 def nearest_orthogonal(a: Array, signs: Any) -> Array:

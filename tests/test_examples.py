@@ -170,6 +170,32 @@ def test_example_autodiff_solvers(tmp_path):
     np.testing.assert_allclose(np.log2(errors[:-1, 0] / errors[1:, 0]), 1, atol=0.05)
 
 
+def test_example_own_metric(tmp_path):
+    result = run("own_metric", tmp_path)
+    assert all(found["report"] for found in result.values())
+    assert all(found["observed_error"] < 1e-4 for found in result.values())
+    # The faster φ grows, the lower the rank.
+    errors = [found["held_out_error"] for found in result.values()]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] > 0.8
+    assert errors[-1] < 0.02
+    # The volume of the metric has the density ∏|σ_k² − σ_l²| ∏ φ_kl^{-1/2} in the singular values.
+    node, weight = np.polynomial.legendre.leggauss(200)
+    s, t = 4 * (node[:, None] + 1), 4 * (node + 1)
+    beta = 2
+    for name, power in (("θ = 0", 0), ("θ = 1", 1), ("θ = 1.5", 1.5)):
+        density = np.abs(s**2 - t**2) * np.exp(-beta * (s**2 + t**2) / 2) * weight[:, None] * weight
+        density = density / ((4 * s * t) ** (power / 2) * (s + t) ** power)
+        energy = np.sum(density * (s**2 + t**2) / 2) / np.sum(density)
+        assert energy == pytest.approx((2 - power) / beta, rel=0.06)  # φ is homogeneous; the rule misses a cusp
+        means = result[name]["energies"]
+        error = np.std(means, ddof=1) / np.sqrt(len(means))
+        assert abs(np.mean(means) - (2 - power) / beta) < 4 * error + 0.1 / beta  # a bias of the step
+    # Half the logarithm of φ between the two singular values.
+    found = result["θ = 1"]
+    np.testing.assert_allclose(found["entropy"], np.log(found["path"].sum(axis=1)) / 2, rtol=1e-12)
+
+
 def test_example_submersion(tmp_path):
     result = run("submersion", tmp_path)
     assert result["projection_error"] < 1e-9

@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
+from dlngeo.kernels import Kernel
 
 __all__ = ["FactoredState"]
 
@@ -46,8 +46,8 @@ class FactoredState:
         ``(m, n)``.
     rank : int
         Rank r.
-    kernel : DepthKernel or InfiniteDepthKernel
-        Kernel of the metric.
+    kernel : Kernel
+        Kernel of the metric, which has a depth.
     euclidean_gradient : callable
         ``X → E′(X)``, dense.
     """
@@ -56,14 +56,16 @@ class FactoredState:
         self,
         shape: tuple[int, ...],
         rank: int,
-        kernel: DepthKernel | InfiniteDepthKernel,
+        kernel: Kernel,
         euclidean_gradient: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self.m, self.n = shape
         self.rank = rank
         self.gradient = euclidean_gradient
-        self.eps = 1 / kernel.depth  # 0 at infinite depth
-        self.scale = 1.0 if kernel.normalized else kernel.depth  # φ(s, s)/s^{2−2/N}
+        depth = kernel.depth
+        assert depth is not None
+        self.eps = 1 / depth  # 0 at infinite depth
+        self.scale = kernel.at_one  # φ(s, s)/s^{2−2/N}
         self.null_scale = self.scale * self.eps  # φ(0, s)/s^{2−2/N}
         self._split = self.m * rank, (self.m + rank) * rank
 

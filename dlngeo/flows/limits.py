@@ -34,7 +34,7 @@ from scipy.integrate import quad
 
 from dlngeo import _check
 from dlngeo._check import returned
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import DepthKernel, of_depth
 from dlngeo.matrices.frame import Frame
 
 __all__ = [
@@ -172,7 +172,7 @@ def hessian_eigenvalues(
     array, shape=[r(m + n − r)]
     """
     x = np.asarray(x, dtype=float)
-    frame = Frame.at(x, _kernel(depth, normalized), rank)
+    frame = Frame.at(x, of_depth(depth, normalized), rank)
     left, _, right = np.linalg.svd(x, full_matrices=True)
     r, (m, n) = frame.rank, x.shape
     units = [np.outer(left[:, i], right[j]) for i in range(m) for j in range(n) if i < r or j < r]
@@ -236,7 +236,7 @@ def loss_bound(t: Any, singular_values: Any, losses: Any, depth: float, convexit
         The integral is taken by the trapezoidal rule.
     """
     least = np.min(np.asarray(singular_values, dtype=float), axis=-1)
-    phi = _kernel(depth, **kernel)(least, least)
+    phi = of_depth(depth, **kernel)(least, least)
     t = np.asarray(t, dtype=float)
     integral = np.concatenate(([0.0], np.cumsum(np.diff(t) * (phi[1:] + phi[:-1]) / 2)))
     return np.asarray(losses, dtype=float)[0] * np.exp(-2 * convexity * integral)
@@ -308,15 +308,10 @@ def escape_time(start: float, target: float, depth: float, *, part: float = 0.5,
     """
     if not 0 < start < part * target < target:
         raise ValueError(f"expected 0 < start < part·target < target, got {start:g}, {part:g} · {target:g}.")
-    kernel = _kernel(depth, normalized)
+    kernel = of_depth(depth, normalized)
 
     def integrand(log_s: float) -> float:
         s = math.exp(log_s)
         return s / (float(kernel(s, s)) * (target - s))
 
     return float(quad(integrand, math.log(start), math.log(part * target), epsabs=0, epsrel=1e-10, limit=200)[0])
-
-
-def _kernel(depth: float, normalized: bool = False) -> Kernel:
-    depth = _check.depth(depth, allow_infinite=True)
-    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized)

@@ -10,9 +10,9 @@ from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
 from dlngeo.flows.factored import FactoredState
-from dlngeo.geomstats.gradients import GradientConverter, fills, to_gs, to_numpy
+from dlngeo.geomstats._backend import to_gs, to_numpy
+from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 
 __all__ = ["DensePoint", "FactoredPoint", "state_of"]
 
@@ -68,7 +68,7 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
     metric = space.metric
     spectral = isinstance(metric, SpectralMetric) and fills(space)
     kernel: Any = metric.kernel if spectral else None
-    possible = type(kernel) in (DepthKernel, InfiniteDepthKernel) and kernel.depth > 1
+    possible = spectral and kernel.depth is not None and kernel.depth > 1
     if coordinates == "factored" and not possible:
         raise ValueError(
             "factored coordinates exist for the DLN metric of depth > 1 on all matrices of a rank, not for "

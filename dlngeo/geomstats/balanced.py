@@ -9,8 +9,7 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo._linalg import haar_from
-from dlngeo.geomstats._random import batch, draw
-from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats._backend import batch, draw, to_numpy
 from dlngeo.geomstats.weights import WeightManifold
 from dlngeo.weights import projections as balancing
 from dlngeo.weights.geodesics import BALANCED

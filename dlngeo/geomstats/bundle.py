@@ -10,11 +10,10 @@ from geomstats.geometry.group_action import GroupAction
 from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
-from dlngeo._linalg import haar_from
-from dlngeo.geomstats._random import batch, draw
+from dlngeo._linalg import haar_from, skew
+from dlngeo.geomstats._backend import batch, draw, each_pair, to_numpy
 from dlngeo.geomstats.balanced import BalancedMatrices
-from dlngeo.geomstats.frobenius import FrobeniusMetric, each_pair
-from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats.weights import FrobeniusMetric
 from dlngeo.weights.alignment import act, align
 from dlngeo.weights.balanced import BalancedFrame, Parts
 from dlngeo.weights.network import balanced_weights, differential, end_to_end
@@ -216,7 +215,7 @@ class EndToEndBundle(FiberBundle):
         GeodesicError
             If no geodesic is found; the message says for which pair.
         """
-        return each_pair(lambda base, weights: align(weights, base).weights, base_point, point)
+        return each_pair(lambda base, weights: align(weights, base).weights, base_point, point, 3)
 
     def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
         r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_.
@@ -241,13 +240,11 @@ class EndToEndBundle(FiberBundle):
 
 def _turned(frame: BalancedFrame, x: Any, y: Any) -> Any:
     """Vector ``Ω_p X_p − X_p Ω_{p−1}``, where Ω generates the vertical part ``Ω_p W_p − W_p Ω_{p−1}`` of Y."""
-    xp, row, column = frame.xp, frame.lam[..., None, :, None], frame.lam[..., None, None, :]
-    xm, ym = frame.split(x).cores, frame.split(y).cores
-    t = frame.solve(ym[..., :-1, :, :] * column - row * ym[..., 1:, :, :])
-    skew = (t - t.mT) / 2
+    xp, xm, ym = frame.xp, frame.split(x).cores, frame.split(y).cores
+    generator = skew(frame.generators(ym))
     end = xp.zeros_like(xm[..., :1, :, :]) + xp.zeros_like(ym[..., :1, :, :])
-    skew = skew + xp.zeros_like(end)
-    cores = xp.concat([skew, end], axis=-3) @ xm - xm @ xp.concat([end, skew], axis=-3)
+    generator = generator + xp.zeros_like(end)
+    cores = xp.concat([generator, end], axis=-3) @ xm - xm @ xp.concat([end, generator], axis=-3)
     none = [None] * frame.depth
     return frame.assemble(Parts(cores, none, none, none))
 

@@ -8,6 +8,7 @@ import geomstats.backend as gs
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo import _check
+from dlngeo.geomstats._backend import batch, draw
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.matrices.frame import Frame
@@ -156,9 +157,8 @@ class FixedRankMatrices(Manifold):
         array-like, shape=[..., m, n]
             Matrices of rank r.
         """
-        batch = () if n_samples == 1 else (n_samples,)
-        left = gs.random.normal(size=(*batch, self.m, self.rank))
-        right = gs.random.normal(size=(*batch, self.rank, self.n))
+        many = batch(n_samples)
+        left, right = draw((*many, self.m, self.rank)), draw((*many, self.rank, self.n))
         return left @ right / self.rank**0.5
 
     def _frame(self, point: Any) -> Frame:

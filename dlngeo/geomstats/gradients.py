@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import geomstats.backend as gs
 import numpy as np
 
+from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["GradientConverter", "fills", "to_gs", "to_numpy"]
+__all__ = ["GradientConverter", "fills", "tangent_frames"]
 
 
 class GradientConverter:
@@ -61,47 +61,58 @@ class GradientConverter:
         return (np.linalg.solve(gram, components) @ basis).reshape(self.space.shape)
 
     def gram(self, point: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Frobenius-orthonormal basis of the tangent space, shape=[dim, size], and the metric in it.
-
-        Both are kept for the last point.
-        """
+        """Return the :func:`tangent_frames` of a point; those of the last one are kept."""
         point = np.asarray(point)
-        if self._memo is not None and np.array_equal(self._memo[0], point):
-            return self._memo[1:]
-        shape, dim = self.space.shape, int(self.space.dim)
-        base_point = to_gs(point)
-        ambient = np.eye(math.prod(shape)).reshape(-1, *shape)
-        images = np.stack([to_numpy(self.space.to_tangent(to_gs(e), base_point)) for e in ambient])
-        _, values, basis = np.linalg.svd(images.reshape(len(ambient), -1))
-        # Also for an oblique to_tangent: a tangent space is its range, and that is all that is used.
-        rank = int(np.sum(values > 1e-8 * values[0]))
-        if rank != dim:
-            raise ValueError(
-                f"to_tangent of {type(self.space).__name__} maps onto {rank} dimensions, but the space has dimension "
-                f"{dim}; no gradient can be formed from it. Give the metric a method "
-                "gradient(euclidean_gradient, base_point)."
-            )
-        basis = basis[:dim]
-        vectors = basis.reshape(dim, *shape)
-        rows = (np.broadcast_to(v, vectors.shape) for v in vectors)
-        many = self.space.metric.inner_product
-        gram = np.stack([to_numpy(many(to_gs(row), to_gs(vectors), base_point)).reshape(dim) for row in rows])
-        self._memo = point.copy(), basis, gram
-        return basis, gram
+        if self._memo is None or not np.array_equal(self._memo[0], point):
+            self._memo = point.copy(), *tangent_frames(self.space, point)
+        return self._memo[1:]
+
+
+def tangent_frames(space: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frobenius-orthonormal bases of tangent spaces, and the metric in them.
+
+    Parameters
+    ----------
+    space : geomstats Manifold
+        Space whose points are arrays, equipped with a Riemannian metric.
+    points : array, shape=[..., *point_shape]
+        One point, or a batch along one axis.
+
+    Returns
+    -------
+    bases : array, shape=[..., dim, size]
+        Rows are flat tangent vectors.
+    grams : array, shape=[..., dim, dim]
+        Inner products of the rows.
+
+    Raises
+    ------
+    ValueError
+        If ``to_tangent`` of the space has a range of another dimension than the space.
+    """
+    dim, size, many = int(space.dim), math.prod(space.shape), points.shape[: points.ndim - len(space.shape)]
+    base, units = to_gs(points), np.eye(size).reshape(size, *(1 for _ in many), *space.shape)
+    images = [to_numpy(space.to_tangent(to_gs(np.broadcast_to(e, points.shape)), base)) for e in units]
+    _, values, bases = np.linalg.svd(np.stack([image.reshape(*many, size) for image in images], axis=-2))
+    # Also for an oblique to_tangent: a tangent space is its range, and that is all that is used.
+    ranks = np.sum(values > 1e-8 * values[..., :1], axis=-1)
+    if np.any(ranks != dim):
+        raise ValueError(
+            f"to_tangent of {type(space).__name__} maps onto {int(np.ravel(ranks[ranks != dim])[0])} dimensions, but "
+            f"the space has dimension {dim}; there is no basis of tangent vectors to work in. Give the metric a method "
+            "gradient(euclidean_gradient, base_point), or mend to_tangent."
+        )
+    bases = np.ascontiguousarray(bases[..., :dim, :])
+    vectors = np.moveaxis(bases, -2, 0).reshape(dim, *points.shape)
+    # One row of all metrics at a time; the points, if many, along one axis, which is what geomstats is sure to take.
+    flat = vectors.reshape(-1, *space.shape)
+    where = to_gs(np.tile(points, (dim, *(1 for _ in space.shape)))) if many else base
+    rows = (np.broadcast_to(v, vectors.shape).reshape(flat.shape) for v in vectors)
+    products = [to_numpy(space.metric.inner_product(to_gs(row), to_gs(flat), where)) for row in rows]
+    return bases, np.moveaxis(np.reshape(products, (dim, dim, *many)), (0, 1), (-2, -1))
 
 
 def fills(space: Any) -> bool:
     """Whether a space with a spectral metric is open in the matrices of its rank; ``SPDMatrices`` is not."""
     rank = space.metric.rank
     return int(space.dim) == rank * (sum(space.shape) - rank)
-
-
-def to_gs(array: Any) -> Any:
-    """Return a NumPy array as an array of the backend of geomstats."""
-    # A copy where the array is read-only (JAX's are) or has negative strides, neither of which PyTorch takes.
-    return gs.from_numpy(np.require(np.asarray(array, dtype=np.float64), requirements=["C", "W"]))
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """Return an array of the backend of geomstats as a NumPy array of its own."""
-    return np.asarray(gs.to_numpy(gs.copy(array)))

@@ -9,11 +9,12 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
-from dlngeo import _check
-from dlngeo.geomstats.solvers import CollocationLog, ShootingExp
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
+from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.differentiable import frame_at
+from dlngeo.matrices.geodesics import KernelSurface
 
 __all__ = ["DLNMetric", "SpectralMetric"]
 
@@ -46,11 +47,11 @@ class SpectralMetric(RiemannianMetric):
     ValueError
         If the points of ``space`` are no matrices, or the kernel vanishes at a zero singular value and the matrices of
         the space have some.
+    KernelError
+        If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
     """
 
     def __init__(self, space: Any, kernel: Kernel) -> None:
-        if not isinstance(kernel, Kernel):
-            raise TypeError(f"kernel must be a dlngeo.Kernel, got {type(kernel).__name__}; try DepthKernel(2).")
         if len(space.shape) != 2:
             raise ValueError(
                 f"the points of {type(space).__name__} have shape {space.shape}; a spectral metric needs matrices."
@@ -58,14 +59,21 @@ class SpectralMetric(RiemannianMetric):
         self.kernel = kernel
         self.rank = int(getattr(space, "rank", min(space.shape)))
         m, n = space.shape
-        if not m == n == self.rank and not kernel(0.0, 1.0) > 0:
+        invertible = m == n == self.rank
+        require_kernel(kernel, zero=not invertible)
+        if not invertible and not np.all(kernel(np.zeros(1), np.ones(1)) > 0):
             raise ValueError(
                 f"{kernel!r} vanishes at a zero singular value, so its metric lives on square invertible matrices "
                 f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
             )
         super().__init__(space=space)
-        self.exp_solver = ShootingExp(kernel, self.rank)
-        self.log_solver = CollocationLog(kernel, self.rank)
+        surface = KernelSurface(kernel, self.rank)
+        self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)
+
+    @property
+    def depth(self) -> float | None:
+        """Depth of the network whose metric it is, up to a constant factor; None if there is none."""
+        return self.kernel.depth
 
     def frame(self, base_point: Any, *vectors: Any) -> Any:
         """Factor a point once, for many evaluations there.
@@ -344,12 +352,7 @@ class SpectralMetric(RiemannianMetric):
         array-like, shape=[..., m, n] or [n_samples, ..., m, n]
             Tangent vectors, independent.
         """
-        n_samples = _check.positive_integer(n_samples, "n_samples")
-        shape = (() if n_samples == 1 else (n_samples,)) + tuple(base_point.shape)
-        if rng is None:
-            noise = gs.random.normal(size=shape)
-        else:
-            noise = gs.array(np.random.default_rng(rng).standard_normal(shape))
+        noise = draw((*batch(n_samples), *base_point.shape), rng)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
 
 
@@ -387,6 +390,4 @@ class DLNMetric(SpectralMetric):
     """
 
     def __init__(self, space: Any, depth: float = 2, normalized: bool = False) -> None:
-        self.depth = _check.depth(depth, allow_infinite=True)
-        kernel = InfiniteDepthKernel() if math.isinf(self.depth) else DepthKernel(depth, normalized)
-        super().__init__(space, kernel)
+        super().__init__(space, of_depth(depth, normalized))

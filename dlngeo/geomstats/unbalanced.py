@@ -9,10 +9,9 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo._linalg import haar_from
-from dlngeo.geomstats._random import batch, draw
-from dlngeo.geomstats.gradients import to_numpy
+from dlngeo.geomstats._backend import batch, draw, to_numpy
 from dlngeo.geomstats.weights import WeightManifold
-from dlngeo.weights.geodesics import Surface, leaf
+from dlngeo.weights.geodesics import leaf
 from dlngeo.weights.network import imbalance as imbalance_of
 from dlngeo.weights.unbalanced import LeafFrame, nearby
 
@@ -62,7 +61,7 @@ class UnbalancedMatrices(WeightManifold):
         if skew > 1e-12 * max(1.0, float(np.abs(value).max())):
             raise ValueError(f"imbalance is not symmetric, by up to {skew:.1e}; take (G + Gᵀ)/2.")
         self._imbalance = (value + value.swapaxes(-1, -2)) / 2
-        self.surface: Surface = leaf(self._imbalance)
+        self.surface = leaf(self._imbalance)
         super().__init__(value.shape[-1], value.shape[0] + 1, equip)
 
     @property

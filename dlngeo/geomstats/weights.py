@@ -1,4 +1,4 @@
-"""What the manifolds of stacked weights share in geomstats, and the flat space around them.
+"""What the manifolds of stacked weights share in geomstats: the flat space around them, and the metric it induces.
 
 The space of weights is written here because those that geomstats 2.8 has for stacks of matrices fail on batches of
 them: ``NFoldManifold`` in ``belongs``, ``MatricesMetric`` in the inner product.
@@ -11,13 +11,143 @@ from typing import Any
 
 import geomstats.backend as gs
 from geomstats.geometry.base import LevelSet, VectorSpace
+from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.geomstats._random import batch, draw
-from dlngeo.geomstats.frobenius import FrobeniusMetric
-from dlngeo.weights.geodesics import Surface
+from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
+from dlngeo.weights.curvature import curvature, mean_curvature, scalar_curvature
+from dlngeo.weights.geodesics import WeightSurface
 
-__all__ = ["WeightManifold", "WeightSpace"]
+__all__ = ["FrobeniusMetric", "WeightManifold", "WeightSpace"]
+
+
+class FrobeniusMetric(RiemannianMetric):
+    r"""Metric that the flat space of weights induces on a manifold in it, ``⟨V, Y⟩ = Σ_p Tr(V_pᵀ Y_p)``.
+
+    Geodesics solve ``Ẅ = II(Ẇ, Ẇ)`` with the second fundamental form II. They are integrated to 1e-11 per step, and
+    their ends projected to the manifold; between points they are found to 1e-10 or refused with a
+    :class:`dlngeo.errors.GeodesicError`.
+
+    Parameters
+    ----------
+    space : BalancedMatrices or UnbalancedMatrices
+        The manifold.
+    """
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space=space)
+        self.exp_solver = ShootingExp(space.surface)
+        self.log_solver = ShootingLog(space.surface)
+
+    def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
+        """Inner product of tangent vectors, shape=[...].
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, d, d]
+            Tangent vectors.
+        base_point : array-like, shape=[..., N, d, d], optional
+            Unused but for its shape: the metric is that of the flat space.
+        """
+        product = gs.sum(tangent_vec_a * tangent_vec_b, axis=(-3, -2, -1))
+        if base_point is not None and base_point.ndim - 3 > product.ndim:
+            return gs.broadcast_to(product, base_point.shape[:-3])
+        return product
+
+    def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
+        """Riemannian gradient: the tangent part of the Euclidean one, shape=[..., N, d, d]."""
+        return self._space.to_tangent(euclidean_gradient, base_point)
+
+    def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
+        """Riemannian Hessian ``P(D²E[V]) + S_ν(V)``, with ν the normal part of the Euclidean gradient.
+
+        Parameters
+        ----------
+        tangent_vec, euclidean_gradient, euclidean_hessian, base_point : array-like, shape=[..., N, d, d]
+            Direction V, Euclidean gradient, its derivative along V, and point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector.
+        """
+        frame = self._space.frame(base_point)
+        bend = frame.weingarten(tangent_vec, frame.normal(euclidean_gradient))
+        return frame.tangent(euclidean_hessian) + bend
+
+    def second_fundamental_form(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        """Second fundamental form ``II(V, Y)``, a normal vector, shape=[..., N, d, d]."""
+        return self._space.frame(base_point).second_fundamental_form(tangent_vec_a, tangent_vec_b)
+
+    def geodesic_equation(self, state: Any) -> Any:
+        """Right-hand side of the geodesic equation, ``(Ẇ, II(Ẇ, Ẇ))``.
+
+        Parameters
+        ----------
+        state : array-like, shape=[..., 2, N, d, d]
+            Position and velocity.
+
+        Returns
+        -------
+        array-like, shape=[..., 2, N, d, d]
+            Velocity and acceleration.
+        """
+        position, velocity = state[..., 0, :, :, :], state[..., 1, :, :, :]
+        return gs.stack([velocity, self.second_fundamental_form(velocity, velocity, position)], axis=-4)
+
+    def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
+        """Curvature ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_[X,Y] Z``, by the Gauss equation.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b, tangent_vec_c, base_point : array-like, shape=[..., N, d, d]
+            Tangent vectors X, Y, Z and the point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            Tangent vector. ``sectional_curvature`` follows.
+        """
+        return curvature(self._space.frame(base_point), tangent_vec_a, tangent_vec_b, tangent_vec_c)
+
+    def scalar_curvature(self, base_point: Any) -> Any:
+        """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...]."""
+        return scalar_curvature(self._space.frame(base_point), self._space.tangent_basis(base_point))
+
+    def brownian_drift(self, base_point: Any) -> Any:
+        """Itô drift b of Brownian motion, ``dW = P dB + ½ b dt``, with generator ``½Δ``: the mean curvature vector.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d]
+            The trace of the second fundamental form, a normal vector.
+        """
+        return mean_curvature(self._space.frame(base_point), self._space.tangent_basis(base_point))
+
+    def random_gaussian_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
+        """Sample white noise of the metric, ``N(0, g⁻¹)``, at every point.
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, d, d]
+            Point.
+        n_samples : int
+            Number of vectors at every point.
+        rng : numpy.random.Generator or int, optional
+            Generator or seed. Defaults to the generator of ``gs.random``.
+
+        Returns
+        -------
+        array-like, shape=[..., N, d, d] or [n_samples, ..., N, d, d]
+            Tangent vectors, independent.
+        """
+        return self._space.to_tangent(draw((*batch(n_samples), *base_point.shape), rng), base_point)
 
 
 class WeightSpace(VectorSpace):
@@ -62,7 +192,7 @@ class WeightManifold(LevelSet):
         Equip with :class:`FrobeniusMetric`.
     """
 
-    surface: Surface
+    surface: WeightSurface
 
     def __init__(self, d: int, depth: int, equip: bool) -> None:
         self.d, self.depth = _check.positive_integer(d, "d"), _check.positive_integer(depth, "depth")

@@ -1,6 +1,15 @@
-"""Kernels: a metric is two functions, ``φ(s, t)`` and its divided difference."""
+"""Kernels: a metric is a function ``φ(s, t)`` of two singular values, with its divided differences."""
 
-from dlngeo.kernels.depth import DepthKernel, InfiniteDepthKernel
+from dlngeo.kernels.check import KernelReport, check_kernel, require_kernel
+from dlngeo.kernels.depth import DepthKernel, InfiniteDepthKernel, of_depth
 from dlngeo.kernels.kernel import Kernel
 
-__all__ = ["DepthKernel", "InfiniteDepthKernel", "Kernel"]
+__all__ = [
+    "DepthKernel",
+    "InfiniteDepthKernel",
+    "Kernel",
+    "KernelReport",
+    "check_kernel",
+    "of_depth",
+    "require_kernel",
+]

@@ -9,7 +9,7 @@ from dlngeo import _check
 from dlngeo.kernels import _divided
 from dlngeo.kernels.kernel import Kernel
 
-__all__ = ["DepthKernel", "InfiniteDepthKernel"]
+__all__ = ["DepthKernel", "InfiniteDepthKernel", "of_depth"]
 
 
 class DepthKernel(Kernel):
@@ -50,22 +50,29 @@ class DepthKernel(Kernel):
     .. [2] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks", ICML 2018, Claim 2.
     """
 
+    array_api = True
+
     def __init__(self, depth: float, normalized: bool = False) -> None:
-        self.depth = _check.depth(depth)
+        self._depth = _check.depth(depth)
         self.normalized = bool(normalized)
-        self._scale = 1.0 if self.normalized else self.depth
+        self._scale = 1.0 if self.normalized else self._depth
+
+    @property
+    def depth(self) -> float:
+        """Depth N."""
+        return self._depth
 
     def __call__(self, s: Any, t: Any) -> Any:
         xp, s, t = _check.singular_values(s, t)
-        if self.depth == 1:
+        if self._depth == 1:
             return xp.ones_like(s + t)
-        return self._scale * _divided.phi(xp, s, t, 1 / self.depth, (self.depth - 1) / self.depth)
+        return self._scale * _divided.phi(xp, s, t, 1 / self._depth, (self._depth - 1) / self._depth)
 
     def divided_difference(self, r: Any, s: Any, t: Any) -> Any:
         xp, r, s, t = _check.singular_values(r, s, t)
-        if self.depth == 1:
+        if self._depth == 1:
             return xp.zeros_like(r + s + t)
-        return self._scale * _divided.psi(xp, r, s, t, 1 / self.depth, (self.depth - 1) / self.depth)
+        return self._scale * _divided.psi(xp, r, s, t, 1 / self._depth, (self._depth - 1) / self._depth)
 
     def second_divided_difference(self, r: Any, s: Any, t: Any, u: Any) -> Any:
         r"""Evaluate ``(ψ_r(s, u) − ψ_r(s, t)) / (u² − t²)``.
@@ -77,7 +84,7 @@ class DepthKernel(Kernel):
         ``u`` are zero.
         """
         xp, r, s, t, u = _check.singular_values(r, s, t, u)
-        if self.depth == 1:
+        if self._depth == 1:
             return xp.zeros_like(r + s + t + u)
         return self._scale * _divided.second_of_kernel(xp, r, s, t, u, *self._epsilons)
 
@@ -88,24 +95,24 @@ class DepthKernel(Kernel):
         ratios of the values to 1e6. Infinite for N > 1, N ≠ 2, where ``q = r = 0`` or ``s = t = 0``.
         """
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        if self.depth == 1:
+        if self._depth == 1:
             return xp.zeros_like(q + r + s + t)
         return self._scale * _divided.mixed_of_kernel(xp, q, r, s, t, *self._epsilons)
 
-    def _third(self, q: Any, r: Any, s: Any, t: Any) -> Any:
-        """``h[a_q, a_r, a_s, a_t]`` for many curvatures at once; at most two of the values may be zero."""
+    def third_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+        """Evaluate ``h[a_q, a_r, a_s, a_t]``; at most two of the values may be zero."""
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        if self.depth == 1:
+        if self._depth == 1:
             return xp.zeros_like(q + r + s + t)
         return self._scale**3 * _divided.scaled_third(xp, q, r, s, t, *self._epsilons)
 
     @property
     def _epsilons(self) -> tuple[float, float, float]:
         """``1/N``, ``1 − 1/N`` and ``1 − 2/N``."""
-        return 1 / self.depth, (self.depth - 1) / self.depth, (self.depth - 2) / self.depth
+        return 1 / self._depth, (self._depth - 1) / self._depth, (self._depth - 2) / self._depth
 
     def __repr__(self) -> str:
-        return f"DepthKernel(depth={self.depth:g}, normalized={self.normalized})"
+        return f"{type(self).__name__}(depth={self._depth:g}, normalized={self.normalized})"
 
 
 class InfiniteDepthKernel(Kernel):
@@ -128,6 +135,7 @@ class InfiniteDepthKernel(Kernel):
        SIAM J. Appl. Dyn. Syst. 22 (2023), arXiv:2210.12497.
     """
 
+    array_api = True
     depth = math.inf
     normalized = True
 
@@ -147,9 +155,20 @@ class InfiniteDepthKernel(Kernel):
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
         return _divided.mixed_of_kernel(xp, q, r, s, t, 0.0, 1.0, 1.0)
 
-    def _third(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+    def third_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
         xp, q, r, s, t = _check.singular_values(q, r, s, t)
         return _divided.scaled_third(xp, q, r, s, t, 0.0, 1.0, 1.0)
 
-    def __repr__(self) -> str:
-        return "InfiniteDepthKernel()"
+
+def of_depth(depth: float, normalized: bool = False) -> DepthKernel | InfiniteDepthKernel:
+    """Return the kernel of a depth: real and at least 1, or ``inf``, which is always normalised.
+
+    Raises
+    ------
+    TypeError
+        If ``depth`` is not a real number.
+    ValueError
+        If ``depth`` is below 1.
+    """
+    depth = _check.depth(depth, allow_infinite=True)
+    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized)

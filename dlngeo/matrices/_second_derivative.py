@@ -28,11 +28,6 @@ class ForceDerivative:
     ----------
     frame : Frame
         Point.
-
-    Raises
-    ------
-    NotImplementedError
-        If the kernel has no divided differences of that order.
     """
 
     def __init__(self, frame: Frame) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["Differences", "Extension", "SecondOrder"]
@@ -145,12 +144,13 @@ class Differences:
     def _third(self) -> Any:
         """``h[k, i, j, col]`` at every set of indices, for kernels that are divided differences of one function h.
 
-        None for other ones, and where the singular values do not descend: :meth:`second` would cancel there.
+        None for the others, and where the singular values do not descend: :meth:`second` would cancel there.
         """
-        if not isinstance(self._kernel, (DepthKernel, InfiniteDepthKernel)) or not self._descending:
+        if not self._descending:
             return None
         sets = _sets(self.size, 4)
-        return self._kernel._third(*self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets)))
+        at = self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets))
+        return self._kernel.third_divided_difference(*at)
 
     @cached_property
     def _descending(self) -> bool:

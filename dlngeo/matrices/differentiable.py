@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo._autodiff import Operation, in_jax, is_traced, untraced
+from dlngeo.errors import SingularError
 from dlngeo.kernels import DepthKernel, Kernel
 from dlngeo.matrices._second_derivative import ForceDerivative
 from dlngeo.matrices.frame import Blocks, Frame
@@ -52,8 +53,8 @@ def frame_at(x: Any, kernel: Kernel, rank: int | None, *vectors: Any) -> Any:
 class DifferentiableFrame:
     r"""The functions of :class:`~dlngeo.matrices.frame.Frame` on dense matrices that autograd, PyTorch or JAX traces.
 
-    Derivatives in the point and in the vectors are exact, and may be differentiated again where the kernel has
-    third divided differences. What no derivative is written for raises, rather than be differentiated through the SVD.
+    Derivatives in the point and in the vectors are exact, and may be differentiated again. What no derivative is
+    written for raises, rather than be differentiated through the SVD.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ class _Point:
         """The frame, if the cometric is differentiable there."""
         frame = self.frame
         if not bool((frame.phi > 0).all()):
-            raise ValueError(
+            raise SingularError(
                 "the cometric is not differentiable at a singular matrix: the smallest singular value is "
                 f"{float(frame.s.min()):g}. Move to a point of full rank, or declare a lower rank."
             )

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from dlngeo import _check
 from dlngeo._autodiff import has_values
-from dlngeo.errors import SingularError
+from dlngeo.errors import KernelError, SingularError
 from dlngeo.kernels import Kernel
 
 __all__ = ["Blocks", "Frame"]
@@ -194,8 +194,10 @@ class Frame:
 
         Raises
         ------
-        ValueError
+        SingularError
             If ``power`` is negative and the kernel vanishes, which it does only at a vanishing singular value.
+        KernelError
+            If it is not positive at positive singular values.
         """
         core, left, right = blocks
         rectangular = left is not None or right is not None
@@ -211,16 +213,31 @@ class Frame:
     def _require_positive(self, phi: Any, null: Any) -> None:
         xp = self._xp
         if not bool(xp.all(phi > 0)):
+            row, column = self.s[..., :, None], self.s[..., None, :]
+            self._require_kernel(~(phi > 0) & (row > 0) & (column > 0), row, column, phi)
             raise SingularError(
                 "the metric is infinite at a singular matrix: the smallest singular value is "
                 f"{float(xp.min(self.s)):g}. Only the cometric is defined there; move to a point of full rank, "
                 "or declare a lower rank."
             )
         if null is not None and not bool(xp.all(null > 0)):
+            self._require_kernel(~(null >= 0), xp.zeros_like(self.s), self.s, null)
             raise SingularError(
                 f"the metric of {self.kernel!r} is infinite in directions that leave the column or row space, so it "
                 f"lives on square invertible matrices only, not on {self.m}×{self.n} matrices of rank {self.rank}; "
                 "use a finite depth."
+            )
+
+    def _require_kernel(self, bad: Any, s: Any, t: Any, phi: Any) -> None:
+        """Blame the kernel for bad values of φ, unless their squares leave the range of doubles."""
+        xp, info = self._xp, self._xp.finfo(self.s.dtype)
+        for value in (s, t):
+            bad = bad & ((value == 0) | ((value > info.smallest_normal**0.5) & (value < info.max**0.5)))
+        if bool(xp.any(bad)):
+            s, t, phi = (float(xp.broadcast_to(value, bad.shape)[bad][0]) for value in (s, t, phi))
+            raise KernelError(
+                f"{self.kernel!r} is no kernel of a metric: φ({s:g}, {t:g}) is {phi:g}, but must be positive; "
+                "print(dlngeo.check_kernel(kernel)) tells all that is wrong."
             )
 
     # The metric.
@@ -270,28 +287,30 @@ class Frame:
             Tangent part of the gradient.
         """
         q = p if q is None else q
-        columns = self._quadratic(p.core, q.core, p.left, q.left)
-        rows = self._quadratic(p.core.mT, q.core.mT, p.right, q.right)
+        # Transposes of one array are two objects, so whether the momenta are one is asked of the blocks.
+        one = q is p
+        columns = self._quadratic(p.core, q.core, p.left, q.left, one)
+        rows = self._quadratic(p.core.mT, q.core.mT, p.right, q.right, one)
         s = self.s[..., None, :]
         core = self.s[..., :, None] * columns + rows * s
         left = right = None
         if p.left is not None:
-            left = self._with_null(p.left, q.left, p.core.mT, q.core.mT) * s
+            left = self._with_null(p.left, q.left, p.core.mT, q.core.mT, one) * s
         if p.right is not None:
-            right = self._with_null(p.right, q.right, p.core, q.core) * s
+            right = self._with_null(p.right, q.right, p.core, q.core, one) * s
         return Blocks(core, left, right)
 
-    def _quadratic(self, p: Any, q: Any, p_null: Any, q_null: Any) -> Any:
+    def _quadratic(self, p: Any, q: Any, p_null: Any, q_null: Any, one: bool) -> Any:
         """``½ Σ_j (p_jk q_jl + q_jk p_jl) ψ_j(k, l)``, j running over the core and the null rows."""
         total = self._xp.sum(p[..., :, :, None] * q[..., :, None, :] * self.psi, axis=-3)
         if p_null is not None:
             total = total + (p_null.mT @ q_null) * self._psi_of_null
-        return total if p is q else (total + total.mT) / 2
+        return total if one else (total + total.mT) / 2
 
-    def _with_null(self, p_null: Any, q_null: Any, p: Any, q: Any) -> Any:
+    def _with_null(self, p_null: Any, q_null: Any, p: Any, q: Any, one: bool) -> Any:
         """``½ Σ_j (p_aj q_jk + q_aj p_jk) ψ_j(k, 0)`` for null rows a."""
         first = p_null @ (q * self._psi_to_null)
-        return first if p is q else (first + q_null @ (p * self._psi_to_null)) / 2
+        return first if one else (first + q_null @ (p * self._psi_to_null)) / 2
 
     def cometric_derivative(self, z: Blocks, p: Blocks) -> Blocks:
         r"""Tangent part of ``(D_Z A)(P)``, the derivative of the cometric at fixed P with no normal part.

@@ -8,21 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import polar
 
-from dlngeo._linalg import nearest_orthogonal, rotation_between
+from dlngeo._linalg import rotation_between
 from dlngeo.errors import GeodesicError
-from dlngeo.kernels import Kernel
+from dlngeo.shooting import Path
+from dlngeo.weights.alignment import act, nearest_chords
+from dlngeo.weights.network import end_to_end
 
-__all__ = ["Path", "balanced_path", "connecting_paths"]
-
-# A third of the random starts lead to the best alignment where there are two, in the hardest case known.
-_STARTS, _SWEEPS = 10, 500
+__all__ = ["balanced_path", "connecting_paths"]
 
 Array = NDArray[np.float64]
-Path = Callable[[Array], Array]
 
 
-def connecting_paths(x0: Array, x1: Array, kernel: Kernel, rank: int) -> list[Path]:
-    """Two paths from ``x0`` to ``x1`` through matrices of the given rank: by right and by left polar factors."""
+def connecting_paths(x0: Array, x1: Array, depth: float, rank: int) -> list[Path]:
+    """Two paths from ``x0`` to ``x1`` through matrices of the given rank: by right and by left polar factors.
+
+    The N-th roots of the positive factors move linearly, N being the depth.
+    """
     (u0, s0, vt0), (u1, s1, vt1) = (np.linalg.svd(x, full_matrices=False) for x in (x0, x1))
     for s, name in ((s0, "first"), (s1, "second")):
         if s[rank - 1] <= np.finfo(float).eps * s[0]:
@@ -47,7 +48,6 @@ def connecting_paths(x0: Array, x1: Array, kernel: Kernel, rank: int) -> list[Pa
                 status="disconnected",
             )
         core1 = left1.T @ x1 @ right1
-    depth = getattr(kernel, "depth", 1.0)
 
     def through(core: Path) -> Path:
         def path(t: Array) -> Array:
@@ -111,37 +111,23 @@ def _on_spectrum(a: Array, function: Callable[[Array], Array]) -> Array:
 def balanced_path(x0: Array, x1: Array, depth: int, rank: int) -> Path:
     """Path of the products of straight lines between balanced factors that are aligned along the fibre of ``x1``.
 
-    With ``X = U Λ^N Vᵀ``, the balanced factors over ``x1`` are ``Q_p Λ₁ Q_{p−1}ᵀ``, ``Q_0 = V₁``, ``Q_N = U₁`` and any
-    orthogonal Q_p between. Those nearest to one choice over ``x0`` are found by turning one Q_p at a time
-    (Procrustes), from several random starts of a fixed seed, since there are local minima.
+    The nearest chord between the fibres, of local optima from several starts; see :func:`dlngeo.weights.alignment.act`.
+    Factors through ``rank`` inner dimensions are ``Λ Vᵀ, Λ, …, Λ, U Λ`` with ``X = U Λ^N Vᵀ``.
     """
-    (u0, s0, vt0), (u1, s1, vt1) = (np.linalg.svd(x, full_matrices=False) for x in (x0, x1))
-    lam0, lam1 = s0[:rank] ** (1 / depth), s1[:rank] ** (1 / depth)
-    fixed = [lam0[:, None] * vt0[:rank], *(depth - 2) * [np.diag(lam0)], u0[:, :rank] * lam0]
-    ends = vt1[:rank].T, u1[:, :rank]
-    orientation = float(np.sign(np.linalg.det(vt0[:rank] @ ends[0])))
-    rng = np.random.default_rng(0)
-    best, distance = fixed, np.inf
-    for _ in range(_STARTS):
-        inner = (nearest_orthogonal(a, orientation) for a in rng.standard_normal((depth - 1, rank, rank)))
-        q = [ends[0], *inner, ends[1]]
-        for _ in range(_SWEEPS):
-            before = q[1:-1]
-            for p in range(1, depth):
-                pull = fixed[p - 1] @ (q[p - 1] * lam1) + fixed[p].T @ (q[p + 1] * lam1)
-                q[p] = nearest_orthogonal(pull, orientation)
-            if max(np.abs(a - b).max() for a, b in zip(before, q[1:-1], strict=True)) < 1e-9:
-                break
-        moved = [(q[p + 1] * lam1) @ q[p].T for p in range(depth)]
-        away = sum(float(np.sum((a - b) ** 2)) for a, b in zip(fixed, moved, strict=True))
-        if away < distance:
-            best, distance = moved, away
+    factors, frames = [], []
+    for x in (x0, x1):
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        u, lam, vt = u[:, :rank], s[:rank] ** (1 / depth), vt[:rank]
+        factors.append([lam[:, None] * vt, *(depth - 2) * [np.diag(lam)], u * lam])
+        frames.append(vt)
+    start, end = factors
+    signs = np.full(depth - 1, np.sign(np.linalg.det(frames[0] @ frames[1].T)))
+    gauges, chords = nearest_chords(end, start, signs)
+    end = act(gauges[np.argmin(chords)], end)
 
     def path(t: Array) -> Array:
         t = np.asarray(t)[..., None, None]
-        product = (1 - t) * fixed[0] + t * best[0]
-        for a, b in zip(fixed[1:], best[1:], strict=True):
-            product = ((1 - t) * a + t * b) @ product
+        product = end_to_end([(1 - t) * a + t * b for a, b in zip(start, end, strict=True)])
         product[t[..., 0, 0] == 0], product[t[..., 0, 0] == 1] = x0, x1
         return product
 

@@ -29,11 +29,12 @@ References
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 
 from dlngeo._linalg import combine, gram
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["retract"]
@@ -57,7 +58,7 @@ def retract(frame: Frame, z: Blocks) -> Factors:
         taken.
     Infinite depth
         ``U Σ^{−1/2} exp(log Σ² + Σ^{1/2} K Σ^{1/2}) Σ^{−1/2} Vᵀ``.
-    Any other kernel
+    A kernel without depth
         Metric projection of ``X + Z − ½ P_T Γ(Z, Z)``: the geodesic to second order, projected.
 
     The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. At integer depth, and for
@@ -88,17 +89,18 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     """
     kernel = frame.kernel
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        if type(kernel) is DepthKernel and kernel.depth > 1:
-            end = _by_halves(frame, z, kernel) if kernel.depth.is_integer() else None
-            end = _by_factors(frame, z, kernel) if end is None else end
-        elif type(kernel) is InfiniteDepthKernel:
+        depth = kernel.depth
+        if depth is None or depth == 1:
+            end = None
+        elif math.isinf(depth):
             end = _by_exponential(frame, z)
         else:
-            end = None
+            end = _by_halves(frame, z, int(depth)) if depth.is_integer() else None
+            end = _by_factors(frame, z, depth) if end is None else end
         return _by_projection(frame, z) if end is None else end
 
 
-def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
+def _by_halves(frame: Frame, z: Blocks, depth: int) -> Factors | None:
     """Return the product of balanced factors of integer depth, split in the middle; None if a half overflows.
 
     With ``a = ⌊N/2⌋`` and the outer factor ``F = Λ + KΛ^{N−1}`` the product is ``G Λ^{2a} … Λ^{2a} G̃ᵀ``,
@@ -106,10 +108,10 @@ def _by_halves(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
     that for short steps nothing cancels and each singular value keeps its digits, however far below the others. Long
     steps lose some, but fewer than in the product of all factors.
     """
-    depth, order = int(kernel.depth), np.argsort(frame.s)[::-1]
+    order = np.argsort(frame.s)[::-1]
     s, place = frame.s[order], np.argsort(order)
     lam, power = s ** (1 / depth), s ** ((depth - 1) / depth)
-    scale = depth if kernel.normalized else 1.0
+    scale = depth / frame.kernel.at_one  # see _by_factors
     momentum = (z.core / (scale * frame.phi))[np.ix_(order, order)]
 
     def half(basis: np.ndarray, momentum: np.ndarray, null: np.ndarray | None) -> np.ndarray:
@@ -149,11 +151,11 @@ def _conjugate(a: np.ndarray, lam: np.ndarray, power: int) -> np.ndarray:
     return np.where(a == 0, 0.0, a * (lam[:, None] / lam) ** (2 * power))
 
 
-def _by_factors(frame: Frame, z: Blocks, kernel: DepthKernel) -> Factors | None:
+def _by_factors(frame: Frame, z: Blocks, depth: float) -> Factors | None:
     """Return the product of balanced factors; None where its power does not exist."""
-    depth, s = kernel.depth, frame.s
+    s = frame.s
     # A constant multiple of a metric has the same geodesics, so the retraction is that of the unnormalised kernel.
-    scale = depth if kernel.normalized else 1.0
+    scale = depth / frame.kernel.at_one
     root = np.sqrt(s)
     c = np.diag(s ** (2 / depth)) + root[:, None] * (z.core / (scale * frame.phi)) * root
     power = _power(c, depth - 2)
@@ -185,7 +187,7 @@ def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
 
 def _by_exponential(frame: Frame, z: Blocks) -> Factors:
     root = np.sqrt(frame.s)
-    a = np.diag(2 * np.log(frame.s)) + root[:, None] * (z.core / frame.phi) * root
+    a = np.diag(2 * np.log(frame.s)) + root[:, None] * (z.core / (frame.phi / frame.kernel.at_one)) * root
     _require_finite(a)
     # The largest exponent is taken out, so that the exponential overflows only if the point does.
     top = np.max(np.diagonal(a))
@@ -199,7 +201,7 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
     The normal part of the acceleration is that of every curve of rank r with velocity Z: projecting supplies it.
     """
     core, left, right = z
-    if not (type(frame.kernel) is DepthKernel and frame.kernel.depth == 1):  # whose metric is flat
+    if frame.kernel.depth != 1:  # whose metric is flat
         momentum = frame.scale(z, -1)
         bend = frame.christoffel_blocks(z, momentum, z, momentum)
         core = core - bend.core / 2

@@ -48,7 +48,7 @@ import scipy.sparse.linalg
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import Kernel, of_depth
 from dlngeo.problems._pattern import Pattern
 from dlngeo.problems._tangent_fit import TangentFit
 
@@ -158,7 +158,7 @@ def complete(
     callback: Callable[[Sweep, Point], None] | None,
 ) -> Completed:
     """Complete a matrix; see :meth:`dlngeo.problems.MatrixCompletion.complete`."""
-    kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized=True)
+    kernel = of_depth(depth, normalized=True)
     if depth < 2:
         raise ValueError(f"depth {depth} has no bias toward low rank in this method; take one of at least 2.")
     tolerance = _check.positive(tolerance, "tolerance")

@@ -14,7 +14,7 @@ from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.pymanopt.vectors import LayerVector
 from dlngeo.weights.balanced import BalancedFrame, dimension, norm
-from dlngeo.weights.balanced_geodesics import shoot_balanced
+from dlngeo.weights.geodesics import shoot_balanced
 from dlngeo.weights.projections import retract
 
 __all__ = ["Balanced"]
@@ -171,7 +171,7 @@ class Balanced(Manifold):
         return [lam * (upper @ lower.T) for lower, upper in pairwise(frame.q)]
 
     def exp(self, point: Any, tangent_vector: Any) -> list[np.ndarray]:
-        """Follow the geodesic for unit time; see :func:`dlngeo.weights.balanced_geodesics.shoot_balanced`.
+        """Follow the geodesic for unit time; see :func:`dlngeo.weights.geodesics.shoot_balanced`.
 
         It solves an ODE to 1e-10, and costs some hundreds of retractions. Solvers have no need of it.
 

@@ -10,9 +10,9 @@ from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, haar
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
-from dlngeo.matrices.factored_geodesics import connect_factored, shoot_factored
+from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.frame import Blocks, Frame
+from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient
 from dlngeo.pymanopt.vectors import Point, TangentVector
@@ -60,6 +60,8 @@ class FixedRank(Manifold):
     ValueError
         If the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and finite, or the metric is
         infinite on this manifold.
+    KernelError
+        If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
 
     Notes
     -----
@@ -91,12 +93,11 @@ class FixedRank(Manifold):
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
-        if kernel is None:
-            depth = _check.depth(depth, allow_infinite=True)
-            kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
-        elif not isinstance(kernel, Kernel):
-            raise TypeError(f"kernel must be a dlngeo.Kernel, got {kernel!r}; subclass dlngeo.Kernel.")
         square = self._m == self._n == self._rank
+        if kernel is None:
+            kernel = of_depth(depth)
+        else:
+            require_kernel(kernel, zero=not square)
         if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
             raise ValueError(
                 f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "
@@ -130,7 +131,8 @@ class FixedRank(Manifold):
         Larger regions take fewer steps, but the long ones among these may lead to where completion has spurious minima.
         """
         sigma = np.full(1, self._scale * math.sqrt(self._m * self._n / self._rank))
-        depth = self._kernel.depth if type(self._kernel) is DepthKernel else 1.0
+        depth = self._kernel.depth
+        depth = 1.0 if depth is None or math.isinf(depth) else depth
         return depth * float(sigma[0]) * math.sqrt(self._rank / float(self._kernel(sigma, sigma)[0])) / 16
 
     # Points.
@@ -162,7 +164,7 @@ class FixedRank(Manifold):
             return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
 
     def exp(self, point: Any, tangent_vector: Any) -> Point:
-        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.factored_geodesics.shoot_factored`.
+        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
 
         It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some tens of
         retractions. Solvers have no need of it.
@@ -181,7 +183,7 @@ class FixedRank(Manifold):
     def log(self, point_a: Any, point_b: Any) -> TangentVector:
         """Find the initial velocity of a geodesic from ``point_a`` that is at ``point_b`` at unit time.
 
-        The geodesic is locally a shortest one, see :func:`dlngeo.matrices.geodesics.connect`, and its end verified to
+        The geodesic is locally a shortest one, see :func:`dlngeo.shooting.connect`, and its end verified to
         1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on.
 
         Raises

@@ -15,7 +15,8 @@ from geomstats.geometry.manifold import Manifold as GeomstatsManifold
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo.errors import GeodesicError
-from dlngeo.geomstats.gradients import GradientConverter, to_gs, to_numpy
+from dlngeo.geomstats._backend import to_gs, to_numpy
+from dlngeo.geomstats.gradients import GradientConverter
 
 __all__ = ["from_geomstats"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import geomstats.backend as gs
 import numpy as np
 
-from dlngeo.geomstats.gradients import to_gs, to_numpy
+from dlngeo.geomstats._backend import to_gs, to_numpy
 
 __all__ = ["from_pymanopt"]
 

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.geomstats.gradients import fills, to_gs, to_numpy
-from dlngeo.geomstats.metrics import DLNMetric, SpectralMetric
+from dlngeo.geomstats._backend import to_gs, to_numpy
+from dlngeo.geomstats.gradients import fills, tangent_frames
+from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
@@ -114,7 +115,7 @@ class Langevin(Sampler):
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
-        deep = isinstance(metric, DLNMetric) and not math.isinf(metric.depth) and fills(space)
+        deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
         if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
         require(potential_gradient, "potential_gradient")
@@ -206,7 +207,7 @@ class _Factors(_Mover):
         self.rank, self.depth = metric.rank, int(metric.depth)
         self.m, self.n = sampler.space.shape
         # A normalised metric runs N times slower.
-        self.h = sampler.step_size / (metric.depth if metric.kernel.normalized else 1)
+        self.h = sampler.step_size * metric.kernel.at_one / metric.depth
         self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
         self.virial = _Virial(sampler, self.entropy)
 
@@ -257,7 +258,7 @@ class _Retraction(_Mover):
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
         self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
-        self.depth = getattr(self.metric, "depth", math.inf)
+        self.depth = math.inf if self.metric.depth is None else self.metric.depth
         self.entropy, self.virial = None, None
         if not math.isinf(self.depth):
             m, n = sampler.space.shape
@@ -334,7 +335,7 @@ class _Geodesic(_Mover):
         h, points = self.sampler.step_size, state["points"]
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
         gradient = gradients(self.sampler.potential_gradient, points).reshape(len(points), -1)
-        basis, gram = self._frames(points)
+        basis, gram = tangent_frames(self.space, points)
         # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and noise of the
         # metric is L^{−T} times white noise: both are L^{−T} times something.
         lower = np.linalg.cholesky(gram)
@@ -363,26 +364,6 @@ class _Geodesic(_Mover):
             return basis
         vectors = np.swapaxes(basis, 0, 1).reshape(basis.shape[1], *points.shape)
         return np.stack([embed(v, points).reshape(len(points), -1) for v in vectors], axis=1)
-
-    def _frames(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frobenius-orthonormal bases of the tangent spaces, shape=[n_chains, dim, size], and the metric in them."""
-        base, size, dim = to_gs(points), math.prod(self.space.shape), int(self.space.dim)
-        units = np.eye(size).reshape(size, 1, *self.space.shape)
-        images = [to_numpy(self.space.to_tangent(to_gs(np.broadcast_to(e, points.shape)), base)) for e in units]
-        _, values, basis = np.linalg.svd(np.stack([image.reshape(len(points), size) for image in images], axis=1))
-        if not np.all(np.sum(values > 1e-8 * values[:, :1], axis=1) == dim):
-            raise ValueError(
-                f"to_tangent of {type(self.space).__name__} does not map onto its {dim} dimensions; nothing can be "
-                "sampled with it."
-            )
-        basis = np.ascontiguousarray(basis[:, :dim])
-        vectors = basis.reshape(len(points), dim, *self.space.shape)
-        gram = np.empty((len(points), dim, dim))
-        for a in range(dim):
-            for b in range(a + 1):
-                products = self.space.metric.inner_product(to_gs(vectors[:, a]), to_gs(vectors[:, b]), base)
-                gram[:, a, b] = gram[:, b, a] = to_numpy(products).reshape(len(points))
-        return basis, gram
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()

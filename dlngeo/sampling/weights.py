@@ -15,7 +15,7 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.geomstats.gradients import fills
-from dlngeo.geomstats.metrics import DLNMetric
+from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.factors import Factors, factored
@@ -219,7 +219,8 @@ def _network(space: Any, rank: int | None, noise: Noise) -> tuple[tuple[int, ...
         if len(sizes) < 2:
             raise ValueError(f"widths {sizes} are too few; a network has at least two, (d_0, d_1).")
         return sizes, min(sizes) if rank is None else _check.rank(rank, min(sizes), min(sizes)), 1.0
-    if not (isinstance(metric, DLNMetric) and metric.depth.is_integer() and fills(space)):
+    depth = metric.depth if isinstance(metric, SpectralMetric) and fills(space) else None
+    if depth is None or not depth.is_integer():
         raise ValueError(
             f"{type(space).__name__} has no balanced weights: it needs a DLNMetric of integer depth, on all matrices "
             "of a rank. Langevin samples other spaces."
@@ -228,12 +229,7 @@ def _network(space: Any, rank: int | None, noise: Noise) -> tuple[tuple[int, ...
         raise ValueError(f"rank {rank} contradicts the space, of rank {metric.rank}; leave it out.")
     m, n = space.shape
     inner = min(m, n) if noise.vertical else metric.rank
-    depth = int(metric.depth)
-    return (
-        (n, *[inner] * (depth - 1), m),
-        metric.rank,
-        float(depth) if getattr(metric.kernel, "normalized", False) else 1.0,
-    )
+    return (n, *[inner] * (int(depth) - 1), m), metric.rank, depth / metric.kernel.at_one
 
 
 def _list(layers: Any) -> list[np.ndarray]:

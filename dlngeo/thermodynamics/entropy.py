@@ -44,7 +44,7 @@ from typing import Any
 from scipy.special import zeta
 
 from dlngeo import _check
-from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import Kernel, of_depth
 from dlngeo.weights.network import _widths_for
 
 __all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
@@ -164,7 +164,7 @@ class SpectralEntropy:
     ) -> None:
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
-        self.kernel: Kernel = DepthKernel(self.depth) if math.isfinite(self.depth) else InfiniteDepthKernel()
+        self.kernel: Kernel = of_depth(self.depth)
         if widths is None:
             width = min(m, n)
             self.rank = width if rank is None else _check.rank(rank, m, n)

@@ -37,6 +37,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dlngeo import _check
+from dlngeo._linalg import skew, symmetric
+from dlngeo.errors import SingularError
 from dlngeo.weights.network import Weights, layers_of, stack_like, widths
 
 __all__ = ["BalancedFrame", "Parts", "dimension", "inner", "norm"]
@@ -74,7 +76,6 @@ class BalancedFrame:
 
     def __init__(self, weights: Weights, rank: int | None = None) -> None:
         layers = layers_of(weights)
-        self.stacked = not isinstance(weights, (list, tuple))
         self.weights = weights
         self.widths = widths(layers)
         self.depth = len(layers)
@@ -84,7 +85,7 @@ class BalancedFrame:
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
-            raise ValueError(
+            raise SingularError(
                 f"the weights have rank below {self.rank}: their smallest singular value is "
                 f"{float(xp.min(self.lam)):g}. The balanced weights are no manifold there; declare a lower rank."
             )
@@ -179,7 +180,7 @@ class BalancedFrame:
         end = xp.zeros_like(t[..., :1, :, :])
         return xp.concat([t, end], axis=-3) * self._column - self._row * xp.concat([end, t], axis=-3)
 
-    def _generators(self, cores: Any) -> Any:
+    def generators(self, cores: Any) -> Any:
         """``T`` of the vertical and normal part of cores: solve with ``M_p Λ − Λ M_{p+1}``."""
         return self.solve(cores[..., :-1, :, :] * self._column - self._row * cores[..., 1:, :, :])
 
@@ -195,7 +196,7 @@ class BalancedFrame:
     def vertical(self, vectors: Weights) -> Weights:
         """Vertical part of a vector: its projection onto the tangent space of the orbit."""
         parts = self.split(vectors)
-        cores = self.generate(_skew(self._generators(parts.cores)))
+        cores = self.generate(skew(self.generators(parts.cores)))
         lefts, rights = self._inner(parts.lefts, parts.rights, 1)
         return self.assemble(Parts(cores, lefts, rights, _zeros(parts.nulls)))
 
@@ -204,7 +205,7 @@ class BalancedFrame:
         return self.assemble(self._normal(self.split(vectors)))
 
     def _normal(self, parts: Parts) -> Parts:
-        cores = self.generate(_symmetric(self._generators(parts.cores)))
+        cores = self.generate(symmetric(self.generators(parts.cores)))
         lefts, rights = self._inner(parts.lefts, parts.rights, -1)
         return Parts(cores, lefts, rights, parts.nulls)
 
@@ -213,7 +214,7 @@ class BalancedFrame:
         return self.assemble(self._tangent(self.split(vectors)))
 
     def _tangent(self, parts: Parts) -> Parts:
-        cores = parts.cores - self.generate(_symmetric(self._generators(parts.cores)))
+        cores = parts.cores - self.generate(symmetric(self.generators(parts.cores)))
         inner, outer = self._inner(parts.lefts, parts.rights, 1), self._outer(parts.lefts, parts.rights)
         lefts, rights = ([_add(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(inner, outer, strict=True))
         return Parts(cores, lefts, rights, _zeros(parts.nulls))
@@ -292,7 +293,7 @@ class BalancedFrame:
         force = ym[..., 1:, :, :].mT @ zm[..., 1:, :, :] - zm[..., :-1, :, :] @ ym[..., :-1, :, :].mT
         force = self._add_products(force, y.lefts[1:], z.lefts[1:], 1)
         force = self._add_products(force, z.rights[:-1], y.rights[:-1], -1)
-        cores = self.generate(self.solve(_symmetric(force)))
+        cores = self.generate(self.solve(symmetric(force)))
         halves: list[Any] = []
         for p in range(self.depth - 1):
             if y.lefts[p] is None:
@@ -332,7 +333,7 @@ class BalancedFrame:
         """
         v, n = self.split(vectors), self.split(normal)
         # ν = S_p W_p − W_p S_{p−1} at fixed S is a normal field, which turns by S_p V_p − V_p S_{p−1} along V.
-        s = _symmetric(self._generators(n.cores))
+        s = symmetric(self.generators(n.cores))
         end = self.xp.zeros_like(s[..., :1, :, :]) if self.depth > 1 else self.xp.zeros_like(self._row * self._column)
         upper, lower = (self.xp.concat(pair, axis=-3) for pair in ((s, end), (end, s)))
         inverse = 1 / self.lam[..., None, :]
@@ -370,7 +371,7 @@ class BalancedFrame:
         twist = ym[..., :-1, :, :] @ zm[..., :-1, :, :].mT - zm[..., 1:, :, :].mT @ ym[..., 1:, :, :]
         twist = self._add_products(twist, yp.rights[:-1], zp.rights[:-1], 1)
         twist = self._add_products(twist, zp.lefts[1:], yp.lefts[1:], -1)
-        cores = self.generate(self.solve(_skew(twist)))
+        cores = self.generate(self.solve(skew(twist)))
         return self.assemble(Parts(cores, _zeros(yp.lefts), _zeros(yp.rights), _zeros(yp.nulls)))
 
 
@@ -390,14 +391,6 @@ def inner(a: Weights, b: Weights) -> Any:
     pairs = list(zip(layers_of(a), layers_of(b), strict=True))
     xp = _check.floating(pairs[0][0])[0]
     return sum(xp.sum(x * y, axis=(-2, -1)) for x, y in pairs)
-
-
-def _symmetric(a: Any) -> Any:
-    return (a + a.mT) / 2
-
-
-def _skew(a: Any) -> Any:
-    return (a - a.mT) / 2
 
 
 def _add(a: Any, b: Any) -> Any:

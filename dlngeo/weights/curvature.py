@@ -1,4 +1,4 @@
-r"""Curvature of the manifold of balanced weights, by the Gauss equation in the flat space of all weights.
+r"""Curvature of manifolds of weights, balanced or of any imbalance, by the Gauss equation in the flat space of all.
 
 .. math:: \langle R(X, Y)Z, V\rangle = \langle II(Y, Z), II(X, V)\rangle - \langle II(X, Z), II(Y, V)\rangle .
 
@@ -15,18 +15,20 @@ from __future__ import annotations
 from typing import Any
 
 from dlngeo.weights.balanced import BalancedFrame, inner
-from dlngeo.weights.bases import tangent_basis
 from dlngeo.weights.network import Weights, layers_of, stack_like
+from dlngeo.weights.unbalanced import LeafFrame
+
+Frame = BalancedFrame | LeafFrame
 
 __all__ = ["curvature", "mean_curvature", "ricci", "scalar_curvature", "sectional_curvature", "submersed_curvature"]
 
 
-def curvature(frame: BalancedFrame, x: Weights, y: Weights, z: Weights) -> Weights:
+def curvature(frame: Frame, x: Weights, y: Weights, z: Weights) -> Weights:
     """Curvature operator ``R(X, Y)Z = S_{II(Y,Z)} X − S_{II(X,Z)} Y``, in O(N d³).
 
     Parameters
     ----------
-    frame : BalancedFrame
+    frame : BalancedFrame or LeafFrame
         Point.
     x, y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Tangent vectors.
@@ -41,12 +43,12 @@ def curvature(frame: BalancedFrame, x: Weights, y: Weights, z: Weights) -> Weigh
     return stack_like(frame.weights, [a - b for a, b in zip(layers_of(first), layers_of(second), strict=True)])
 
 
-def sectional_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+def sectional_curvature(frame: Frame, y: Weights, z: Weights) -> Any:
     """Sectional curvature of the plane of two tangent vectors, shape=[...].
 
     Parameters
     ----------
-    frame : BalancedFrame
+    frame : BalancedFrame or LeafFrame
         Point.
     y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Tangent vectors.
@@ -67,7 +69,7 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
 
     Parameters
     ----------
-    frame : BalancedFrame
+    frame : BalancedFrame or LeafFrame
         Point.
     y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Horizontal vectors, see :meth:`~dlngeo.weights.balanced.BalancedFrame.lift`.
@@ -81,35 +83,52 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
     return (_gauss(frame, y, z) + 3 * inner(twist, twist)) / _area(frame, y, z)
 
 
-def mean_curvature(frame: BalancedFrame) -> Weights:
-    """Mean curvature vector: the trace of the second fundamental form, a normal vector."""
-    basis, many = tangent_basis(frame), frame.expand()
-    bend = layers_of(many.second_fundamental_form(basis, basis))
+def mean_curvature(frame: Frame, basis: Weights) -> Weights:
+    """Mean curvature vector: the trace of the second fundamental form, a normal vector.
+
+    Parameters
+    ----------
+    frame : BalancedFrame or LeafFrame
+        Point.
+    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
+        Orthonormal basis of the tangent space, as of :func:`dlngeo.weights.bases.tangent_basis` or
+        :meth:`~dlngeo.weights.unbalanced.LeafFrame.tangent_basis`.
+    """
+    bend = layers_of(frame.expand().second_fundamental_form(basis, basis))
     return stack_like(frame.weights, [frame.xp.sum(layer, axis=-3) for layer in bend])
 
 
-def ricci(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
     """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...].
 
     Parameters
     ----------
-    frame : BalancedFrame
+    frame : BalancedFrame or LeafFrame
         Point.
+    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
+        Orthonormal basis of the tangent space.
     y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Tangent vectors.
     """
-    many, basis = frame.expand(), tangent_basis(frame)
+    many = frame.expand()
     along = [many.second_fundamental_form(basis, _expand(frame, v)) for v in (y, z)]
-    trace = inner(frame.second_fundamental_form(y, z), mean_curvature(frame))
+    trace = inner(frame.second_fundamental_form(y, z), mean_curvature(frame, basis))
     return trace - frame.xp.sum(inner(*along), axis=-1)
 
 
-def scalar_curvature(frame: BalancedFrame) -> Any:
-    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors."""
-    many, basis = frame.expand(), tangent_basis(frame)
-    mean = mean_curvature(frame)
+def scalar_curvature(frame: Frame, basis: Weights) -> Any:
+    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors.
+
+    Parameters
+    ----------
+    frame : BalancedFrame or LeafFrame
+        Point.
+    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
+        Orthonormal basis of the tangent space.
+    """
+    many, layers = frame.expand(), layers_of(basis)
+    mean = mean_curvature(frame, basis)
     total = inner(mean, mean)
-    layers = layers_of(basis)
     for a in range(layers[0].shape[-3]):
         vector = stack_like(frame.weights, [layer[..., a : a + 1, :, :] for layer in layers])
         bend = many.second_fundamental_form(basis, vector)
@@ -117,13 +136,13 @@ def scalar_curvature(frame: BalancedFrame) -> Any:
     return total
 
 
-def _gauss(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+def _gauss(frame: Frame, y: Weights, z: Weights) -> Any:
     mixed = frame.second_fundamental_form(y, z)
     pure = [frame.second_fundamental_form(v, v) for v in (y, z)]
     return inner(*pure) - inner(mixed, mixed)
 
 
-def _area(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
+def _area(frame: Frame, y: Weights, z: Weights) -> Any:
     squares = inner(y, y) * inner(z, z)
     area = squares - inner(y, z) ** 2
     if not bool(frame.xp.all(area > 1e-14 * squares)):
@@ -133,5 +152,5 @@ def _area(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
     return area
 
 
-def _expand(frame: BalancedFrame, vectors: Weights) -> Weights:
+def _expand(frame: Frame, vectors: Weights) -> Weights:
     return stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors)])

@@ -32,6 +32,8 @@ from itertools import pairwise
 from typing import Any
 
 from dlngeo import _check
+from dlngeo._linalg import symmetric
+from dlngeo.errors import SingularError
 from dlngeo.weights.balanced import inner
 from dlngeo.weights.network import Weights, imbalance, layers_of, stack_like, widths
 
@@ -81,7 +83,7 @@ class LeafFrame:
     def adjoint(self, vectors: Weights) -> list[Any]:
         """Symmetric parts of ``V_p W_pᵀ − W_{p+1}ᵀ V_{p+1}``: minus half the derivative of the imbalance."""
         both = zip(pairwise(layers_of(vectors)), pairwise(self.layers), strict=True)
-        return [_symmetric(v @ w.mT - upper.mT @ above) for (v, above), (w, upper) in both]
+        return [symmetric(v @ w.mT - upper.mT @ above) for (v, above), (w, upper) in both]
 
     def solve(self, sides: list[Any]) -> list[Any]:
         """Solve ``T S = D`` for symmetric ``D_1, …, D_{N−1}``, to working precision.
@@ -112,7 +114,7 @@ class LeafFrame:
             last, size = size, _dot(xp, rest, step)
             turn = (size / xp.where(last > 0, last, math.inf))[..., None, None]
             way = [a + turn * b for a, b in zip(step, way, strict=True)]
-        raise ValueError(
+        raise SingularError(
             "the normal equations of the leaf did not converge: the weights are singular on their leaf, or nearly so. "
             "Points where at most one layer is singular are regular."
         )
@@ -149,7 +151,7 @@ class LeafFrame:
             Tangent vectors.
         """
         both = zip(pairwise(layers_of(y)), pairwise(layers_of(z)), strict=True)
-        force = [_symmetric(ya.mT @ za - zb @ yb.mT) for (yb, ya), (zb, za) in both]
+        force = [symmetric(ya.mT @ za - zb @ yb.mT) for (yb, ya), (zb, za) in both]
         return stack_like(self.weights, self.generate(self.solve(force)))
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
@@ -198,7 +200,7 @@ class LeafFrame:
         count = rows.shape[-2]
         _, s, vt = self.xp.linalg.svd(rows, full_matrices=True)
         if count and not bool(self.xp.all(s[..., -1] > 1e-12 * s[..., 0])):
-            raise ValueError("the weights are singular on their leaf, which has no tangent space there.")
+            raise SingularError("the weights are singular on their leaf, which has no tangent space there.")
         out, start = [], 0
         for m, n in shapes:
             part = vt[..., count:, start : start + m * n]
@@ -264,10 +266,6 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
         f"its error is {float(xp.max(error)):.1e} at weights of squared norm {float(xp.max(size)):.1e}. "
         "Start from weights closer to the leaf."
     )
-
-
-def _symmetric(a: Any) -> Any:
-    return (a + a.mT) / 2
 
 
 def _times(factor: float, parts: list[Any]) -> list[Any]:

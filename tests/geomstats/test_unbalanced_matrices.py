@@ -207,6 +207,9 @@ def test_curvature_symmetries(rng):
         for b in basis[:i]
     ]
     np.testing.assert_allclose(npa(space.metric.scalar_curvature(gsa(w))), 2 * sum(sectional), rtol=1e-9)
+    many = gsa(np.stack([w, npa(space.metric.exp(gsa(0.2 * basis[0]), gsa(w)))]))
+    for closed in (space.metric.scalar_curvature, space.metric.brownian_drift):
+        np.testing.assert_allclose(npa(closed(many)), [npa(closed(one)) for one in many], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

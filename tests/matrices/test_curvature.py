@@ -529,20 +529,7 @@ def test_nearly_dependent_vectors_keep_their_digits_and_dependent_ones_are_refus
         curvature.sectional(np.stack([y, y]), np.stack([z, y]))
 
 
-def test_a_kernel_without_further_differences_is_told_what_to_implement(rng):
-    class Bare(Kernel):
-        def __call__(self, s, t):
-            return np.ones(np.broadcast_shapes(np.shape(s), np.shape(t)))
-
-        def divided_difference(self, r, s, t):
-            return np.zeros(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)))
-
-    frame = case(rng, 3, 3, 3, Bare())
-    y, z = tangents(rng, frame, 2)
-    with pytest.raises(NotImplementedError, match="Bare has no curvature: implement second_divided_difference"):
-        Curvature(frame).sectional(y, z)
-    with pytest.raises(NotImplementedError, match="implement mixed_divided_difference"):
-        Bare().mixed_divided_difference(1.0, 1.0, 1.0, 1.0)
+def test_points_and_shapes_of_infinite_metric_are_refused():
     with pytest.raises(ValueError, match="infinite at a singular matrix"):
         Curvature(Frame(np.eye(2), np.array([1.0, 0.0]), np.eye(2), DepthKernel(2)))
     with pytest.raises(ValueError, match="use a finite depth"):

@@ -11,8 +11,8 @@ from scipy.integrate import solve_ivp
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.errors import GeodesicError
-from dlngeo.matrices import geodesics
-from dlngeo.matrices.geodesics import connect, shoot
+from dlngeo.matrices.geodesics import KernelSurface
+from dlngeo.shooting import connect, shoot
 
 INF = math.inf
 
@@ -85,7 +85,7 @@ over_cones = pytest.mark.parametrize(("depth", "moduli0", "moduli1", "angles"), 
 def test_geodesics_on_double_singular_values_are_straight_lines_on_cones(rng, depth, moduli0, moduli1, angles):
     exact = Cones(rng, depth, moduli0, moduli1, angles)
     times = np.array([0.7, -0.3, 1.0, 0.0, 1.2, 0.1])
-    points, velocities = shoot(exact(0), exact.velocity, kernel_of(depth), 4, times)
+    points, velocities = shoot(exact(0), exact.velocity, KernelSurface(kernel_of(depth), 4), times)
     for t, point, velocity in zip(times, points, velocities, strict=True):
         np.testing.assert_allclose(point, exact(t), rtol=0, atol=1e-8)
         np.testing.assert_allclose(velocity, oracles.derivative(lambda h, t=t: exact(t + h)), rtol=0, atol=3e-8)
@@ -94,7 +94,7 @@ def test_geodesics_on_double_singular_values_are_straight_lines_on_cones(rng, de
 @over_cones
 def test_connect_finds_the_straight_line_on_cones(rng, depth, moduli0, moduli1, angles):
     exact = Cones(rng, depth, moduli0, moduli1, angles)
-    found = connect(exact(0), exact(1), kernel_of(depth), 4)
+    found = connect(exact(0), exact(1), KernelSurface(kernel_of(depth), 4))
     assert found.residual <= 1e-10
     assert found.length <= exact.length * (1 + 1e-8)
     np.testing.assert_allclose(found.velocity, exact.velocity, rtol=0, atol=1e-6)
@@ -110,12 +110,12 @@ def test_half_turns_cost_the_chord_of_the_cone(rng, depth):
     q, r = oracles.orthogonal(rng, 2), oracles.orthogonal(rng, 2)
     exact = math.sqrt(2) * math.pi if math.isinf(depth) else math.sqrt(8 * depth) * math.sin(math.pi / (2 * depth))
     for x0, x1 in ((np.eye(2), -np.eye(2)), (q @ r, -q @ r)):
-        found = connect(x0, x1, kernel_of(depth), 2)
+        found = connect(x0, x1, KernelSurface(kernel_of(depth), 2))
         assert found.length == pytest.approx(exact, rel=1e-8)
-        middle = shoot(x0, found.velocity, kernel_of(depth), 2, [0.5])[0][0]
+        middle = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 2), [0.5])[0][0]
         modulus = 1.0 if math.isinf(depth) else math.cos(math.pi / (2 * depth)) ** depth
         np.testing.assert_allclose(np.linalg.svd(middle)[1], modulus, atol=1e-8)
-        [end], _ = shoot(x0, found.velocity, kernel_of(depth), 2)
+        [end], _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 2))
         np.testing.assert_allclose(end, x1, atol=1e-9)
 
 
@@ -130,10 +130,10 @@ def test_aligned_frames_move_their_spectra_straight(rng, depth):
     else:
         root, back, factor = (lambda s: s ** (1 / depth)), (lambda w: w**depth), depth
     x0, x1 = oracles.dense(u, s0, vt), oracles.dense(u, s1, vt)
-    found = connect(x0, x1, kernel_of(depth), 3)
+    found = connect(x0, x1, KernelSurface(kernel_of(depth), 3))
     assert found.length == pytest.approx(math.sqrt(factor) * np.linalg.norm(root(s1) - root(s0)), rel=1e-9)
     times = np.array([0.25, 0.5, 0.9])
-    points, _ = shoot(x0, found.velocity, kernel_of(depth), 3, times)
+    points, _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 3), times)
     exact = oracles.dense(u, back(root(s0) + times[:, None] * (root(s1) - root(s0))), vt)
     np.testing.assert_allclose(points, exact, atol=1e-8)
 
@@ -184,7 +184,7 @@ def test_geodesics_solve_the_literal_hamiltonian_equations(rng, depth, d):
     exact = solve_ivp(
         rate, (0, 1), np.stack([x, p]).ravel(), method="DOP853", rtol=1e-12, atol=1e-13, t_eval=[0.5, 1.0]
     ).y.T.reshape(2, 2, d, d)
-    points, velocities = shoot(x, v, kernel_of(depth), d, [0.5, 1.0])
+    points, velocities = shoot(x, v, KernelSurface(kernel_of(depth), d), [0.5, 1.0])
     np.testing.assert_allclose(points, exact[:, 0], rtol=0, atol=1e-8)
     np.testing.assert_allclose(velocities[-1], by_p(*exact[-1]), rtol=0, atol=1e-8)
 
@@ -211,7 +211,7 @@ def test_geodesics_below_full_rank_make_the_energy_stationary(rng, m, n, r, dept
     """No chart, connection or projection of the package enters: only points of the path."""
     x, v = start(rng, m, n, r, depth, length=1.0)
     nodes, weights, differentiation = chebyshev(26)
-    points, _ = shoot(x, v, kernel_of(depth), r, nodes)
+    points, _ = shoot(x, v, KernelSurface(kernel_of(depth), r), nodes)
     direction = rng.standard_normal((m, n)) * np.linalg.norm(x)
 
     def energy(eps):
@@ -231,7 +231,7 @@ def test_geodesics_below_full_rank_make_the_energy_stationary(rng, m, n, r, dept
 )
 def test_energy_and_rank_are_conserved(rng, m, n, r, depth):
     x, v = start(rng, m, n, r, depth, length=2.0)
-    points, velocities = shoot(x, v, kernel_of(depth), r, np.linspace(-0.4, 1, 8))
+    points, velocities = shoot(x, v, KernelSurface(kernel_of(depth), r), np.linspace(-0.4, 1, 8))
     energies = [squared_norm(y, z, depth, r) for y, z in zip(points, velocities, strict=True)]
     np.testing.assert_allclose(energies, 4.0, rtol=1e-9)
     if r < min(m, n):
@@ -243,15 +243,15 @@ def test_the_shape_and_order_of_times_and_batches_do_not_matter(rng):
     starts = [start(rng, 4, 3, 2, 3, length) for length in (0.1, 1.0, 2.0)]
     x, v = (np.stack(a).reshape(3, 1, 4, 3) for a in zip(*starts, strict=True))
     times = np.array([1.0, -0.5, 0.0, 0.5])
-    points, velocities = shoot(x, v, DepthKernel(3), 2, times)
+    points, velocities = shoot(x, v, KernelSurface(DepthKernel(3), 2), times)
     assert points.shape == velocities.shape == (4, 3, 1, 4, 3)
     for i, (xi, vi) in enumerate(starts):
         for t, point, velocity in zip(times, points[:, i, 0], velocities[:, i, 0], strict=True):
-            [alone], [rate] = shoot(xi, t * vi, DepthKernel(3), 2)
+            [alone], [rate] = shoot(xi, t * vi, KernelSurface(DepthKernel(3), 2))
             np.testing.assert_allclose(point, alone, rtol=0, atol=1e-9)
             np.testing.assert_allclose(t * velocity, rate, rtol=0, atol=3e-9)
     # Following a geodesic from its own middle goes on along it.
-    [ahead], _ = shoot(points[3], velocities[3], DepthKernel(3), 2, [0.5])
+    [ahead], _ = shoot(points[3], velocities[3], KernelSurface(DepthKernel(3), 2), [0.5])
     np.testing.assert_allclose(ahead, points[0], rtol=0, atol=1e-9)
 
 
@@ -266,7 +266,7 @@ def test_a_kernel_of_the_user_has_geodesics():
             return np.zeros(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)))
 
     x0, x1 = np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [-1.0, 2.0]])
-    found = connect(x0, x1, Constant(), 2)
+    found = connect(x0, x1, KernelSurface(Constant(), 2))
     np.testing.assert_allclose(found.velocity, x1 - x0, atol=1e-9)
     assert found.length == pytest.approx(np.linalg.norm(x1 - x0) / 2)
 
@@ -291,19 +291,19 @@ def test_connect_arrives_and_is_no_longer_than_a_geodesic_known_to_arrive(rng, m
     kernel = kernel_of(depth)
     # Where the longest ones start farther from det X = 0, they do not run into it.
     x0, v = start(rng, m, n, r, depth, length, *((1.5, 3.0) if length == 3 else ()))
-    [x1], _ = shoot(x0, v, kernel, r)
-    found = connect(x0, x1, kernel, r)
+    [x1], _ = shoot(x0, v, KernelSurface(kernel, r))
+    found = connect(x0, x1, KernelSurface(kernel, r))
     assert found.length <= length * (1 + 1e-7)
     assert found.length == pytest.approx(np.sqrt(squared_norm(x0, found.velocity, depth, r)), rel=1e-9)
-    [end], _ = shoot(x0, found.velocity, kernel, r, tolerance=1e-13)
+    [end], _ = shoot(x0, found.velocity, KernelSurface(kernel, r), tolerance=1e-13)
     assert np.linalg.norm(end - x1) <= 1e-6 * np.linalg.norm(x1)
 
 
 @pytest.mark.parametrize(("m", "n", "r", "depth"), [(3, 3, 3, 3), (6, 6, 6, 2), (3, 3, 3, INF), (5, 4, 2, 1.5)])
 def test_the_logarithm_of_a_short_vector_is_the_vector(rng, m, n, r, depth):
     x0, v = start(rng, m, n, r, depth, length=0.3)
-    [x1], _ = shoot(x0, v, kernel_of(depth), r)
-    found = connect(x0, x1, kernel_of(depth), r)
+    [x1], _ = shoot(x0, v, KernelSurface(kernel_of(depth), r))
+    found = connect(x0, x1, KernelSurface(kernel_of(depth), r))
     np.testing.assert_allclose(found.velocity, v, rtol=0, atol=1e-7)
 
 
@@ -318,7 +318,7 @@ def test_lengths_are_at_least_the_distance_of_the_fibres_upstairs(rng, depth):
     x1, _ = start(rng, d, d, d, depth, 1.0)
     if np.linalg.det(x0 @ x1) < 0:
         x1 = x1[:, ::-1]
-    found = connect(x0, x1, kernel_of(depth), d)
+    found = connect(x0, x1, KernelSurface(kernel_of(depth), d))
     below = []
     for _ in range(20):
         w0, w1 = ([*map(np.array, lifted(rng, x, depth))] for x in (x0, x1))
@@ -343,53 +343,32 @@ def lifted(rng, x, depth):
 def test_orientations_below_full_rank_are_connected(rng):
     """Rank 1 in the plane: x ↦ −x is a turn of one side, of which the metric λ²-cone has a chord of π/2 at N = 2."""
     x = np.array([[1.0, 0.0], [0.0, 0.0]])
-    found = connect(x, -x, DepthKernel(2), 1)
-    [end], _ = shoot(x, found.velocity, DepthKernel(2), 1)
+    found = connect(x, -x, KernelSurface(DepthKernel(2), 1))
+    [end], _ = shoot(x, found.velocity, KernelSurface(DepthKernel(2), 1))
     np.testing.assert_allclose(end, -x, atol=1e-9)
-    assert np.linalg.matrix_rank(shoot(x, found.velocity, DepthKernel(2), 1, [0.5])[0][0], tol=1e-9) == 1
+    assert np.linalg.matrix_rank(shoot(x, found.velocity, KernelSurface(DepthKernel(2), 1), [0.5])[0][0], tol=1e-9) == 1
 
 
 # Failures.
 
 
-def test_a_geodesic_longer_than_a_known_path_is_refused(rng, monkeypatch):
-    x0, v = start(rng, 3, 3, 3, 2, 0.5)
-    [x1], _ = shoot(x0, v, DepthKernel(2), 3)
-    monkeypatch.setattr(geodesics, "_length", lambda points, kernel, rank: 0.48)
-    monkeypatch.setattr(geodesics, "_by_continuation", geodesics._directly)  # which only takes longer to fail
-    with pytest.raises(GeodesicError, match=r"length 0\.5 was found, but a path of length 0\.48 exists") as caught:
-        connect(x0, x1, DepthKernel(2), 3)
-    assert caught.value.status == "not converged"
-
-
-def test_a_search_that_misses_says_by_how_much(rng, monkeypatch):
-    x0, v = start(rng, 3, 3, 3, 2, 1.0)
-    [x1], _ = shoot(x0, v, DepthKernel(2), 3)
-    monkeypatch.setattr(geodesics, "_NEWTON_STEPS", 1)
-    for other in ("_by_continuation", "_through_weights"):
-        monkeypatch.setattr(geodesics, other, geodesics._directly)
-    with pytest.raises(GeodesicError, match=r"status: not converged, relative residual .*intermediate point") as caught:
-        connect(x0, x1, DepthKernel(2), 3)
-    assert caught.value.status == "not converged"
-    assert 0 < caught.value.residual < 1
-
-
 @pytest.mark.parametrize(("depth", "normalized"), [(2, False), (3, True), (4, False)])
-def test_the_search_among_balanced_weights_finds_the_same_geodesic(rng, monkeypatch, depth, normalized):
-    kernel = DepthKernel(depth, normalized)
-    x0, v = start(rng, 3, 3, 3, depth, 0.6)
-    [x1], _ = shoot(x0, v, kernel, 3)
-
-    def refuse(*_):
-        raise GeodesicError("not this way", status="not converged")
-
-    for other in ("_directly", "_by_continuation"):
-        monkeypatch.setattr(geodesics, other, refuse)
-    found = connect(x0, x1, kernel, 3)
-    np.testing.assert_allclose(found.velocity, v, atol=1e-8)
-    np.testing.assert_allclose(found.length, 0.6 * np.sqrt(depth if normalized else 1), rtol=1e-8)
-    assert found.residual <= 1e-10
-    np.testing.assert_allclose(shoot(x0, found.velocity, kernel, 3)[0][0], x1, atol=1e-8)
+def test_every_attempt_of_the_search_finds_the_same_geodesic(rng, depth, normalized):
+    """Collocation, balanced weights and continuation, along each of the paths; the weights at full rank alone."""
+    for shape, count in (((3, 3, 3), 7), ((4, 3, 2), 6)):
+        surface = KernelSurface(DepthKernel(depth, normalized), shape[-1])
+        x0, v = start(rng, *shape, depth, 0.6)
+        [x1], _ = shoot(x0, v, surface)
+        length = 0.6 * np.sqrt(depth if normalized else 1)
+        attempts = list(surface.attempts(x0, x1, 1e-10))
+        assert len(attempts) == count
+        for bound, attempt in attempts:
+            found = attempt()
+            np.testing.assert_allclose(found.velocity, v, atol=1e-8)
+            np.testing.assert_allclose(found.length, length, rtol=1e-8)
+            assert found.residual <= 1e-10
+            assert length <= bound <= 1.5 * length
+            np.testing.assert_allclose(shoot(x0, found.velocity, surface)[0][0], x1, atol=1e-8)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, INF])
@@ -397,7 +376,7 @@ def test_opposite_determinants_are_refused(rng, depth):
     x0 = oracles.orthogonal(rng, 3)
     x1 = x0 * np.array([1.0, 1.0, -1.0])
     with pytest.raises(GeodesicError, match=r"determinants .* opposite signs") as caught:
-        connect(x0, x1, kernel_of(depth), 3)
+        connect(x0, x1, KernelSurface(kernel_of(depth), 3))
     assert caught.value.status == "disconnected"
     assert isinstance(caught.value, ValueError)
 
@@ -407,7 +386,7 @@ def test_singular_end_points_are_refused(rng, which):
     pair = [oracles.orthogonal(rng, 3), oracles.orthogonal(rng, 3)]
     pair[which] = pair[which] @ np.diag([1.0, 1.0, 0.0])
     with pytest.raises(GeodesicError, match=["the first point has rank below 3", "the second point"][which]) as caught:
-        connect(*pair, DepthKernel(2), 3)
+        connect(*pair, KernelSurface(DepthKernel(2), 3))
     assert caught.value.status == "singular"
 
 
@@ -421,9 +400,9 @@ def test_geodesics_end_where_they_meet_a_singular_matrix(rng, depth, case):
     x = oracles.dense(u, lam0**depth, vt)
     v = oracles.dense(u, depth * lam0 ** (depth - 1) * (lam1 - lam0), vt)
     with pytest.raises(GeodesicError, match="runs into a singular matrix just after time 0") as caught:
-        shoot(x, v, DepthKernel(depth), 2)
+        shoot(x, v, KernelSurface(DepthKernel(depth), 2))
     assert caught.value.status == "singular"
-    [before], _ = shoot(x, v, DepthKernel(depth), 2, [0.25])
+    [before], _ = shoot(x, v, KernelSurface(DepthKernel(depth), 2), [0.25])
     np.testing.assert_allclose(before, oracles.dense(u, (0.75 * lam0 + 0.25 * lam1) ** depth, vt), atol=1e-8)
 
 
@@ -431,13 +410,73 @@ def test_one_member_of_a_batch_that_ends_is_not_answered_for(rng):
     good = start(rng, 2, 2, 2, 3, 0.1)
     bad = (np.diag([2.0, 1.0]), np.diag([0.0, -6.0]))
     with pytest.raises(GeodesicError, match="singular"):
-        shoot(np.stack([good[0], bad[0]]), np.stack([good[1], bad[1]]), DepthKernel(3), 2)
+        shoot(np.stack([good[0], bad[0]]), np.stack([good[1], bad[1]]), KernelSurface(DepthKernel(3), 2))
 
 
 def test_depth_one_passes_through_singular_matrices():
     """The Frobenius metric does not see them."""
-    [end], _ = shoot(np.diag([2.0, 1.0]), np.diag([0.0, -2.0]), DepthKernel(1), 2)
+    [end], _ = shoot(np.diag([2.0, 1.0]), np.diag([0.0, -2.0]), KernelSurface(DepthKernel(1), 2))
     np.testing.assert_allclose(end, np.diag([2.0, -1.0]), atol=1e-12)
+
+
+def test_below_full_rank_depth_one_ends_at_lower_rank(rng):
+    """The kernel is smooth at zero, but the matrices of rank 2 end there, on the way to a negative σ."""
+    u, s, vt = oracles.factors(rng, 5, 4, (1.5, 0.5))
+    x, v = oracles.dense(u, s, vt), oracles.dense(u, np.array([0.0, -1.0]), vt)
+    [before], _ = shoot(x, v, KernelSurface(DepthKernel(1), 2), [0.4])
+    np.testing.assert_allclose(before, x + 0.4 * v, atol=1e-12)
+    with pytest.raises(GeodesicError, match=r"just after time 0\.5") as caught:
+        shoot(x, v, KernelSurface(DepthKernel(1), 2))
+    assert caught.value.status == "singular"
+
+
+class Product(Kernel):
+    """``φ(s, t) = 1 + st``, ``ψ_r(s, t) = r/(s + t)``, infinite at zero."""
+
+    def __call__(self, s, t):
+        return 1 + s * t
+
+    def divided_difference(self, r, s, t):
+        return r / (s + t)
+
+
+def test_a_kernel_that_is_not_smooth_at_zero_is_written_for_arrays(rng):
+    """Diagonal matrices are fixed by reflections: there ``g`` is ``Σ dσ²/(1 + σ²)``, flat in ``arsinh σ``."""
+    u, s, vt = oracles.factors(rng, 3, 3, (1.5, 0.8, 0.3))
+    rates = np.array([0.4, -0.1, 0.2])
+    x, v = oracles.dense(u, s, vt), oracles.dense(u, rates * np.sqrt(1 + s**2), vt)
+    [end], _ = shoot(x, v, KernelSurface(Product(), 3))
+    np.testing.assert_allclose(end, oracles.dense(u, np.sinh(np.arcsinh(s) + rates), vt), atol=1e-9)
+    found = connect(x, end, KernelSurface(Product(), 3))
+    assert found.length == pytest.approx(np.linalg.norm(rates), rel=1e-9)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), ZeroDivisionError("mine")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("method", ["__call__", "divided_difference"])
+def test_what_a_kernel_raises_comes_through(error, method):
+    class Broken(Product):
+        """Whose author allows for σ up to 2."""
+
+    def broken(self, *values):
+        if any(np.any(a > 2) for a in values):
+            raise error
+        return getattr(Product, method)(self, *values)
+
+    setattr(Broken, method, broken)
+    surface = KernelSurface(Broken(), 2)
+    x0, v = np.array([[1.0, 0.2], [0.0, 0.7]]), np.array([[3.0, 0.0], [1.0, 0.5]])
+    shoot(x0, 0.1 * v, surface)
+    with pytest.raises(type(error), match=r"^mine$"):
+        shoot(x0, v, surface)
+    with pytest.raises(type(error), match=r"^mine$"):
+        connect(x0, x0 + v, surface)
+
+
+def test_a_geodesic_that_overflows_ends():
+    """At infinite depth σ grows exponentially."""
+    with pytest.raises(GeodesicError, match="just after time") as caught:
+        shoot(np.eye(2), np.diag([1000.0, 1.0]), KernelSurface(InfiniteDepthKernel(), 2))
+    assert caught.value.status == "singular"
 
 
 # A broader sweep.
@@ -458,11 +497,11 @@ def test_connect_finds_geodesics_up_to_length_three(m, n, r, depth, seed):
     length = rng.uniform(0.5, 3.0)
     x0, v = start(rng, m, n, r, depth, length, 0.3, 3.0)
     try:
-        [x1], _ = shoot(x0, v, kernel_of(depth), r)
+        [x1], _ = shoot(x0, v, KernelSurface(kernel_of(depth), r))
     except GeodesicError as error:
         assert error.status == "singular"  # noqa: PT017
         return
-    found = connect(x0, x1, kernel_of(depth), r)
+    found = connect(x0, x1, KernelSurface(kernel_of(depth), r))
     assert found.length <= length * (1 + 1e-6)
-    [end], _ = shoot(x0, found.velocity, kernel_of(depth), r, tolerance=1e-13)
+    [end], _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), r), tolerance=1e-13)
     assert np.linalg.norm(end - x1) <= 1e-6 * np.linalg.norm(x1)

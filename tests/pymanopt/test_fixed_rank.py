@@ -122,6 +122,8 @@ def test_kernel_is_evaluated_once_for_many_operations_at_a_point(rng):
             Counting.calls += 1
             return super().__call__(s, t)
 
+        divided_difference = Quadratic.divided_difference
+
     manifold = FixedRank(7, 5, 3, kernel=Counting(), rng=rng)
     point = manifold.random_point()
     tangent = manifold.random_tangent_vector(point)

@@ -11,7 +11,7 @@ import joblib
 import numba
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, sweep
@@ -93,7 +93,7 @@ def test_workers_change_nothing(backend):
     assert sweep(make, GRID, N_STEPS, seed=1, n_jobs=2, backend=backend).identical(alone)
 
 
-def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_path):
+def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back():
     def threads(rng, k):
         blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
         counts = [os.getpid(), numba.get_num_threads(), max(blas)]
@@ -101,15 +101,13 @@ def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back(tmp_p
 
     numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     before = (numba.get_num_threads(), threadpool_info())
-    found = sweep(threads, {"k": range(4)}, 1, seed=0, n_jobs=2)["counts"].values.reshape(-1, 3)
+    with joblib.parallel_config("loky", inner_max_num_threads=2):
+        found = sweep(threads, {"k": range(4)}, 1, seed=0, n_jobs=2)["counts"].values.reshape(-1, 3)
     assert os.getpid() not in found[:, 0]
     assert np.all(found[:, 1:] == 1)
     alone = sweep(threads, {"k": range(2)}, 1, seed=0)["counts"].values.reshape(-1, 3)
     assert np.all(alone == [os.getpid(), 1, 1])
     assert (numba.get_num_threads(), threadpool_info()) == before
-    with threadpool_limits(2, "blas"):
-        found = ensemble._run(threads, {"k": 0}, 1, 0, {}, (str(tmp_path / "absent"), 0), os.getpid())
-    assert np.all(found[1]["counts"] == [os.getpid(), 1, 1])
 
 
 def test_cells_that_are_done_are_not_done_again(tmp_path):
@@ -136,6 +134,14 @@ def test_cells_that_are_done_are_not_done_again(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted(cell_path(folder, {"k": k}).name for k in range(3))
     with pytest.raises(CheckpointError, match="the initial points differed"):
         sweep(counting, {"k": [0]}, 20, seed=1, checkpoint_dir=folder)
+
+
+def test_a_folder_of_stores_of_zarr_is_refused(tmp_path):
+    path = cell_path(tmp_path, {"k": 1})
+    path.with_name(f"{path.name}.zarr").mkdir()
+    with pytest.raises(CheckpointError, match="holds stores of zarr"):
+        sweep(walk, {"k": [0, 1]}, 5, seed=0, checkpoint_dir=tmp_path)
+    assert not path.exists()
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
@@ -192,13 +198,10 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
     assert found.identical(sweep(walk, grid, 30, seed=0))
 
 
-def test_progress_counts_the_steps_of_all_workers(monkeypatch):
-    monkeypatch.setattr(ensemble, "_POLL", 0.01)
+def test_progress_counts_the_steps_of_all_workers():
     for n_jobs in (1, 2):
         seen = []
-        sweep(
-            lambda rng, k: walk(rng, k, pause=0.002), {"k": range(4)}, 30, seed=0, n_jobs=n_jobs, progress=seen.append
-        )
+        sweep(lambda rng, k: walk(rng, k, pause=0.01), {"k": range(4)}, 30, seed=0, n_jobs=n_jobs, progress=seen.append)
         assert sorted(seen) == seen
         assert seen[-1] == 120
         assert any(0 < done < 120 and done % 30 for done in seen)
@@ -383,13 +386,12 @@ def lose(losses, marks, *, error=None, counts=None):
 
 
 @pytest.mark.filterwarnings("ignore:a worker was killed")
-def test_losses_are_counted_in_a_row_and_afresh_after_progress(monkeypatch):
-    cells, reached = [{"k": k} for k in range(4)], {"a": 0, "b": 0, "c": 0, "d": 0}
-    monkeypatch.setattr(_losses, "_kept", lambda path: reached.get(path, 0))
-    losses, counts = Losses(cells, list(reached), 2), np.array([3, 7, 20, 0])  # the third was done, and lost on its way
+def test_losses_are_counted_in_a_row_and_afresh_after_progress(tmp_path):
+    cells, paths = [{"k": k} for k in range(4)], [tmp_path / str(k) for k in range(4)]
+    losses, counts = Losses(cells, paths, 2), np.array([3, 7, 20, 0])  # the third was done, and lost on its way
     lose(losses, [1, 1, 0, 0], counts=counts)
     assert counts.tolist() == [0, 0, 0, 0]
-    reached["a"] = 2
+    Walk().sample(np.zeros((1, 3)), 2, checkpoint=paths[0])
     lose(losses, [1, 1, 0, 0], counts=counts)
     assert (losses.in_a_row, counts.tolist()) == ([1, 2, 0, 0], [2, 0, 0, 0])
     assert losses.ordered([0, 1, 2, 3]) == [2, 3, 0, 1]
@@ -398,9 +400,9 @@ def test_losses_are_counted_in_a_row_and_afresh_after_progress(monkeypatch):
         lose(losses, [0, 1, 1, 0])
     assert caught.value.cells == [{"k": 1}]
     # A worker that died before it had begun, or on another machine, leaves no mark.
-    lose(Losses(cells, list(reached), 1), [0, 0, 0, 0])
+    lose(Losses(cells, paths, 1), [0, 0, 0, 0])
     with pytest.raises(WorkerLostError, match=r"killed, once, .*: k=0; k=1; k=2; k=3;"):
-        lose(Losses(cells, list(reached), 0), [0, 0, 0, 0])
+        lose(Losses(cells, paths, 0), [0, 0, 0, 0])
     with pytest.raises(WorkerLostError, match=r"k=7; and 2 more; nothing is kept"):
         lose(Losses([{"k": k} for k in range(10)], [None] * 10, 0), [0] * 10)
 

@@ -13,7 +13,7 @@ from dlngeo.sampling import Langevin, SpectralPotential, UpstairsLangevin
 from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.thermodynamics.free_energy import entropy_gradient, free_energy_gradient
 from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
-from dlngeo.weights.balanced_geodesics import shoot_balanced
+from dlngeo.weights.geodesics import shoot_balanced
 from dlngeo.weights.network import differential
 
 SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)

@@ -187,15 +187,14 @@ def header(
     }
 
 
-def read(path: Path, manifest: dict[str, Any] | None = None) -> tuple[Draws, Standing]:
-    """Read all draws of a checkpoint, and where its chains stand.
+def read(path: Path, manifest: dict[str, Any]) -> tuple[Draws, Standing]:
+    """Read all draws of a checkpoint of a manifest, and where its chains stand.
 
     Raises
     ------
     CheckpointError
-        If it is none, or damaged.
+        If it is damaged, or went on since the manifest was read.
     """
-    manifest = _store.read_manifest(path) if manifest is None else manifest
     return _unpacked(path, _parts(path, manifest), manifest)
 
 

@@ -105,12 +105,12 @@ def _write(path: Path, arrays: Arrays) -> str:
 def _read(root: Path, path: Path, digest: str) -> Arrays:
     """Read the arrays of a file, of which nothing is looked at unless all of it is what was written."""
     try:
-        if _digest(path) != digest:
-            raise damaged(root, path.name)
+        if _digest(path) == digest:
+            with np.load(path, allow_pickle=False) as found:
+                return dict(found)
     except OSError as error:
         raise damaged(root, path.name) from error
-    with np.load(path, allow_pickle=False) as found:
-        return dict(found)
+    raise damaged(root, path.name)
 
 
 def _digest(path: Path) -> str:
