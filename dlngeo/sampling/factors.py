@@ -24,13 +24,7 @@ class Factors(NamedTuple):
 
 
 def named(points: Any) -> dict[str, np.ndarray]:
-    """Copy points, or three factors, which are told by the lesser number of axes of the second, to arrays by name.
-
-    Raises
-    ------
-    ValueError
-        If they are not finite, or no arrays of numbers.
-    """
+    """Copy finite points, or three factors, of which the second has an axis less than the first, to arrays by name."""
     triple = isinstance(points, tuple) and len(points) == 3 and 0 < np.ndim(points[1]) == np.ndim(points[0]) - 1
     parts = zip(Factors._fields, points, strict=True) if triple else [("points", points)]
     arrays = {name: np.array(part, dtype=float) for name, part in parts}
@@ -40,15 +34,7 @@ def named(points: Any) -> dict[str, np.ndarray]:
 
 
 def dense(points: np.ndarray | Factors, shape: tuple[int, ...]) -> np.ndarray:
-    """Points, shape=[chains, *shape], from one or many.
-
-    Raises
-    ------
-    TypeError
-        If they are factors.
-    ValueError
-        If they have another shape.
-    """
+    """Points, shape=[chains, *shape], from one or many, after checking that they have this shape."""
     if isinstance(points, Factors):
         raise TypeError("factors (u, lam, vt) are of matrices with a spectral metric; start from points of the space.")
     points = points[None] if points.shape == shape else points

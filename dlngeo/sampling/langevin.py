@@ -38,7 +38,7 @@ from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.factors import Factors, dense, factored
-from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, require, slopes
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, refuse_failed, require, slopes
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
@@ -241,11 +241,7 @@ class _Factors(_Mover):
         if self.sampler.noise.vertical:
             radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
         failed = _steps.advance(state, gradient, radial, (core, left, right), self.depth, self.h, self.temperature)
-        if failed.any():
-            raise ValueError(
-                f"the step of chain {int(np.argmax(failed))} is not finite or lost rank; take a step_size below "
-                f"{self.sampler.step_size:g}."
-            )
+        refuse_failed(failed, self.sampler.step_size)
         return state
 
     def points(self, state: State) -> np.ndarray:

@@ -10,7 +10,16 @@ import numpy as np
 
 from dlngeo import _check
 
-__all__ = ["Potential", "SpectralPotential", "energies", "finite_or_raise", "gradients", "require", "slopes"]
+__all__ = [
+    "Potential",
+    "SpectralPotential",
+    "energies",
+    "finite_or_raise",
+    "gradients",
+    "refuse_failed",
+    "require",
+    "slopes",
+]
 
 Potential = Callable[[np.ndarray], np.ndarray]
 
@@ -65,4 +74,13 @@ def finite_or_raise(values: np.ndarray, what: str) -> None:
     if not np.isfinite(values).all():
         raise ValueError(
             f"{what} holds NaN or infinite entries where the chains stand; check it at the initial points."
+        )
+
+
+def refuse_failed(failed: np.ndarray, step_size: float) -> None:
+    """Raise if the step of a chain failed."""
+    if failed.any():
+        raise ValueError(
+            f"the step of chain {int(np.argmax(failed))} is not finite or lost rank; take a step_size below "
+            f"{step_size:g}."
         )

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo.sampling.compiled import orthographic as _orthographic
-from dlngeo.sampling.potentials import Potential, SpectralPotential, finite_or_raise, require
+from dlngeo.sampling.potentials import Potential, SpectralPotential, finite_or_raise, refuse_failed, require
 from dlngeo.sampling.state import State
 from dlngeo.sampling.weights import BalancedSampler, Vector
 from dlngeo.thermodynamics.noise import Noise
@@ -98,12 +98,7 @@ class UpstairsLangevin(BalancedSampler):
         across, along = (math.sqrt(2 * h * part / self.beta) for part in (self.noise.kappa, self.noise.vertical))
         move = Vector(*(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True)))
         residuals = _orthographic.retract(frames, lam, *move, self._sizes)
-        lost = ~(residuals < math.inf)
-        if lost.any():
-            raise ValueError(
-                f"the step of chain {int(np.argmax(lost))} is not finite or lost rank; take a step_size below "
-                f"{self.step_size:g}."
-            )
+        refuse_failed(~(residuals < math.inf), self.step_size)
         return {"frames": frames, "lam": lam}
 
     def statistics(self, state: State) -> State:

@@ -123,7 +123,10 @@ def log_stiefel_volume(d: int, r: int) -> float:
 
 
 class SpectralEntropy:
-    r"""The entropy as a function of the singular values.
+    r"""The entropy as a function of the singular values σ, or of their logarithms u, shape=[..., r] each, in any order.
+
+    Its methods raise a ValueError unless they are r, and those of σ if one is negative, infinite or NaN, or where S is
+    not differentiable: where one vanishes and N > 1.
 
     Parameters
     ----------
@@ -193,23 +196,7 @@ class SpectralEntropy:
     # In u = log σ.
 
     def value(self, u: Any) -> Any:
-        """Evaluate S at logarithms ``u_k = log σ_k``, shape=[..., r], for which the σ need not be doubles.
-
-        Parameters
-        ----------
-        u : array, shape=[..., r]
-            Logarithms, in any order; ``−inf`` for a singular value of zero.
-
-        Returns
-        -------
-        array, shape=[...]
-            ``−inf`` where the volume is zero.
-
-        Raises
-        ------
-        ValueError
-            If they are not r.
-        """
+        """S, shape=[...], at ``u_k = log σ_k``, which may be ``−inf``; so is S where the volume is zero."""
         xp, u = self._sized(*_check.floating(u))
         total = self.constant + xp.zeros_like(u[..., 0])
         if self.depth > 1:
@@ -223,20 +210,7 @@ class SpectralEntropy:
         return total + self.excess * xp.sum(u, axis=-1) if self.excess else total
 
     def slope(self, u: Any) -> Any:
-        """Partial derivatives ``∂S/∂u_k = σ_k ∂S/∂σ_k``, shape=[..., r], at finite logarithms ``u_k = log σ_k``.
-
-        All are non-negative: volume grows with any singular value.
-
-        Parameters
-        ----------
-        u : array, shape=[..., r]
-            Logarithms.
-
-        Raises
-        ------
-        ValueError
-            If they are not r.
-        """
+        """``∂S/∂u_k``, shape=[..., r], at finite u; all are non-negative, as volume grows with any singular value."""
         xp, u = self._sized(*_check.floating(u))
         _, gap = _gaps(xp, u)
         near = gap < CLOSE
@@ -256,20 +230,10 @@ class SpectralEntropy:
         return inverse, -xp.expm1(-self._rest * y)
 
     def bend(self, u: Any) -> Any:
-        r"""Second partial derivatives ``∂²S/∂u_k∂u_l``, shape=[..., r, r], whose rows sum to zero.
+        r"""``∂²S/∂u_k∂u_l``, shape=[..., r, r], at finite u; the rows sum to zero.
 
         .. math:: \frac{\partial^2 S}{\partial u_k \partial u_l} = -\tfrac12 H''(u_k - u_l) \quad (k \ne l), \qquad
             H''(x) = \frac{\varepsilon^2}{\sinh^2 \varepsilon x} - \frac{1}{\sinh^2 x} .
-
-        Parameters
-        ----------
-        u : array, shape=[..., r]
-            Finite logarithms ``u_k = log σ_k``.
-
-        Raises
-        ------
-        ValueError
-            If they are not r.
         """
         xp, u = self._sized(*_check.floating(u))
         gap, diagonal = u[..., :, None] - u[..., None, :], _diagonal(xp, u)
@@ -279,13 +243,7 @@ class SpectralEntropy:
     # In σ.
 
     def __call__(self, s: Any) -> Any:
-        """Evaluate S, shape=[...], at singular values, shape=[..., r]; it is ``−inf`` where the volume is zero.
-
-        Raises
-        ------
-        ValueError
-            If they are not r, or negative, infinite or NaN.
-        """
+        """S, shape=[...], at σ, which may vanish; it is ``−inf`` where the volume is zero."""
         xp, s = self._sized(*_check.singular_values(s))
         return self.value(_log(xp, s))
 
@@ -300,16 +258,6 @@ class SpectralEntropy:
 
         .. math:: f_k = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
                 - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac{\kappa}{\sigma_k} .
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            If a singular value vanishes and N > 1: there S is not differentiable. Or as for S itself.
         """
         xp, s, u = self._logarithms(s)
         return xp.zeros_like(s) if self.depth == 1 else self.slope(u) / s
@@ -325,18 +273,7 @@ class SpectralEntropy:
         return xp, s, _log(xp, s)
 
     def hessian(self, s: Any) -> Any:
-        r"""Second partial derivatives, shape=[..., r, r]: with those in u, ``[∂²S/∂u_k∂u_l − δ_kl ∂S/∂u_k]/σ_kσ_l``.
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`gradient`.
-        """
+        """``∂²S/∂σ_k∂σ_l = [∂²S/∂u_k∂u_l − δ_kl ∂S/∂u_k]/σ_kσ_l``, shape=[..., r, r]."""
         xp, s, u = self._logarithms(s)
         row, column = s[..., :, None], s[..., None, :]
         if self.depth == 1:
@@ -354,16 +291,6 @@ class SpectralEntropy:
             p_k - p_l = \frac{u_k - u_l}{2} \sum_j H'[u_k - u_j, u_l - u_j],
 
         a sum that only they need. Its diagonal is zero, and to be replaced by :meth:`hessian`.
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`gradient`.
         """
         xp, s, u = self._logarithms(s)
         row, column = s[..., :, None], s[..., None, :]
