@@ -11,7 +11,9 @@ import numpy as np
 from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.problems.approximation import LowRankApproximation
+from dlngeo.sampling.langevin import Langevin
+from dlngeo.sampling.potentials import SpectralPotential
 from dlngeo.sampling.runs.sweep import Cell
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
@@ -97,13 +99,13 @@ class Gibbs:
         m, n = self.shape
         space = FixedRankMatrices(m, n, self.entropy.rank, equip=False)
         space.equip_with_metric(DLNMetric, depth=self.depth)
-        distance = None if self.target is None else _Distance(self.target)
+        distance = None if self.target is None else LowRankApproximation(self.target)
         return _Reporting(
             space,
-            distance.gradient if distance else _spectral(self.energy, self.depth),
+            distance.euclidean_gradient if distance else _spectral(self.energy, self.depth),
             self.beta,
             step_size,
-            potential=distance.value if distance else None,
+            potential=distance.cost if distance else None,
             noise=self.noise,
             kappa=self.kappa,
             widths=self.widths,
@@ -114,7 +116,7 @@ class Gibbs:
         (m, n), r = self.shape, self.entropy.rank
         lam = self._scale ** (1 / self.depth) * np.exp(rng.uniform(-0.7, 0.7, (chains, r)))
         u, v = (np.stack([haar(rng, (size, r)) for _ in range(chains)]) for size in (m, n))
-        return Cell(self.sampler(step_size), (u * lam[:, None, :] ** self.depth) @ np.swapaxes(v, 1, 2))
+        return Cell(self.sampler(step_size), (u, lam, np.swapaxes(v, 1, 2)))
 
     @property
     def _scale(self) -> float:
@@ -165,21 +167,7 @@ class _Reporting(Langevin):
     """Reports λ, which a dense X of a deep network has lost."""
 
     def statistics(self, state: State) -> State:
-        lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
-        return {**super().statistics(state), "lam": -np.sort(-lam, axis=-1)}
-
-
-class _Distance:
-    """``½‖X − T‖²``."""
-
-    def __init__(self, target: np.ndarray) -> None:
-        self.target = target
-
-    def value(self, x: np.ndarray) -> np.ndarray:
-        return np.sum((x - self.target) ** 2, axis=(1, 2)) / 2
-
-    def gradient(self, x: np.ndarray) -> np.ndarray:
-        return x - self.target
+        return {**super().statistics(state), "lam": -np.sort(-self.lam(state), axis=-1)}
 
 
 def _spectral(energy: str, depth: float) -> SpectralPotential:

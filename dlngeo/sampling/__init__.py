@@ -3,16 +3,19 @@
 from dlngeo.sampling.chain import Sampler, Samples
 from dlngeo.sampling.from_pymanopt import from_pymanopt
 from dlngeo.sampling.hmc import ConstrainedHMC
-from dlngeo.sampling.langevin import Langevin, SpectralPotential
+from dlngeo.sampling.langevin import Langevin
+from dlngeo.sampling.potentials import SpectralPotential
 from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, sweep
 from dlngeo.sampling.upstairs import UpstairsLangevin
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = [
     "Cell",
     "CheckpointError",
     "ConstrainedHMC",
     "Langevin",
+    "Noise",
     "Sampler",
     "Samples",
     "SpectralPotential",

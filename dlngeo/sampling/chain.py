@@ -16,6 +16,7 @@ import pandas as pd
 
 from dlngeo import _check
 from dlngeo.sampling.diagnostics import diagnose
+from dlngeo.sampling.factors import Factors, named
 from dlngeo.sampling.runs import store as _store
 from dlngeo.sampling.runs.checkpoint import Checkpoint, read
 from dlngeo.sampling.runs.checkpoint import header as header_of
@@ -153,8 +154,8 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def start(self, points: np.ndarray) -> State:
-        """State of chains at given points, shape=[n_chains, *point_shape]."""
+    def start(self, points: Any) -> State:
+        """State of chains at given points, shape=[n_chains, *point_shape], or at :class:`Factors`."""
 
     @abstractmethod
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -188,9 +189,12 @@ class Sampler(ABC):
 
         Parameters
         ----------
-        initial_points : array-like, shape=[n_chains, *point_shape] or [*point_shape], or Samples, or dict
+        initial_points : array-like, shape=[n_chains, *point_shape] or [*point_shape], or Samples, or dict, or tuple
             One chain starts at each point; or samples whose chains to continue, or a state. Samples go on as one long
-            run would if ``rng`` is the generator that made them.
+            run would if ``rng`` is the generator that made them. Matrices of spectral metrics may be given as factors
+            ``(u, lam, vt)`` of ``X = U Λ^N Vᵀ``, shape=[n_chains, m, r], [n_chains, r], [n_chains, r, n], where N is
+            the depth of the metric, or 1 where it has no finite one: a dense X holds λ only above about ``10^{−16/N}``
+            of the largest, 10⁻² at N = 8.
         n_steps : int
             Steps, burn-in included.
         burn_in : int
@@ -234,8 +238,8 @@ class Sampler(ABC):
         if isinstance(given, dict):
             state = _copy(given)
         else:
-            given = {"points": _initial(given)}
-            state = self.start(given["points"])
+            given = named(given)
+            state = self.start(given["points"] if "points" in given else Factors(**given))
         at, draws, status = Standing(state, 0, 0, generator.bit_generator.state), Draws([], []), "interrupted"
         shape = list(np.shape(self.points(state)))
         with ExitStack() as stack:
@@ -305,10 +309,3 @@ def _samples(draws: Draws, at: Standing, status: str, settings: dict[str, Any], 
     columns = {name: np.stack([row[name] for row in rows], axis=1) for name in (rows[0] if rows else ())}
     points = np.stack(draws.points[: at.n_draws], axis=1) if rows else np.empty((shape[0], 0, *shape[1:]))
     return Samples(points, columns, at.state, at.n_steps, status, settings)
-
-
-def _initial(points: Any) -> np.ndarray:
-    points = np.array(points, dtype=float)
-    if not np.isfinite(points).all():
-        raise ValueError("the initial points hold NaN or infinite entries; start from points of the space.")
-    return points

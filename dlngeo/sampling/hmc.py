@@ -16,14 +16,16 @@ of X follows from M alone, without the theorems above, at a hundred times the co
 the rank, M has a cone at the weights of lower rank, steps longer than λ_r are rejected, and with base noise the chains
 are pulled there; choose inner widths equal to the rank.
 
-Either step may have no solution, or be lost in round-off. The chain is reversible if a step counts only where the same
-solver leads back [4]_; trajectories with a step that does not are rejected.
+**Reversibility.** A position step of either motion may have no solution, or one that round-off spoils. So the same
+solver takes each step back, and a trajectory with a step that does not return to where it began is rejected [4]_.
 
-**What is connected.** A single λ passes through zero smoothly, where ``det X`` changes sign (of the weights, at odd N
-only). The law of square matrices of full rank lives on both signs, and chains that do not pass would not find the
-other. Therefore each trajectory is followed by a choice between X and its mirror image in the smallest singular triple,
-``u_r → −u_r``, which leaves the volume alone, with their conditional probabilities. Where both m and n exceed the rank,
-the matrices of lower rank are the tip of a cone, and most steps longer than λ_r are rejected.
+**Both signs of the determinant.** Square matrices of full rank have a positive or a negative determinant, and the law
+gives weight to both. The product passes from one sign to the other where its smallest λ crosses zero, and the weights
+do so at odd N only. So that all chains reach both, each trajectory ends with a draw between X and its mirror image, in
+which ``−u_r`` replaces ``u_r``, with probabilities in proportion to their densities; the volume is the same at both.
+
+**Lower ranks.** Where m and n both exceed the rank, the matrices of lower rank are the tip of a cone, and most steps
+longer than λ_r are rejected.
 
 References
 ----------
@@ -45,12 +47,12 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.sampling.chain import Samples
-from dlngeo.sampling.langevin import SpectralPotential
 from dlngeo.sampling.motions import MOTIONS, Motion
 from dlngeo.sampling.movers import Point
-from dlngeo.sampling.potentials import finite_or_raise
+from dlngeo.sampling.potentials import Potential, SpectralPotential, finite_or_raise, require
 from dlngeo.sampling.state import State
-from dlngeo.sampling.weights import BalancedSampler, Potential
+from dlngeo.sampling.weights import BalancedSampler
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["ConstrainedHMC"]
 
@@ -78,7 +80,7 @@ class ConstrainedHMC(BalancedSampler):
         ``ε/λ`` each step, move on over lengths like λ itself. Weights are about √N times as long as Y.
     rank : int, optional
         Rank r. Defaults to the least width.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         As in :class:`Langevin`. ``"base"``: the law of X is ``e^{−βE} dvol_g``. ``"isotropic"``: that of the weights is
         ``e^{−βE} dvol_M``, and that of X ``e^{−β(E − S/β)} dvol_g``.
     jitter : float
@@ -108,26 +110,29 @@ class ConstrainedHMC(BalancedSampler):
         n_leapfrog: int,
         *,
         rank: int | None = None,
-        noise: str = "base",
+        noise: str | Noise = "base",
         jitter: float = 0.5,
         motion: str = "product",
     ) -> None:
-        super().__init__(space, potential, potential_gradient, beta, step_size, noise, rank)
+        strengths = Noise.of(noise)
+        if strengths.kappa != 1:
+            raise ValueError(f"kappa = {strengths.kappa:g}, but this samples the law of kappa = 1 only; take Langevin.")
+        super().__init__(space, potential, potential_gradient, beta, step_size, strengths, rank)
         self.n_leapfrog = _check.positive_integer(n_leapfrog, "n_leapfrog")
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter must be at least 0 and below 1, got {jitter}.")
         self.jitter = float(jitter)
-        if not callable(potential) and self.spectral is None:
-            raise TypeError(f"potential must be callable or a SpectralPotential, got {type(potential).__name__}.")
-        if self.spectral is None and not callable(potential_gradient):
-            raise TypeError("potential_gradient is missing; only a SpectralPotential needs none.")
+        if self.spectral is None:
+            require(potential, "potential")
+            if not callable(potential_gradient):
+                raise TypeError("potential_gradient is missing; only a SpectralPotential needs none.")
         if motion not in MOTIONS:
             raise ValueError(f"motion must be 'product' or 'weights', got {motion!r}.")
         self.motion = motion
         self._square = self.widths[0] == self.widths[-1] == self.rank
 
     def step(self, state: State, rng: np.random.Generator) -> State:
-        motion, chains = self._moving(), len(state["lam"])
+        motion, chains = self.dynamics(), len(state["lam"])
         position = motion.position(state["frames"], state["lam"])
         start = tuple(part.copy() for part in position)
         steps = self.step_size * (1 - self.jitter * rng.random(chains))
@@ -159,7 +164,8 @@ class ConstrainedHMC(BalancedSampler):
             "residual": np.where(converged, residuals, 0),
         }
 
-    def _moving(self) -> Motion:
+    def dynamics(self) -> Motion:
+        """Hamiltonian motion of the chains, of the potential and β that the sampler has now."""
         return MOTIONS[self.motion](self)
 
     def _mirror(self, ends: Point, energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,33 +37,15 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import steps as _steps
-from dlngeo.sampling.potentials import returned
+from dlngeo.sampling.factors import Factors, dense, factored
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, refuse_failed, require, slopes
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
 
-Gradient = Callable[[np.ndarray], np.ndarray]
-
 _BELONGS, _ROUND_OFF = 1e-6, 1e-9  # how far off a space points may be, and beyond what they are put back
-
-
-@dataclass(frozen=True)
-class SpectralPotential:
-    """A potential ``E = f(λ_1, …, λ_r)`` of the singular values ``λ = σ^{1/N}`` of the balanced layers.
-
-    In λ a force keeps its digits where ``σ = λ^N`` spans more orders of magnitude than a dense matrix resolves.
-
-    Parameters
-    ----------
-    value : callable
-        Maps λ, shape=[n_chains, r], to f, shape=[n_chains].
-    derivative : callable
-        Maps λ, shape=[n_chains, r], to ``∂f/∂λ_k``, shape=[n_chains, r].
-    """
-
-    value: Callable[[np.ndarray], np.ndarray]
-    derivative: Callable[[np.ndarray], np.ndarray]
 
 
 class Langevin(Sampler):
@@ -85,7 +66,7 @@ class Langevin(Sampler):
         time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the
         balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
     kappa : float
@@ -118,38 +99,30 @@ class Langevin(Sampler):
     def __init__(
         self,
         space: Any,
-        potential_gradient: Gradient | SpectralPotential,
+        potential_gradient: Potential | SpectralPotential,
         beta: float,
         step_size: float,
         *,
-        potential: Callable[[np.ndarray], np.ndarray] | None = None,
-        noise: str = "base",
+        potential: Potential | None = None,
+        noise: str | Noise = "base",
         kappa: float = 1.0,
         widths: Sequence[int] | None = None,
     ) -> None:
         self.space = space
         self.beta = _check.positive(beta, "beta")
         self.step_size = _check.positive(step_size, "step_size")
-        self.kappa = float(kappa) if kappa == 0 else _check.positive(kappa, "kappa")
-        if noise not in ("base", "isotropic"):
-            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
+        self.noise = Noise.of(noise, kappa)
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
-        if noise == "isotropic" and not deep:
+        if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
-        if noise == "base" and kappa != 1:
-            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
-        if not callable(potential_gradient) and not isinstance(potential_gradient, SpectralPotential):
-            raise TypeError(
-                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
-            )
+        require(potential_gradient, "potential_gradient")
         if isinstance(potential_gradient, SpectralPotential) and not deep:
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
-        self.potential_gradient, self.potential, self.noise = potential_gradient, potential, noise
-        self.widths = widths
-        temperature = self.kappa / self.beta
+        self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
+        temperature = self.noise.kappa / self.beta
         if deep and metric.depth >= 2 and metric.depth.is_integer():
             self._mover: _Mover = _Factors(self, temperature, widths)
         elif isinstance(metric, SpectralMetric) and fills(space):
@@ -157,14 +130,7 @@ class Langevin(Sampler):
         else:
             self._mover = _Geodesic(self, temperature)
 
-    def start(self, points: np.ndarray) -> State:
-        shape = tuple(self.space.shape)
-        if points.shape == shape:
-            points = points[None]
-        if points.shape[1:] != shape:
-            raise ValueError(
-                f"initial points of shape {points.shape}; expected (n_chains, {', '.join(map(str, shape))})."
-            )
+    def start(self, points: np.ndarray | Factors) -> State:
         return self._mover.start(points)
 
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -175,13 +141,15 @@ class Langevin(Sampler):
 
     def statistics(self, state: State) -> State:
         out = {"virial": state["virial"]} if "virial" in state else {}
-        if isinstance(self.potential_gradient, SpectralPotential):
-            lam = state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
-            out["energy"] = returned(self.potential_gradient.value(lam), lam.shape[:1], "the potential", finite=False)
-        elif self.potential is not None:
-            points = self.points(state)
-            out["energy"] = returned(self.potential(points), points.shape[:1], "the potential", finite=False)
+        spectral = isinstance(self.potential_gradient, SpectralPotential)
+        potential = self.potential_gradient if spectral else self.potential
+        if potential is not None:
+            out["energy"] = energies(potential, self.lam(state) if spectral else self.points(state))
         return out
+
+    def lam(self, state: State) -> np.ndarray:
+        """Values λ of a state at finite depth, shape=[n_chains, r], with the digits that dense points lose."""
+        return state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
 
     def settings(self) -> dict[str, Any]:
         metric = self.space.metric
@@ -192,8 +160,8 @@ class Langevin(Sampler):
             "metric": repr(metric.kernel) if isinstance(metric, SpectralMetric) else type(metric).__name__,
             "beta": self.beta,
             "step_size": self.step_size,
-            "noise": self.noise,
-            "kappa": self.kappa,
+            "noise": self.noise.name,
+            "kappa": self.noise.kappa,
             "widths": None if self.widths is None else list(self.widths),
         }
 
@@ -202,14 +170,12 @@ class _Virial:
     r"""``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy.
 
     To scale λ by c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
-    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is D/β, or with isotropic noise ``(κD + s)/β``.
+    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is ``(κD + νs)/β``.
     """
 
-    def __init__(self, sampler: Langevin, depth: float, rank: int, excess: float) -> None:
-        (m, n), self.depth = sampler.space.shape, depth
-        degrees = sampler.kappa * rank * (m + n - rank)
-        if sampler.noise == "isotropic":
-            degrees += (depth - 1) * rank * (rank - 1) / 2 + rank * excess
+    def __init__(self, sampler: Langevin, entropy: SpectralEntropy) -> None:
+        (m, n), r, self.depth = sampler.space.shape, entropy.rank, entropy.depth
+        degrees = sampler.noise.kappa * r * (m + n - r) + sampler.noise.vertical * self.depth * entropy.degree
         self.factor = sampler.beta / degrees if degrees else math.nan
 
     def spectral(self, lam: np.ndarray, derivative: np.ndarray) -> np.ndarray:
@@ -223,7 +189,7 @@ class _Mover(ABC):
     """How a chain moves on one kind of space."""
 
     @abstractmethod
-    def start(self, points: np.ndarray) -> State: ...
+    def start(self, points: np.ndarray | Factors) -> State: ...
 
     @abstractmethod
     def step(self, state: State, rng: np.random.Generator) -> State: ...
@@ -242,18 +208,14 @@ class _Factors(_Mover):
         self.m, self.n = sampler.space.shape
         # A normalised metric runs N times slower.
         self.h = sampler.step_size * metric.kernel.at_one / metric.depth
-        self.excess = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths).excess * self.depth
-        self.virial = _Virial(sampler, self.depth, self.rank, self.excess)
+        self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
+        self.virial = _Virial(sampler, self.entropy)
 
-    def start(self, points: np.ndarray) -> State:
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        s = s[:, : self.rank]
-        _require_rank(s, self.rank)
-        u, vt = u[..., : self.rank], vt[:, : self.rank]
+    def start(self, points: np.ndarray | Factors) -> State:
+        u, lam, v = factored(points, (self.m, self.n), self.rank, self.depth)
         # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(s), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
-        lam, v = s ** (1 / self.depth), np.swapaxes(vt, 1, 2).copy()
-        return {"u": u.copy(), "lam": lam, "v": v, "kick": kick, "virial": np.full(len(s), math.nan)}
+        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
+        return {"u": u, "lam": lam, "v": v, "kick": kick, "virial": np.full(len(lam), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         state = {name: value.copy() for name, value in state.items()}
@@ -269,21 +231,17 @@ class _Factors(_Mover):
         potential = self.sampler.potential_gradient
         if isinstance(potential, SpectralPotential):
             gradient = np.empty((chains, 0, 0))
-            derivative = _derivative(potential, state["lam"])
-            radial, state["virial"] = derivative / self.depth, self.virial.spectral(state["lam"], derivative)
+            slope = slopes(potential, state["lam"])
+            radial, state["virial"] = slope / self.depth, self.virial.spectral(state["lam"], slope)
         else:
             points = self.points(state)
-            gradient = _gradient(potential, points)
+            gradient = gradients(potential, points)
             state["virial"] = self.virial(points, gradient)
             radial = np.zeros((chains, self.rank))
-        if self.sampler.noise == "isotropic":
-            radial = radial - _steps.entropy_slope(state["lam"], self.depth, self.excess) / self.sampler.beta
+        if self.sampler.noise.vertical:
+            radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
         failed = _steps.advance(state, gradient, radial, (core, left, right), self.depth, self.h, self.temperature)
-        if failed.any():
-            raise ValueError(
-                f"the step of chain {int(np.argmax(failed))} is not finite or lost rank; take a step_size below "
-                f"{self.sampler.step_size:g}."
-            )
+        refuse_failed(failed, self.sampler.step_size)
         return state
 
     def points(self, state: State) -> np.ndarray:
@@ -301,14 +259,19 @@ class _Retraction(_Mover):
         if not math.isinf(self.depth):
             m, n = sampler.space.shape
             entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
-            self.virial = _Virial(sampler, self.depth, self.metric.rank, entropy.excess * self.depth)
-            self.entropy = entropy if sampler.noise == "isotropic" else None
+            self.virial = _Virial(sampler, entropy)
+            self.entropy = entropy if sampler.noise.vertical else None
 
-    def start(self, points: np.ndarray) -> State:
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        r = self.metric.rank
-        _require_rank(s[:, :r], r)
-        state = {"u": u[..., :r], "s": s[:, :r], "v": np.swapaxes(vt[:, :r], 1, 2)}
+    def start(self, points: np.ndarray | Factors) -> State:
+        depth = 1 if math.isinf(self.depth) else self.depth
+        u, lam, v = factored(points, tuple(self.sampler.space.shape), self.metric.rank, depth)
+        s = lam**depth
+        if not (s > 0).all():
+            raise ValueError(
+                f"σ = λ^N underflows at λ = {lam.min():g} and N = {depth:g}, and chains whose depth is no integer hold "
+                "σ. Take an integer depth, or larger λ."
+            )
+        state = {"u": u, "s": s, "v": v}
         return state if self.virial is None else {**state, "virial": np.full(len(s), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
@@ -337,12 +300,12 @@ class _Retraction(_Mover):
         slope, gradient, virial = np.zeros_like(s), np.zeros(()), None
         if isinstance(potential, SpectralPotential):
             lam = s ** (1 / self.depth)
-            derivative = _derivative(potential, lam)
-            slope += derivative / self.depth * lam ** (1 - self.depth)
-            virial = None if self.virial is None else self.virial.spectral(lam, derivative)
+            part = slopes(potential, lam)
+            slope += part / self.depth * lam ** (1 - self.depth)
+            virial = None if self.virial is None else self.virial.spectral(lam, part)
         else:
             points = self.points(state)
-            gradient = _gradient(potential, points)
+            gradient = gradients(potential, points)
             virial = None if self.virial is None else self.virial(points, gradient)
         if self.entropy is not None:
             slope -= self.entropy.gradient(s) / self.sampler.beta
@@ -358,7 +321,8 @@ class _Geodesic(_Mover):
     def __init__(self, sampler: Langevin, temperature: float) -> None:
         self.sampler, self.temperature, self.space = sampler, temperature, sampler.space
 
-    def start(self, points: np.ndarray) -> State:
+    def start(self, points: np.ndarray | Factors) -> State:
+        points = dense(points, tuple(self.space.shape))
         if not self._belongs(points, _BELONGS):
             raise ValueError(f"an initial point is not in {type(self.space).__name__}; project it (space.projection).")
         return {"points": points.copy()}
@@ -366,7 +330,7 @@ class _Geodesic(_Mover):
     def step(self, state: State, rng: np.random.Generator) -> State:
         h, points = self.sampler.step_size, state["points"]
         assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
-        gradient = _gradient(self.sampler.potential_gradient, points).reshape(len(points), -1)
+        gradient = gradients(self.sampler.potential_gradient, points).reshape(len(points), -1)
         basis, gram = tangent_frames(self.space, points)
         # With the metric G = LLᵀ in the basis, the gradient is G⁻¹ times the partial derivatives, and noise of the
         # metric is L^{−T} times white noise: both are L^{−T} times something.
@@ -399,16 +363,3 @@ class _Geodesic(_Mover):
 
     def points(self, state: State) -> np.ndarray:
         return state["points"].copy()
-
-
-def _require_rank(s: np.ndarray, rank: int) -> None:
-    if not (s > 0).all():
-        raise ValueError(f"an initial point has rank below {rank}; start from points of that rank.")
-
-
-def _gradient(gradient: Gradient, points: np.ndarray) -> np.ndarray:
-    return returned(gradient(points), points.shape, "the gradient of the potential")
-
-
-def _derivative(potential: SpectralPotential, lam: np.ndarray) -> np.ndarray:
-    return returned(potential.derivative(lam), lam.shape, "the derivative of the potential")

@@ -14,6 +14,7 @@ from dlngeo.sampling.compiled.steps import entropy_slope
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import finite_or_raise
 from dlngeo.sampling.weights import BalancedSampler, Vector
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 __all__ = ["MOTIONS", "Motion", "ProductMotion", "WeightsMotion"]
 
@@ -29,12 +30,12 @@ class Motion(ABC):
         Network, potential and β.
     """
 
-    # c, by the noise of the sampler.
-    entropy: ClassVar[dict[str, float]]
+    base: ClassVar[float]  # c of base noise; that of isotropic noise is less by 1
 
     def __init__(self, sampler: BalancedSampler) -> None:
-        self.sampler, self.weight = sampler, self.entropy[sampler.noise]
-        self.excess = sum(d - sampler.rank for d in sampler.widths[1:-1])
+        self.sampler, self.weight = sampler, self.base - sampler.noise.vertical
+        n, *_, m = sampler.widths
+        self.entropy = SpectralEntropy(m, n, sampler.depth, sampler.rank, sampler.widths)
 
     @abstractmethod
     def position(self, frames: np.ndarray, lam: np.ndarray) -> Any:
@@ -85,21 +86,15 @@ class Motion(ABC):
         return self.potential(energy, position.lam) + self.squared_norm(momentum) / 2
 
     def potential(self, energy: np.ndarray, lam: np.ndarray) -> np.ndarray:
-        """``βE + cS``, up to a constant."""
+        """``βE + cS``."""
         total = self.sampler.beta * energy
-        return total + self.weight * self._entropy(lam) if self.weight else total
-
-    def _entropy(self, lam: np.ndarray) -> np.ndarray:
-        """``½ Σ_{k<l} log φ + Σ_p (d_p − r) Σ_k log λ_k``, from λ."""
-        total = self.excess * np.sum(np.log(lam), axis=-1) if self.excess else np.zeros(len(lam))
-        symmetric, skew = _quotients(lam, self.sampler.depth)
-        return total + np.sum(np.triu(np.log(symmetric * skew), 1), axis=(1, 2)) / 2
+        return total + self.weight * self.entropy.value(self.sampler.depth * np.log(lam)) if self.weight else total
 
 
 class ProductMotion(Motion):
     """Motion of the matrix ``Y = UΛVᵀ`` of rank r, of the flat metric."""
 
-    entropy: ClassVar = {"base": 0.0, "isotropic": -1.0}
+    base: ClassVar = 0.0
 
     def position(self, frames: np.ndarray, lam: np.ndarray) -> Point:
         return Point(*(np.array(part, order="C") for part in self.sampler._ends(frames, lam)))
@@ -148,7 +143,7 @@ class ProductMotion(Motion):
             powers = lam[:, None, :] ** (depth - 1)
             force = Tangent(sampler.beta * core, sampler.beta * left * powers, sampler.beta * right * powers)
         if self.weight:
-            force.core[:, index, index] += self.weight * depth * entropy_slope(lam, depth, self.excess)
+            force.core[:, index, index] += self.weight * depth * entropy_slope(lam, self.entropy)
         return force
 
     def leap(self, position: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarray) -> None:
@@ -165,7 +160,7 @@ class Framed(NamedTuple):
 class WeightsMotion(Motion):
     """Motion of the balanced weights themselves."""
 
-    entropy: ClassVar = {"base": 1.0, "isotropic": 0.0}
+    base: ClassVar = 1.0
 
     def position(self, frames: np.ndarray, lam: np.ndarray) -> Framed:
         return Framed(frames.copy(), lam.copy())
@@ -186,7 +181,7 @@ class WeightsMotion(Motion):
         sampler, gradient = self.sampler, self.sampler._gradient(*position)
         force = Vector(sampler.beta * gradient.cores, sampler.beta * gradient.sides)
         if self.weight:
-            index, slope = np.arange(sampler.rank), entropy_slope(position.lam, sampler.depth, self.excess)
+            index, slope = np.arange(sampler.rank), entropy_slope(position.lam, self.entropy)
             force.cores[:, :, index, index] += self.weight * slope[:, None, :]
         return force
 
@@ -204,7 +199,7 @@ def _kick(momentum: Any, force: Any, steps: np.ndarray) -> None:
 
 
 def _quotients(lam: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(λ_k^N ∓ λ_l^N)/(λ_k ∓ λ_l)``, shape=[chains, r, r]; their product is φ."""
+    """``(λ_k^N ∓ λ_l^N)/(λ_k ∓ λ_l)``, shape=[chains, r, r]."""
     larger = np.maximum(lam[:, :, None], lam[:, None, :])
     x = np.log(np.minimum(lam[:, :, None], lam[:, None, :]) / larger)
     top, equal = larger ** (depth - 1), x == 0

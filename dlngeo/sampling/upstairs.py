@@ -31,12 +31,11 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo import _check
 from dlngeo.sampling.compiled import orthographic as _orthographic
-from dlngeo.sampling.langevin import SpectralPotential
-from dlngeo.sampling.potentials import finite_or_raise
+from dlngeo.sampling.potentials import Potential, SpectralPotential, finite_or_raise, refuse_failed, require
 from dlngeo.sampling.state import State
-from dlngeo.sampling.weights import BalancedSampler, Potential, Vector
+from dlngeo.sampling.weights import BalancedSampler, Vector
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["UpstairsLangevin"]
 
@@ -60,7 +59,7 @@ class UpstairsLangevin(BalancedSampler):
         Rank r. Defaults to the least width.
     potential : callable, optional
         The potential E itself, shape=[n_chains, m, n] to shape=[n_chains]: the statistic ``energy``.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         As in :class:`Langevin`. ``"base"``: noise orthogonal to the orbits. ``"isotropic"``: noise along all tangent
         directions of the balanced weights.
     kappa : float
@@ -82,17 +81,12 @@ class UpstairsLangevin(BalancedSampler):
         *,
         rank: int | None = None,
         potential: Potential | None = None,
-        noise: str = "base",
+        noise: str | Noise = "base",
         kappa: float = 1.0,
     ) -> None:
-        super().__init__(space, potential, potential_gradient, beta, step_size, noise, rank)
-        self.kappa = float(kappa) if kappa == 0 else _check.positive(kappa, "kappa")
-        if noise == "base" and kappa != 1:
-            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
-        if not callable(potential_gradient) and self.spectral is None:
-            raise TypeError(
-                f"potential_gradient must be callable or a SpectralPotential, got {type(potential_gradient).__name__}."
-            )
+        super().__init__(space, potential, potential_gradient, beta, step_size, Noise.of(noise, kappa), rank)
+        if self.spectral is None:
+            require(potential_gradient, "potential_gradient")
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         frames, lam = state["frames"].copy(), state["lam"].copy()
@@ -101,16 +95,10 @@ class UpstairsLangevin(BalancedSampler):
         for part in gradient:
             finite_or_raise(part, "the gradient of the potential")
         horizontal, vertical = self._split(lam, self._white(frames, lam, rng))
-        across = math.sqrt(2 * h * self.kappa / self.beta)
-        along = math.sqrt(2 * h / self.beta) if self.noise == "isotropic" else 0.0
+        across, along = (math.sqrt(2 * h * part / self.beta) for part in (self.noise.kappa, self.noise.vertical))
         move = Vector(*(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True)))
         residuals = _orthographic.retract(frames, lam, *move, self._sizes)
-        lost = ~(residuals < math.inf)
-        if lost.any():
-            raise ValueError(
-                f"the step of chain {int(np.argmax(lost))} is not finite or lost rank; take a step_size below "
-                f"{self.step_size:g}."
-            )
+        refuse_failed(~(residuals < math.inf), self.step_size)
         return {"frames": frames, "lam": lam}
 
     def statistics(self, state: State) -> State:
@@ -119,4 +107,4 @@ class UpstairsLangevin(BalancedSampler):
         return {"energy": self._energy(self._ends(state["frames"], state["lam"]))}
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "kappa": self.kappa}
+        return {**super().settings(), "kappa": self.noise.kappa}

@@ -7,7 +7,7 @@ never formed but for the points ``X = Q_N Λ^N Q_0ᵀ``. Vectors are those of :m
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,16 +18,15 @@ from dlngeo.geomstats.gradients import fills
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import orthographic as _orthographic
-from dlngeo.sampling.langevin import SpectralPotential
+from dlngeo.sampling.factors import Factors, factored
 from dlngeo.sampling.movers import Point, Tangent
-from dlngeo.sampling.potentials import returned
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, slopes
 from dlngeo.sampling.state import State
+from dlngeo.thermodynamics.noise import Noise
 from dlngeo.weights.balanced import BalancedFrame, dimension
 from dlngeo.weights.network import Weights, imbalance, widths
 
 __all__ = ["BalancedSampler", "Vector"]
-
-Potential = Callable[[np.ndarray], np.ndarray]
 
 
 class Vector(NamedTuple):
@@ -57,11 +56,9 @@ class BalancedSampler(Sampler, ABC):
         potential_gradient: Potential | SpectralPotential | None,
         beta: float,
         step_size: float,
-        noise: str,
+        noise: Noise,
         rank: int | None,
     ) -> None:
-        if noise not in ("base", "isotropic"):
-            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
         self.noise = noise
         self.widths, self.rank, self.slowness = _network(space, rank, noise)
         self.depth, self.dim = len(self.widths) - 1, dimension(self.widths, self.rank)
@@ -70,17 +67,10 @@ class BalancedSampler(Sampler, ABC):
         self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)
         self._sizes = np.array(self.widths)
 
-    def start(self, points: np.ndarray) -> State:
-        shape = (self.widths[-1], self.widths[0])
-        points = points[None] if points.shape == shape else points
-        if points.shape[1:] != shape:
-            raise ValueError(f"initial points of shape {points.shape}; expected (n_chains, {shape[0]}, {shape[1]}).")
-        u, s, vt = np.linalg.svd(points, full_matrices=False)
-        if not (s[:, : self.rank] > 0).all():
-            raise ValueError(f"an initial point has rank below {self.rank}; start from points of that rank.")
-        inner = [np.broadcast_to(np.eye(d, self.rank), (len(points), d, self.rank)) for d in self.widths[1:-1]]
-        frames = [np.swapaxes(vt[:, : self.rank], 1, 2), *inner, u[..., : self.rank]]
-        return self._state(frames, s[:, : self.rank] ** (1 / self.depth))
+    def start(self, points: np.ndarray | Factors) -> State:
+        u, lam, v = factored(points, (self.widths[-1], self.widths[0]), self.rank, self.depth)
+        inner = [np.broadcast_to(np.eye(d, self.rank), (len(lam), d, self.rank)) for d in self.widths[1:-1]]
+        return self._state([v, *inner, u], lam)
 
     def state_at(self, weights: Weights) -> State:
         """State of chains at given balanced weights, to :meth:`sample` from.
@@ -121,6 +111,11 @@ class BalancedSampler(Sampler, ABC):
     def points(self, state: State) -> np.ndarray:
         return self._product(self._ends(state["frames"], state["lam"]))
 
+    def factors(self, state: State) -> Factors:
+        """Factors of the points of a state, for other samplers to start from."""
+        u, lam, v = self._ends(state["frames"], state["lam"])
+        return Factors(u.copy(), lam.copy(), np.swapaxes(v, 1, 2).copy())
+
     def weights(self, state: State) -> list[np.ndarray]:
         """Weights of a state, first layer first, shape=[n_chains, d_p, d_{p−1}] each."""
         frames, lam = state["frames"], state["lam"]
@@ -138,25 +133,21 @@ class BalancedSampler(Sampler, ABC):
 
     def _energy(self, ends: Point) -> np.ndarray:
         if self.spectral is not None:
-            return returned(self.spectral.value(ends.lam), ends.lam.shape[:1], "the potential", finite=False)
-        assert callable(self.potential)
-        assert not isinstance(self.potential, SpectralPotential)
-        return returned(self.potential(self._product(ends)), ends.lam.shape[:1], "the potential", finite=False)
+            return energies(self.spectral, ends.lam)
+        assert self.potential is not None
+        return energies(self.potential, self._product(ends))
 
     def _derivative(self, lam: np.ndarray) -> np.ndarray:
         """``∂E/∂λ`` of a spectral potential."""
         assert self.spectral is not None
-        return returned(self.spectral.derivative(lam), lam.shape, "the derivative of the potential", finite=False)
+        return slopes(self.spectral, lam, finite=False)
 
     def _euclidean(self, ends: Point) -> Tangent:
         """``UᵀE′V``, ``(1 − UUᵀ)E′V`` and ``(1 − VVᵀ)E′ᵀU`` of a potential that is not spectral."""
         assert callable(self.potential_gradient)
         assert not isinstance(self.potential_gradient, SpectralPotential)
         u, _, v = ends
-        points = self._product(ends)
-        gradient = returned(
-            self.potential_gradient(points), points.shape, "the gradient of the potential", finite=False
-        )
+        gradient = gradients(self.potential_gradient, self._product(ends), finite=False)
         left, right = gradient @ v, np.swapaxes(gradient, 1, 2) @ u
         core, none = np.swapaxes(u, 1, 2) @ left, np.zeros((len(u), 0, self.rank))
         return Tangent(
@@ -214,11 +205,11 @@ class BalancedSampler(Sampler, ABC):
             "rank": self.rank,
             "beta": self.beta,
             "step_size": self.step_size,
-            "noise": self.noise,
+            "noise": self.noise.name,
         }
 
 
-def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...], int, float]:
+def _network(space: Any, rank: int | None, noise: Noise) -> tuple[tuple[int, ...], int, float]:
     """Widths, rank, and how many times slower time runs than in the unnormalised metric."""
     metric = getattr(space, "metric", None)
     if metric is None:
@@ -237,7 +228,7 @@ def _network(space: Any, rank: int | None, noise: str) -> tuple[tuple[int, ...],
     if rank not in (None, metric.rank):
         raise ValueError(f"rank {rank} contradicts the space, of rank {metric.rank}; leave it out.")
     m, n = space.shape
-    inner = metric.rank if noise == "base" else min(m, n)
+    inner = min(m, n) if noise.vertical else metric.rank
     return (n, *[inner] * (int(depth) - 1), m), metric.rank, depth / metric.kernel.at_one
 
 

@@ -10,9 +10,16 @@ space of weights is the entropy [1]_,
 For in the metric of the flat space a rotation of ``Q_p`` within its columns is measured by the Jacobi matrices of
 :mod:`dlngeo.weights.balanced`, of determinant ``φ_N``, and one that turns its k-th column out of them by ``√2 λ_k``.
 
-In ``u_k = log σ_k`` the pairs give ``½(1 − 1/N)(u_k + u_l) + ½H(u_k − u_l)`` with ``H(x) = log(sinh x/sinh(x/N))``,
-which is smooth and even. So S is smooth through coinciding singular values, and what looks like 0/0 there in its
-derivatives is a divided difference of ``H′``.
+S is evaluated in ``u_k = log σ_k``, which stay doubles where the ``σ_k = λ_k^N`` of deep networks do not. With
+``y = 2|u_k − u_l|`` and ``ε = 1/N``,
+
+.. math:: \log\varphi_N = 2(1 - \varepsilon) \max(u_k, u_l) + \log\frac{1 - e^{-y}}{1 - e^{-\varepsilon y}}
+    = 2(1 - \varepsilon) \max(u_k, u_l) + \log\Big[1 + \frac{1 - e^{-(1 - \varepsilon)y}}{e^{\varepsilon y} - 1}\Big],
+
+and ½ log φ_N has the slopes ``f(y) = ε/(e^{εy} − 1) − 1/(e^y − 1)`` in the smaller u and ``1 − ε − f`` in the larger.
+As ``log φ_N = (1 − ε)(u_k + u_l) + H(u_k − u_l)`` with ``H(x) = log(sinh x/sinh εx)``, which is smooth and even, S is
+smooth through coinciding singular values, and what looks like 0/0 there in its derivatives is a divided difference of
+``H′``.
 
 **Depths.** At integer N every constant is that of the orbit. At real N, where there are no weights, the formula is
 continued with all inner widths equal to ``d = min(m, n)``, and only differences of S mean something. As N → ∞
@@ -44,11 +51,35 @@ __all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
 
 # Singular values closer than this, relative to the larger one, are close: quotients of others lose a factor of 1/_NEAR.
 _NEAR = 1 / 16
-# At ratios of singular values below this ψ leaves the range of doubles. Their squares are nothing next to 1.
-_FAR = 1e-150
 # Below this argument H′ is summed as a power series, of radius π; the 18th term is below 1e-16.
 _SERIES = 1.0
 _COEFFICIENTS = [2 * (-1) ** n * float(zeta(2 * n + 2)) / math.pi ** (2 * n + 2) for n in range(18)]
+# Pairs with ``y = 2|u_k − u_l|`` below this are close: the 12th term of the series in x = y/2 is below 1e-17.
+CLOSE, _TERMS = 1.0, 11
+
+
+# Slope of ½ log φ_N in the smaller logarithm of a pair, with operators alone: samplers compile these two for scalars.
+
+
+def slope_apart(inverse: Any, rise: Any, decay: Any, rest: float) -> Any:
+    """Slope f from ``ε/(e^{εy} − 1)``, ``1 − e^{−(1−ε)y}``, ``e^{−y}`` and ``1 − ε``, for y of at least 1.
+
+    In this form f is accurate relative to itself at all depths, those near 1 included, where the difference is not.
+    """
+    return (inverse * rise - rest * decay) / (1 - decay)
+
+
+def slope_close(y: Any, rest: float, series: Any) -> Any:
+    """Slope ``f = ½[1 − ε − H′(y/2)]`` by :func:`bend_series`, for y below 1."""
+    square, bend = y * y / 4, 0.0 * y
+    for coefficient in series[::-1]:
+        bend = bend * square + coefficient
+    return (rest - bend * y / 2) / 2
+
+
+def bend_series(depth: float, count: int = _TERMS) -> list[float]:
+    """Coefficients ``2(−1)ⁿ ζ(2n+2) (1 − N^{−2n−2})/π^{2n+2}`` of ``H′(x)/x`` in x², by partial fractions of csch²."""
+    return [-c * math.expm1(-(2 * n + 2) * math.log(depth)) for n, c in enumerate(_COEFFICIENTS[:count])]
 
 
 def log_orthogonal_volume(d: int) -> float:
@@ -92,7 +123,10 @@ def log_stiefel_volume(d: int, r: int) -> float:
 
 
 class SpectralEntropy:
-    r"""The entropy as a function of the singular values.
+    r"""The entropy as a function of the singular values σ, or of their logarithms u, shape=[..., r] each, in any order.
+
+    Its methods raise a ValueError unless they are r, and those of σ if one is negative, infinite or NaN, or where S is
+    not differentiable: where one vanishes and N > 1.
 
     Parameters
     ----------
@@ -117,6 +151,8 @@ class SpectralEntropy:
         The part of S that does not depend on the singular values.
     excess : float
         ``κ = Σ_p (d_p − r)/N``, the factor of ``Σ_k log σ_k``.
+    degree : float
+        ``(1 − 1/N) r(r − 1)/2 + κr``: to scale σ by c adds ``log c`` times as much to S.
 
     Raises
     ------
@@ -148,106 +184,101 @@ class SpectralEntropy:
         self.constant = math.fsum(log_stiefel_volume(d, self.rank) for d in sizes[1:-1])
         self.excess = sum(d - self.rank for d in sizes[1:-1]) / self.depth
 
-    def __call__(self, s: Any) -> Any:
-        """Evaluate S, shape=[...], at singular values, shape=[..., r]; it is ``−inf`` where the volume is zero.
+    @property
+    def degree(self) -> float:
+        return self._rest * self.rank * (self.rank - 1) / 2 + self.excess * self.rank
 
-        Raises
-        ------
-        ValueError
-            If they are not r, or negative, infinite or NaN.
-        """
-        xp, s = self._checked(s)
-        total = self.constant + xp.zeros_like(s[..., 0])
+    @property
+    def _rest(self) -> float:
+        """``1 − 1/N``, which would round near N = 1."""
+        return (self.depth - 1) / self.depth if math.isfinite(self.depth) else 1.0
+
+    # In u = log σ.
+
+    def value(self, u: Any) -> Any:
+        """S, shape=[...], at ``u_k = log σ_k``, which may be ``−inf``; so is S where the volume is zero."""
+        xp, u = self._sized(*_check.floating(u))
+        total = self.constant + xp.zeros_like(u[..., 0])
         if self.depth > 1:
-            large, small = xp.maximum(s[..., :, None], s[..., None, :]), xp.minimum(s[..., :, None], s[..., None, :])
-            ratio = small / xp.where(large > 0, large, 1.0)
-            far = ratio < _FAR
-            phi = self.kernel(xp.ones_like(ratio), xp.where(far, 1.0, ratio))  # φ itself may leave the range of doubles
-            log_phi = (2 - 2 / self.depth) * _log(xp, large)
-            log_phi = log_phi + xp.where(far, self._distant(xp, large, small), _log(xp, phi))
-            total = total + xp.sum(xp.where(_diagonal(xp, s), 0.0, log_phi), axis=(-2, -1)) / 4
-        return total + self.excess * xp.sum(_log(xp, s), axis=-1) if self.excess else total
+            large, gap = _gaps(xp, u)
+            some = gap > 0
+            inverse, rise = self._growth(xp, xp.where(some, gap, 1.0))
+            infinite, share = math.isinf(self.depth), inverse * rise
+            log_share = _log(xp, share) if infinite else xp.log1p(self.depth * share)
+            log_phi = 2 * self._rest * large + xp.where(some, log_share, 0.0 if infinite else math.log(self.depth))
+            total = total + xp.sum(xp.where(_diagonal(xp, u), 0.0, log_phi), axis=(-2, -1)) / 4
+        return total + self.excess * xp.sum(u, axis=-1) if self.excess else total
 
-    def _checked(self, s: Any) -> tuple[Any, Any]:
-        """Return ``(xp, s)`` after checking that s are r singular values, or many times r."""
-        xp, s = _check.singular_values(s)
+    def slope(self, u: Any) -> Any:
+        """``∂S/∂u_k``, shape=[..., r], at finite u; all are non-negative, as volume grows with any singular value."""
+        xp, u = self._sized(*_check.floating(u))
+        _, gap = _gaps(xp, u)
+        near = gap < CLOSE
+        far = xp.where(near, 1.0, gap)
+        part = xp.where(
+            near,
+            slope_close(xp.where(near, gap, 0.0), self._rest, bend_series(self.depth)),
+            slope_apart(*self._growth(xp, far), xp.exp(-far), self._rest),
+        )
+        part = xp.where(u[..., :, None] < u[..., None, :], part, self._rest - part)
+        return xp.sum(xp.where(_diagonal(xp, u), 0.0, part), axis=-1) + self.excess
+
+    def _growth(self, xp: Any, y: Any) -> tuple[Any, Any]:
+        """``ε/(e^{εy} − 1)``, which is 1/y at ε = 0, and ``1 − e^{−(1−ε)y}``."""
+        eps = 1 / self.depth
+        inverse = 1 / y if eps == 0 else -eps * xp.exp(-eps * y) / xp.expm1(-eps * y)
+        return inverse, -xp.expm1(-self._rest * y)
+
+    def bend(self, u: Any) -> Any:
+        r"""``∂²S/∂u_k∂u_l``, shape=[..., r, r], at finite u; the rows sum to zero.
+
+        .. math:: \frac{\partial^2 S}{\partial u_k \partial u_l} = -\tfrac12 H''(u_k - u_l) \quad (k \ne l), \qquad
+            H''(x) = \frac{\varepsilon^2}{\sinh^2 \varepsilon x} - \frac{1}{\sinh^2 x} .
+        """
+        xp, u = self._sized(*_check.floating(u))
+        gap, diagonal = u[..., :, None] - u[..., None, :], _diagonal(xp, u)
+        bend = xp.where(diagonal, 0.0, _bend(xp, gap, gap, self.depth) / 2)
+        return xp.where(diagonal, xp.sum(bend, axis=-1)[..., None], -bend)
+
+    # In σ.
+
+    def __call__(self, s: Any) -> Any:
+        """S, shape=[...], at σ, which may vanish; it is ``−inf`` where the volume is zero."""
+        xp, s = self._sized(*_check.singular_values(s))
+        return self.value(_log(xp, s))
+
+    def _sized(self, xp: Any, s: Any) -> tuple[Any, Any]:
+        """Return ``(xp, s)`` after checking that s are r numbers, or many times r."""
         if s.ndim == 0 or s.shape[-1] != self.rank:
             raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
         return xp, s
 
-    def _distant(self, xp: Any, large: Any, small: Any) -> Any:
-        """``log φ(1, ρ) = −log(1 − ρ^{2/N})`` for ratios ρ = small/large whose square is nothing next to 1."""
-        some = small > 0
-        gap = 2 * xp.where(some, xp.log(xp.where(some, large, 1.0)) - xp.log(xp.where(some, small, 1.0)), math.inf)
-        return -_log(xp, gap if math.isinf(self.depth) else -xp.expm1(-gap / self.depth))
-
     def gradient(self, s: Any) -> Any:
-        r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
+        r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r], non-negative.
 
         .. math:: f_k = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
-                - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac{\kappa}{\sigma_k}
-            = \sigma_k \sum_{l \ne k} \frac{\psi_l(k, k)}{\varphi_{kl}} + \frac{\kappa}{\sigma_k},
-
-        of which the second form is free of cancellation. All are non-negative: volume grows with any singular value.
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            If a singular value vanishes and N > 1: there S is not differentiable. Or as for S itself.
+                - \frac{\lambda_k^2}{N\sigma_k(\lambda_k^2 - \lambda_l^2)}\Big] + \frac{\kappa}{\sigma_k} .
         """
-        xp, s = self._checked(s)
-        if self.depth == 1:
-            return xp.zeros_like(s)
-        if not bool(xp.all(s > 0)):
+        xp, s, u = self._logarithms(s)
+        return xp.zeros_like(s) if self.depth == 1 else self.slope(u) / s
+
+    def _logarithms(self, s: Any) -> tuple[Any, Any, Any]:
+        """Return ``(xp, s, log s)`` after checking that S is differentiable at s."""
+        xp, s = self._sized(*_check.singular_values(s))
+        if self.depth > 1 and not bool(xp.all(s > 0)):
             raise ValueError(
                 f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
                 f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
             )
-        row, column = s[..., :, None], s[..., None, :]
-        large = xp.maximum(row, column)
-        a, b = row / large, column / large
-        far = xp.minimum(a, b) < _FAR
-        a, b = xp.where(far, 1.0, a), xp.where(far, 1.0, b)  # ψ itself may leave the range of doubles
-        share = a**2 * self.kernel.divided_difference(b, a, a) / self.kernel(a, b)
-        # Apart by more than that, σ_k²ψ/φ is 1/N(ρ^{−2/N} − 1) of the smaller, and 1 − 1/N less that of the larger.
-        gap = 2 * xp.where(far, xp.abs(xp.log(row) - xp.log(column)), 1.0)
-        part = gap / self.depth
-        little = 1 / gap if math.isinf(self.depth) else -xp.exp(-part) / xp.expm1(-part) / self.depth
-        share = xp.where(far, xp.where(row < column, little, 1 - 1 / self.depth - little), share)
-        return (xp.sum(xp.where(_diagonal(xp, s), 0.0, share), axis=-1) + self.excess) / s
+        return xp, s, _log(xp, s)
 
     def hessian(self, s: Any) -> Any:
-        r"""Second partial derivatives, shape=[..., r, r].
-
-        .. math:: \sigma_k \sigma_l \frac{\partial^2 S}{\partial\sigma_k\partial\sigma_l}
-            = -\tfrac12 H''(u_k - u_l), \qquad
-            \sigma_k^2 \frac{\partial^2 S}{\partial\sigma_k^2}
-            = \tfrac12 \sum_{l \ne k} H''(u_k - u_l) - \sigma_k f_k .
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`gradient`.
-        """
-        xp, s = self._checked(s)
+        """``∂²S/∂σ_k∂σ_l = [∂²S/∂u_k∂u_l − δ_kl ∂S/∂u_k]/σ_kσ_l``, shape=[..., r, r]."""
+        xp, s, u = self._logarithms(s)
         row, column = s[..., :, None], s[..., None, :]
-        slope = s * self.gradient(s)
         if self.depth == 1:
             return xp.zeros_like(row * column)
-        gap = xp.log(row) - xp.log(column)
-        diagonal = _diagonal(xp, s)
-        bend = xp.where(diagonal, 0.0, _bend(xp, gap, gap, self.depth) / 2)
-        return (xp.where(diagonal, (xp.sum(bend, axis=-1) - slope)[..., None], 0.0) - bend) / row / column
+        return (self.bend(u) - xp.where(_diagonal(xp, u), self.slope(u)[..., None], 0.0)) / row / column
 
     def quotients(self, s: Any) -> tuple[Any, Any]:
         r"""``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, shape=[..., r, r] each.
@@ -260,31 +291,21 @@ class SpectralEntropy:
             p_k - p_l = \frac{u_k - u_l}{2} \sum_j H'[u_k - u_j, u_l - u_j],
 
         a sum that only they need. Its diagonal is zero, and to be replaced by :meth:`hessian`.
-
-        Parameters
-        ----------
-        s : array, shape=[..., r]
-            Singular values.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`gradient`.
         """
-        xp, s = self._checked(s)
+        xp, s, u = self._logarithms(s)
         row, column = s[..., :, None], s[..., None, :]
-        f = self.gradient(s)
         if self.depth == 1:
             zero = xp.zeros_like(row * column)
             return zero, zero
+        f = self.slope(u) / s
         fk, fl = f[..., :, None], f[..., None, :]
         diagonal = _diagonal(xp, s)
         near = xp.abs(row - column) < _NEAR * xp.maximum(row, column)
         minus = (fk - fl) / xp.where(near, 1.0, row - column)
         *batch, k, j = xp.nonzero(near & ~diagonal)
         if k.shape[0]:
-            sk, sj, others = s[(*batch, k)], s[(*batch, j)], xp.log(s)[(*batch,)] if batch else xp.log(s)
-            x, y = (xp.log(a)[:, None] - others for a in (sk, sj))
+            sk, sj, others = s[(*batch, k)], s[(*batch, j)], u[(*batch,)] if batch else u
+            x, y = (u[(*batch, a)][:, None] - others for a in (k, j))
             ratio = sj / sk
             logarithm = xp.where(ratio == 1, 1.0, xp.log(ratio) / xp.where(ratio == 1, 1.0, ratio - 1))
             slope = logarithm / sk * xp.sum(_bend(xp, x, y, self.depth), axis=-1) / 2
@@ -299,14 +320,13 @@ def _bend(xp: Any, x: Any, y: Any, depth: float) -> Any:
     .. math:: H'[x, y] = C_{1/N} - C_1, \quad C_\varepsilon = \frac{\varepsilon}{\sinh \varepsilon x}
         \frac{\varepsilon}{\sinh \varepsilon y} \frac{\sinh \varepsilon(x - y)}{\varepsilon(x - y)},
 
-    and around zero, by the partial fractions of csch²,
-    ``H′(x) = Σ_n 2(−1)ⁿ ζ(2n+2) π^{−2n−2} (1 − N^{−2n−2}) x^{2n+1}``.
+    and around zero by :func:`bend_series`.
     """
     small = xp.maximum(xp.abs(x), xp.abs(y)) < _SERIES
     a, b = (xp.where(small, value, 0.0) for value in (x, y))
     power, homogeneous, series = xp.ones_like(a), xp.ones_like(a), xp.zeros_like(a)
-    for n, coefficient in enumerate(_COEFFICIENTS):
-        series = series - coefficient * math.expm1(-(2 * n + 2) * math.log(depth)) * homogeneous
+    for coefficient in bend_series(depth, len(_COEFFICIENTS)):
+        series = series + coefficient * homogeneous
         for _ in range(2):
             power = power * a
             homogeneous = b * homogeneous + power
@@ -325,6 +345,13 @@ def _cosecants(xp: Any, x: Any, y: Any, eps: float) -> Any:
         decay = -eps * xp.abs(z)
         value = value * (2 * eps * xp.exp(decay) / -xp.expm1(2 * decay))
     return value
+
+
+def _gaps(xp: Any, u: Any) -> tuple[Any, Any]:
+    """Larger logarithm of each pair, and ``2|u_k − u_l|``, which is zero also of two zeros, shape=[..., r, r]."""
+    large, small = xp.maximum(u[..., :, None], u[..., None, :]), xp.minimum(u[..., :, None], u[..., None, :])
+    some = large > -math.inf
+    return large, 2 * (xp.where(some, large, 0.0) - xp.where(some, small, 0.0))
 
 
 def _diagonal(xp: Any, s: Any) -> Any:

@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlngeo import _check
 from dlngeo.thermodynamics.entropy import SpectralEntropy, log_stiefel_volume
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["SpectralLaw"]
 
@@ -56,7 +57,7 @@ class SpectralLaw:
         Entropy, which holds the depth, the rank, and the shapes.
     beta : float
         Inverse temperature, positive.
-    noise : {"base", "isotropic"}
+    noise : {"base", "isotropic"} or Noise
         ``"base"``: noise of the metric, ``e^{−βE} dvol_g``. ``"isotropic"``: isotropic noise on the balanced weights,
         ``e^{−βF/κ} dvol_g``.
     n_nodes : int
@@ -77,13 +78,11 @@ class SpectralLaw:
         energy: Callable[[Array], Any],
         entropy: SpectralEntropy,
         beta: float,
-        noise: str = "base",
+        noise: str | Noise = "base",
         n_nodes: int = 80,
         *,
         kappa: float = 1.0,
     ) -> None:
-        if noise not in ("base", "isotropic"):
-            raise ValueError(f"noise must be 'base' or 'isotropic', got {noise!r}.")
         if not callable(energy):
             raise TypeError(f"energy must be a function of the singular values, got {type(energy).__name__}.")
         if not isinstance(entropy, SpectralEntropy):
@@ -92,10 +91,8 @@ class SpectralLaw:
             )
         if math.isinf(entropy.depth):
             raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
-        self.kappa = _check.positive(kappa, "kappa")
-        if noise == "base" and kappa != 1:
-            raise ValueError(f"kappa = {kappa:g} is the anisotropy of isotropic noise; pass noise='isotropic'.")
-        self.energy, self.entropy, self.noise = energy, entropy, noise
+        self.energy, self.entropy, self.noise = energy, entropy, Noise.of(noise, kappa)
+        _check.positive(self.noise.kappa, "kappa")
         self.beta, self.n_nodes = _check.positive(beta, "beta"), _check.positive_integer(n_nodes, "n_nodes")
 
     def log_density(self, lam: ArrayLike) -> Array:
@@ -127,24 +124,16 @@ class SpectralLaw:
             raise ValueError(
                 f"energy has shape {energy.shape} at singular values of shape {s.shape}; give one for each row."
             )
-        total = self._log_constant - self.beta / self.kappa * energy
+        log = np.log(lam)
+        total = self._log_constant - self.beta / self.noise.kappa * energy
         for k in range(r):
             for j in range(k + 1, r):
                 total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
         if m + n > 2 * r:
-            total = total + (m + n - 2 * r) * np.sum(np.log(lam), axis=-1)
-        return np.asarray(total + self._entropy(lam) / self.kappa if self.noise == "isotropic" else total)
-
-    def _entropy(self, lam: Array) -> Array:
-        """S, in λ, where ``σ = λ^N`` may have left the range of doubles: ``φ = Σ_p λ_k^{2N−2p} λ_l^{2p−2}``."""
-        depth, log = self.entropy.depth, np.log(lam)
-        total = self.entropy.constant + depth * self.entropy.excess * np.sum(log, axis=-1)
-        for k in range(lam.shape[-1]):
-            for j in range(k + 1, lam.shape[-1]):
-                gap = 2 * (log[..., j] - log[..., k])
-                bend = np.expm1(depth * gap) / np.where(gap < 0, np.expm1(gap), 1.0)
-                total = total + (depth - 1) * log[..., k] + np.log(np.where(gap < 0, bend, depth)) / 2
-        return total
+            total = total + (m + n - 2 * r) * np.sum(log, axis=-1)
+        if self.noise.vertical:
+            total = total + self.entropy.value(depth * log) / self.noise.kappa
+        return np.asarray(total)
 
     @cached_property
     def _log_constant(self) -> float:
@@ -286,7 +275,7 @@ class SpectralLaw:
         ValueError
             As :meth:`log_partition`.
         """
-        return float(np.sum(self._weights * self._entropy(self._quadrature[0])))
+        return float(np.sum(self._weights * self.entropy.value(self.entropy.depth * np.log(self._quadrature[0]))))
 
     @cached_property
     def _weights(self) -> Array:

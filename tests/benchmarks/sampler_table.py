@@ -60,14 +60,18 @@ def gradient(x):
 
 
 def equilibrium(problem, chains, rng, steps=200):
-    """Points of chains in equilibrium, by HMC, from singular values of about the right size."""
+    """Factors of chains in equilibrium, by HMC, from λ of about the right size; dense points would lose the small λ."""
     sampler = ConstrainedHMC(
         problem.widths, energy, gradient, problem.beta, 0.3 / problem.depth, 10, noise=problem.noise
     )
     u, _, vt = np.linalg.svd(rng.standard_normal((chains, problem.d, problem.d)))
-    sigma = rng.uniform(0.8, 1, (chains, problem.d)) ** problem.depth
-    sampler, state = sampler.tuned((u * sigma[:, None]) @ vt, steps, rng=rng)
-    return sampler, sampler.points(sampler.sample(state, steps, rng=rng).state)
+    sampler, state = sampler.tuned((u, rng.uniform(0.8, 1, (chains, problem.d)), vt), steps, rng=rng)
+    return sampler, sampler.factors(sampler.sample(state, steps, rng=rng).state)
+
+
+def dense(start, depth):
+    """Points of factors."""
+    return (start.u * start.lam[:, None] ** depth) @ start.vt
 
 
 class Chains:
@@ -98,13 +102,14 @@ class Reference:
     """The balanced factors multiplied, in plain NumPy: ``∏_p (Λ + Λ^{N−p} K Λ^{p−1})`` in the frame of X."""
 
     def __init__(self, problem, start, step, rng):
-        self.problem, self.x, self.step, self.rng = problem, start.copy(), step, rng
+        self.problem, self.x, self.step, self.rng = problem, dense(start, problem.depth), step, rng
 
     def run(self, steps):
         d, depth, noise = self.problem
         beta, h, out, index = self.problem.beta, self.step, [], np.arange(d)
         for _ in range(steps):
             u, s, vt = np.linalg.svd(self.x)
+            s = np.maximum(s, np.finfo(float).eps * s[:, :1])  # below, a dense X holds round-off, on some machines zero
             lam = s ** (1 / depth)
             left, right = lam[:, :, None], lam[:, None, :]
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -135,8 +140,8 @@ class Layers:
         import torch
 
         self.torch, self.problem, self.step = torch, problem, step
-        u, s, vt = np.linalg.svd(start)
-        lam = s[:, :, None] ** (1 / problem.depth) * np.eye(problem.d)
+        u, lam, vt = start
+        lam = lam[:, :, None] * np.eye(problem.d)
         layers = [lam @ vt, *[lam] * (problem.depth - 2), u @ lam]
         self.weights = torch.tensor(np.stack(layers), requires_grad=True)
         self.generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -185,7 +190,7 @@ class Geoopt:
 
         torch.manual_seed(int(rng.integers(2**31)))
         self.torch, self.beta = torch, problem.beta
-        self.x = geoopt.ManifoldParameter(torch.tensor(start), manifold=Space())
+        self.x = geoopt.ManifoldParameter(torch.tensor(dense(start, problem.depth)), manifold=Space())
         # It takes the logarithm of the density, and its step is twice ours over β.
         self.sampler = geoopt.samplers.RSGLD([self.x], epsilon=2 * step / problem.beta)
         self.sampler.burnin = True  # else it keeps every point

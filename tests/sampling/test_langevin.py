@@ -14,8 +14,10 @@ from pymanopt.manifolds import SpecialOrthogonalGroup, Sphere
 from scipy.stats import ks_2samp, kstest
 
 from dlngeo import gradient_flow
+from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.sampling import Langevin, SpectralPotential, from_pymanopt
+from dlngeo.sampling import ConstrainedHMC, Langevin, Noise, SpectralPotential, UpstairsLangevin, from_pymanopt
+from dlngeo.sampling.factors import Factors
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.free_energy import free_energy_gradient
 from dlngeo.thermodynamics.laws import SpectralLaw
@@ -34,12 +36,12 @@ def deep(m, n, rank, depth, **options):
     return FixedRankMatrices(m, n, rank, depth=depth)
 
 
-def draw(rng, chains, m, n, rank, depth, degrees=None):
-    """Exact draws at base noise: Haar frames, and λ² the eigenvalues of a Wishart matrix of m + n − r degrees."""
+def draw(rng, chains, m, n, rank, degrees=None):
+    """Factors of exact draws at base noise: Haar frames, λ² the eigenvalues of Wishart matrices of many degrees."""
     u, _, _ = np.linalg.svd(rng.standard_normal((chains, m, rank)), full_matrices=False)
-    v, _, _ = np.linalg.svd(rng.standard_normal((chains, n, rank)), full_matrices=False)
+    _, _, vt = np.linalg.svd(rng.standard_normal((chains, rank, n)), full_matrices=False)
     lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
-    return (u * lam[:, None, :] ** depth) @ np.swapaxes(v, 1, 2)
+    return u, lam, vt
 
 
 def relative(values, exact):
@@ -56,7 +58,7 @@ def extrapolated(run, h):
 
 def wishart_run(m, n, rank, depth, chains, duration, seed, burn_in=0):
     space = deep(m, n, rank, depth)
-    start = draw(np.random.default_rng(seed), chains, m, n, rank, depth)
+    start = draw(np.random.default_rng(seed), chains, m, n, rank)
 
     def run(h):
         steps = int(duration * depth / 2 / h)  # the relaxation time is N/2
@@ -131,7 +133,8 @@ def test_the_bias_is_of_second_order_also_near_singular_matrices(depth):
     # E = ¼Σλ⁴, of which ⟨Σλ⁴⟩ = r(m + n − r): scale λ. The law does not avoid λ = 0.
     chains, (m, n, rank), rng = 3000, (4, 4, 2), np.random.default_rng(0)
     quartic = SpectralPotential(lambda lam: np.sum(lam**4, -1), lambda lam: lam**3)
-    start = draw(rng, chains, m, n, rank, depth) * 0.5**depth
+    u, lam, vt = draw(rng, chains, m, n, rank)
+    start = (u, lam / 2, vt)
 
     def bias(h):
         samples = Langevin(deep(m, n, rank, depth), quartic, 1.0, h).sample(start, 500, burn_in=50, rng=1)
@@ -165,7 +168,7 @@ def test_isotropic_noise_adds_the_entropy(m, n, rank, depth):
     sizes = (n, *[min(m, n)] * (depth - 1), m)
     exact = dimension(sizes, rank)
     space = deep(m, n, rank, depth)
-    start = draw(np.random.default_rng(4), 300, m, n, rank, depth, degrees=m + n)
+    start = draw(np.random.default_rng(4), 300, m, n, rank, degrees=m + n)
 
     def run(h):
         burn, steps = int(2 * depth / h), int(5 * depth / h)
@@ -211,7 +214,8 @@ def test_each_singular_value_has_its_law():
     depth, beta = 3, 2.0
     law = SpectralLaw(lambda s: np.sum(s ** (2 / depth), -1) / 2, SpectralEntropy(m, n, depth), beta, noise="isotropic")
     space = deep(m, n, rank, depth)
-    start = draw(np.random.default_rng(6), 2500, m, n, rank, depth) / beta ** (depth / 2)
+    u, lam, vt = draw(np.random.default_rng(6), 2500, m, n, rank)
+    start = (u, lam / beta**0.5, vt)
     sampler = Langevin(space, SQUARES, beta, 0.02, noise="isotropic")
     points = sampler.sample(start, 400, burn_in=399, rng=7).points[:, 0]
     lam = np.linalg.svd(points, compute_uv=False) ** (1 / depth)
@@ -278,7 +282,7 @@ def test_kappa_scales_the_temperature_and_not_the_entropy():
         return np.exp(entropy(s) / kappa)
 
     exact = law.mean(lambda s: np.sum(s, -1) * weight(s)) / law.mean(weight)
-    start = draw(np.random.default_rng(9), 400, 2, 2, 2, depth)
+    start = draw(np.random.default_rng(9), 400, 2, 2, 2)
 
     def run(h):
         sampler = Langevin(deep(2, 2, 2, depth), SQUARES, beta, h, noise="isotropic", kappa=kappa)
@@ -305,6 +309,19 @@ def test_other_depths_go_through_the_retraction(depth, rng):
     exact = h * np.asarray(space.metric.cometric_matrix(gs.array(x)))
     scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
     np.testing.assert_allclose(covariance / scale, exact / scale, atol=4 * (2 / chains) ** 0.5)
+
+
+def test_noise_is_a_value_and_its_name_will_do(rng):
+    x, space = rng.standard_normal((5, 3, 3)), deep(3, 3, 3, 3)
+    one = Langevin(space, SQUARES, 1.0, 0.01, noise="isotropic", kappa=0.5).sample(x, 3, rng=1)
+    two = Langevin(space, SQUARES, 1.0, 0.01, noise=Noise("isotropic", 0.5)).sample(x, 3, rng=1)
+    np.testing.assert_array_equal(one.points, two.points)
+    assert one.settings == two.settings
+    assert (one.settings["noise"], one.settings["kappa"]) == ("isotropic", 0.5)
+    with pytest.raises(ValueError, match=r"kappa = 0\.25 contradicts"):
+        Langevin(space, SQUARES, 1.0, 0.01, noise=Noise("isotropic", 0.5), kappa=0.25)
+    with pytest.raises(ValueError, match="the law of kappa = 1 only"):
+        ConstrainedHMC(space, SQUARES, None, 1.0, 0.01, 1, noise=Noise("isotropic", 0.5))
 
 
 def test_a_normalised_metric_runs_slower_by_the_depth(rng):
@@ -468,6 +485,64 @@ def test_the_virial_is_one_on_average(m, n, rank, depth, options, spectral):
         degrees += (depth - 1) * rank * (rank - 1) / 2 + rank * sum(d - rank for d in widths[1:-1])
     np.testing.assert_allclose(again.statistics["virial"][:, 0], beta * force / degrees, rtol=1e-9)
     assert len(state["virial"]) == chains
+
+
+@pytest.mark.parametrize("depth", [3, 2.5, np.inf, 1])
+def test_factors_and_their_products_are_one_start(rng, depth):
+    lam = rng.uniform(0.5, 1.5, (5, 2))  # in no order
+    m, n = (2, 2) if np.isinf(depth) else (4, 3)
+    u, vt = haar(rng, (5, m, 2)), haar(rng, (5, n, 2)).mT
+    x = (u * lam[:, None] ** (1 if np.isinf(depth) else depth)) @ vt
+    sampler = Langevin(deep(m, n, 2, depth), lambda x: x, 1.0, 0.01)
+    for start in ((u, lam, vt), (u[0], lam[0], vt[0])):
+        points = x if start[1].ndim == 2 else x[:1]
+        np.testing.assert_allclose(sampler.points(sampler.sample(start, 1, rng=0).state).shape, points.shape)
+        np.testing.assert_allclose(sampler.points(sampler.start(Factors(*start))), points, rtol=1e-12, atol=1e-14)
+    far = sampler.sample((u, lam, vt), 3, rng=1)
+    spectra = (np.linalg.svd(y, compute_uv=False)[..., :2] for y in (far.points, x[:, None]))
+    assert 1e-3 < np.abs(np.subtract(*spectra)).max() < 5
+
+
+@pytest.mark.parametrize("depth", [8, 64])
+def test_factors_hold_what_a_dense_matrix_has_lost(rng, depth):
+    u, vt, lam = haar(rng, (40, 3, 3)), haar(rng, (40, 3, 3)), rng.permuted(np.tile([1.0, 0.1, 1e-3], (40, 1)), axis=1)
+    for sampler in (
+        Langevin(deep(3, 3, 3, depth), SQUARES, 1e8, 1e-6),
+        UpstairsLangevin((3,) * (depth + 1), SQUARES, 1e8, 1e-10),
+        ConstrainedHMC((3,) * (depth + 1), SQUARES, None, 1.0, 1e-6, 1),
+    ):
+        samples = sampler.sample((u, lam, vt), 1, rng=rng)
+        np.testing.assert_allclose(samples.state["lam"], np.tile([1.0, 0.1, 1e-3], (40, 1)), rtol=0.03)
+        with pytest.raises(ValueError, match=r"has rank below 3: .* factors \(u, lam, vt\) any"):
+            sampler.sample((u * lam[:, None] ** depth) @ vt, 1)
+    again = sampler.factors(samples.state)
+    np.testing.assert_array_equal(sampler.start(again)["lam"], samples.state["lam"])
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "match"),
+    [
+        ((np.eye(3, 2), [1.0, 1.0], np.eye(3)), ValueError, r"shapes \(1, 3, 2\), \(1, 2\), \(1, 3, 3\); expected"),
+        ((np.eye(3), [1.0, 0.0, 1.0], np.eye(3)), ValueError, "must be positive, got 0"),
+        ((np.eye(3), [1.0, np.nan, 1.0], np.eye(3)), ValueError, "NaN or infinite"),
+        (
+            (np.eye(3), [1.0, 2.0, 1.0], np.eye(3) + 1e-6),
+            ValueError,
+            r"vt of the initial .* not orthonormal, by 2\.0e-06",
+        ),
+        ((2 * np.eye(3), [1.0, 2.0, 1.0], np.eye(3)), ValueError, "u of the initial factors is not orthonormal"),
+    ],
+)
+def test_factors_that_are_none_are_refused(start, error, match):
+    with pytest.raises(error, match=match):
+        Langevin(deep(3, 3, 3, 2), SQUARES, 1.0, 0.1).sample(start, 1)
+
+
+def test_factors_belong_to_spectral_metrics_and_finite_numbers():
+    with pytest.raises(TypeError, match="are of matrices with a spectral metric"):
+        Langevin(SpecialOrthogonal(3), np.zeros_like, 1.0, 0.1).sample((np.eye(3), np.ones(3), np.eye(3)), 1)
+    with pytest.raises(ValueError, match="underflows at λ = 1e-200"):
+        Langevin(deep(2, 2, 2, 2.5), SQUARES, 1.0, 0.1).sample((np.eye(2), [1.0, 1e-200], np.eye(2)), 1)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (4, 3, 3), (5, 1, 3), (5, 2, 3), (3, 3), (5, 9), ()])

@@ -296,6 +296,44 @@ def test_the_range_of_doubles_is_that_of_singular_values(s, depth):
         assert max(oracles.relative_error(a, b) for a, b in zip(found, gradient, strict=True)) < 1e-13
 
 
+def mp_pair(gap, depth):
+    """``log φ_N`` less its part ``2(1 − 1/N) max u``, its half's slope in the smaller u, and ``½H″``, by definition."""
+    y, eps = 2 * mpmath.mpf(gap), 0 if math.isinf(depth) else 1 / mpmath.mpf(depth)
+    if y == 0:
+        return mpmath.log(1 / eps) if eps else mpmath.mpf(0), (1 - eps) / 2, (1 - eps**2) / 6
+    inverse = eps / mpmath.expm1(eps * y) if eps else 1 / y
+    share = -mpmath.expm1(-y) / (-mpmath.expm1(-eps * y) if eps else y)
+    csch = (eps / mpmath.sinh(eps * y / 2) if eps else 2 / y) ** 2
+    return mpmath.log(share), inverse - 1 / mpmath.expm1(y), (csch - mpmath.csch(y / 2) ** 2) / 2
+
+
+@pytest.mark.parametrize("depth", [1.0000001, 1.5, 2, 3, 7, 64, 1e6, math.inf])
+def test_value_slope_and_bend_in_logarithms_to_round_off(rng, depth):
+    """On spectra that coincide, nearly coincide, and are farther apart than the σ of doubles can be."""
+    u = rng.choice([-1, 1], (150, 3)) * 10 ** rng.uniform(-300, 3.5, (150, 3))
+    u[::2] = rng.uniform(-300, 300, (75, 1)) + rng.choice([0, 1], (75, 3)) * 10 ** rng.uniform(-14, 2, (75, 3))
+    spectral = SpectralEntropy(3, 3, depth)
+    spectral.constant = 0.0  # it grows like N, and would hide the digits of the rest
+    values, slopes, bends = spectral.value(u), spectral.slope(u), spectral.bend(u)
+    for row, value, slope, bend in zip(u.tolist(), values, slopes, bends, strict=True):
+        gaps = [abs(mpmath.fsub(a, b, exact=True)) for a, b in combinations(row, 2)]
+        with mpmath.workdps(60 - 4 * min(0, int(mpmath.log10(min((g for g in gaps if g), default=1))))):
+            rest = 1 - (0 if math.isinf(depth) else 1 / mpmath.mpf(depth))
+            total, exact, curvature = mpmath.mpf(0), [mpmath.mpf(0)] * 3, mpmath.zeros(3)
+            for (k, j), gap in zip(combinations(range(3), 2), gaps, strict=True):
+                log_share, f, half = mp_pair(gap, depth)
+                total += rest * max(row[k], row[j]) + log_share / 2
+                small, large = (k, j) if row[k] < row[j] else (j, k)
+                exact[small], exact[large] = exact[small] + f, exact[large] + rest - f
+                for a, b in ((k, k), (j, j), (k, j), (j, k)):
+                    curvature[a, b] += half if a == b else -half
+            assert abs(value - total) < 3e-14 * abs(total) + 1e-15 * float(rest)
+            for k in range(3):
+                assert abs(slope[k] - exact[k]) < 1e-15 * float(rest)
+                assert abs(slope[k] - exact[k]) <= 1e-12 * exact[k] + 1e-300
+                assert max(abs(bend[k, j] - curvature[k, j]) for j in range(3)) < 1e-15
+
+
 # Symmetries.
 
 

@@ -46,6 +46,7 @@ import numba
 import numpy as np
 
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
+from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, bend_series, slope_apart, slope_close
 
 __all__ = ["advance", "entropy_slope", "first_kick"]
 
@@ -53,6 +54,7 @@ _jit = numba.njit(cache=True, error_model="numpy")
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
+_POWER = math.exp(-CLOSE)  # of ρ^{2N} = e^{−y}, above which a pair is close for the slope of the entropy
 
 
 def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, depth, h, temperature, failed):  # type: ignore[no-untyped-def]
@@ -286,39 +288,35 @@ def _product(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
+_slope_apart, _slope_close = _jit(slope_apart), _jit(slope_close)
+
+
 @_jit
-def entropy_slope(lam, depth, excess):  # type: ignore[no-untyped-def]
-    """``(1/N) ∂S/∂λ_k`` of the entropy, shape=[chains, r]; ``excess`` is ``Σ_p (d_p − r)`` over the inner widths.
-
-    It is :class:`~dlngeo.thermodynamics.entropy.SpectralEntropy` in λ: samplers meet λ whose ``σ = λ^N`` underflows.
-
-    ``∂S/∂λ_k = [excess + Σ_{q≠k} (N/(1 − ρ^{2N}) − 1/(1 − ρ²))]/λ_k`` with ``ρ = λ_q/λ_k``. The bracket is
-    ``N − 1 − G/S`` where ``ρ ≤ 1``, and ``G/S`` of ``1/ρ`` where not, with the sums ``G = Σ_{i<N} i ρ^{2i}`` and
-    ``S = Σ_{i<N} ρ^{2i}`` of positive terms.
-    """
+def _slopes(lam, depth, excess, series):  # type: ignore[no-untyped-def]
     chains, r = lam.shape
-    out = np.full((chains, r), float(excess))
+    out, rest = np.full((chains, r), excess), (depth - 1.0) / depth
     for c in range(chains):
         for k in range(r):
             for q in range(k):
                 big, small = (k, q) if lam[c, k] > lam[c, q] else (q, k)
+                # Of λ, the exponentials are powers: e^{−εy} = ρ², and e^{−y} = ρ^{2N}.
                 ratio = (lam[c, small] / lam[c, big]) ** 2
-                total, moment, power, count = 1.0, 0.0, ratio, 1  # S, G and ρ^{2n} of the first n terms, by doubling
-                bit = 1
-                while 2 * bit <= depth:
-                    bit *= 2
-                while bit > 1:
-                    bit //= 2
-                    moment += power * (moment + count * total)
-                    total, power, count = total * (1.0 + power), power * power, 2 * count
-                    if depth & bit:
-                        total, moment, power, count = total + power, moment + count * power, power * ratio, count + 1
-                term = moment / total
-                out[c, small] += term
-                out[c, big] += depth - 1 - term
+                power = ratio ** (depth - 1)
+                growth = (lam[c, big] - lam[c, small]) * (lam[c, big] + lam[c, small]) / lam[c, small] ** 2
+                if ratio * power > _POWER:
+                    part = _slope_close(depth * math.log1p(growth), rest, series)
+                else:
+                    part = _slope_apart(1.0 / (depth * growth), 1.0 - power, ratio * power, rest)
+                out[c, small] += part
+                out[c, big] += rest - part
         for k in range(r):
-            out[c, k] /= depth * lam[c, k]
+            out[c, k] /= lam[c, k]
     return out
+
+
+def entropy_slope(lam: np.ndarray, entropy: SpectralEntropy) -> np.ndarray:
+    """``(1/N) ∂S/∂λ_k = λ_k^{−1} ∂S/∂u_k`` of an entropy of integer depth, at many λ, shape=[chains, r]."""
+    return _slopes(lam, int(entropy.depth), entropy.excess, np.array(bend_series(entropy.depth)))
 
 
 def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
