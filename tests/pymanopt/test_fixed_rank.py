@@ -360,7 +360,7 @@ def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
     """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""
     how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
     falls = []
-    for _ in range(12):
+    for _ in range(8):
         problem, manifold = completion(rng), FixedRank(24, 17, 3, rng=rng, **how)
         result = optimizer(max_iterations=60, verbosity=0, log_verbosity=1).run(
             problem.problem(manifold), initial_point=manifold.random_point()
@@ -370,7 +370,7 @@ def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
         assert costs[1] < costs[0]
         falls.append(math.log(costs[0] / costs[-1]))
     error = np.std(falls, ddof=1) / math.sqrt(len(falls))
-    assert np.mean(falls) - math.log(2) > 2 * error  # least at depth 8: 1.35 ± 0.15 in logarithms
+    assert np.mean(falls) - math.log(2) > 2 * error  # least at depth 8: 1.3 ± 0.2 in logarithms
 
 
 def test_infinite_depth_keeps_the_sign_of_the_determinant(rng):
