@@ -168,6 +168,7 @@ class SpectralEntropy:
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
         self.kernel: Kernel = of_depth(self.depth)
+        self.series = bend_series(self.depth)  # which samplers need at each step
         if widths is None:
             width = min(m, n)
             self.rank = width if rank is None else _check.rank(rank, m, n)
@@ -217,7 +218,7 @@ class SpectralEntropy:
         far = xp.where(near, 1.0, gap)
         part = xp.where(
             near,
-            slope_close(xp.where(near, gap, 0.0), self._rest, bend_series(self.depth)),
+            slope_close(xp.where(near, gap, 0.0), self._rest, self.series),
             slope_apart(*self._growth(xp, far), xp.exp(-far), self._rest),
         )
         part = xp.where(u[..., :, None] < u[..., None, :], part, self._rest - part)
