@@ -14,7 +14,6 @@ from dlngeo.sampling.compiled.steps import entropy_slope
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import finite_or_raise
 from dlngeo.sampling.weights import BalancedSampler, Vector
-from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 __all__ = ["MOTIONS", "Motion", "ProductMotion", "WeightsMotion"]
 
@@ -34,8 +33,7 @@ class Motion(ABC):
 
     def __init__(self, sampler: BalancedSampler) -> None:
         self.sampler, self.weight = sampler, self.base - sampler.noise.vertical
-        n, *_, m = sampler.widths
-        self.entropy = SpectralEntropy(m, n, sampler.depth, sampler.rank, sampler.widths)
+        self.entropy = sampler.entropy
 
     @abstractmethod
     def position(self, frames: np.ndarray, lam: np.ndarray) -> Any:

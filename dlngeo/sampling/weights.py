@@ -22,6 +22,7 @@ from dlngeo.sampling.factors import Factors, factored
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, slopes
 from dlngeo.sampling.state import State
+from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
 from dlngeo.weights.balanced import BalancedFrame, dimension
 from dlngeo.weights.network import Weights, imbalance, widths
@@ -47,6 +48,8 @@ class BalancedSampler(Sampler, ABC):
         r and N.
     dim : int
         Dimension of the manifold of balanced weights.
+    entropy : SpectralEntropy
+        Entropy of the fibres.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class BalancedSampler(Sampler, ABC):
         self.noise = noise
         self.widths, self.rank, self.slowness = _network(space, rank, noise)
         self.depth, self.dim = len(self.widths) - 1, dimension(self.widths, self.rank)
+        n, *_, m = self.widths
+        self.entropy = SpectralEntropy(m, n, self.depth, self.rank, self.widths)
         self.beta, self.step_size = _check.positive(beta, "beta"), _check.positive(step_size, "step_size")
         self.potential, self.potential_gradient = potential, potential_gradient
         self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)

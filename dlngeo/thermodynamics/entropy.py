@@ -151,6 +151,8 @@ class SpectralEntropy:
         The part of S that does not depend on the singular values.
     excess : float
         ``κ = Σ_p (d_p − r)/N``, the factor of ``Σ_k log σ_k``.
+    series : list of float
+        :func:`bend_series` of the depth, which samplers need at each step.
     degree : float
         ``(1 − 1/N) r(r − 1)/2 + κr``: to scale σ by c adds ``log c`` times as much to S.
 
@@ -168,6 +170,7 @@ class SpectralEntropy:
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
         self.kernel: Kernel = of_depth(self.depth)
+        self.series = bend_series(self.depth)
         if widths is None:
             width = min(m, n)
             self.rank = width if rank is None else _check.rank(rank, m, n)
@@ -217,7 +220,7 @@ class SpectralEntropy:
         far = xp.where(near, 1.0, gap)
         part = xp.where(
             near,
-            slope_close(xp.where(near, gap, 0.0), self._rest, bend_series(self.depth)),
+            slope_close(xp.where(near, gap, 0.0), self._rest, self.series),
             slope_apart(*self._growth(xp, far), xp.exp(-far), self._rest),
         )
         part = xp.where(u[..., :, None] < u[..., None, :], part, self._rest - part)

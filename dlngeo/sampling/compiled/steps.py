@@ -46,7 +46,7 @@ import numba
 import numpy as np
 
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
-from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, bend_series, slope_apart, slope_close
+from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, slope_apart, slope_close
 
 __all__ = ["advance", "entropy_slope", "first_kick"]
 
@@ -316,7 +316,7 @@ def _slopes(lam, depth, excess, series):  # type: ignore[no-untyped-def]
 
 def entropy_slope(lam: np.ndarray, entropy: SpectralEntropy) -> np.ndarray:
     """``(1/N) ∂S/∂λ_k = λ_k^{−1} ∂S/∂u_k`` of an entropy of integer depth, at many λ, shape=[chains, r]."""
-    return _slopes(lam, int(entropy.depth), entropy.excess, np.array(bend_series(entropy.depth)))
+    return _slopes(lam, int(entropy.depth), entropy.excess, np.array(entropy.series))
 
 
 def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
