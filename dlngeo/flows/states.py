@@ -9,18 +9,24 @@ import numpy as np
 from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
+from dlngeo.errors import SingularError
 from dlngeo.flows.factored import FactoredState
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["DensePoint", "FactoredPoint", "state_of"]
+__all__ = ["DensePoint", "FactoredPoint", "drops", "state_of"]
+
+_BELONGS = 1e-6  # how far off a space points may be
 
 
 class FactoredPoint(FactoredState):
     """Factored matrices; see :class:`~dlngeo.flows.factored.FactoredState`."""
 
-    spectral = True
+    spectral, edge = True, ""
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        return False  # log σ is finite
 
     def singular_values(self, state: np.ndarray) -> np.ndarray:
         return self.factors(state)[1]
@@ -35,6 +41,16 @@ class DensePoint:
         # In an open set there is nothing to drift off; its boundary is no place to project to.
         self._projects = not isinstance(space, OpenSet | VectorSpace) and hasattr(space, "projection")
         self.spectral = isinstance(space.metric, SpectralMetric)
+        self._rank, self.edge = None, f"The flow leaves {type(space).__name__} there."
+        if self.spectral and fills(space):
+            kernel, rank = space.metric.kernel, space.metric.rank
+            self._rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
+            self.edge = f"The flow reaches a matrix of rank below {rank} there, and ends."
+            if kernel.depth is not None and kernel.depth >= 2:
+                self.edge = (
+                    "A singular value fell below what dense coordinates resolve there, or changed sign, which at depth "
+                    f'{kernel.depth:g} it never does: take coordinates="factored".'
+                )
 
     def pack(self, point: np.ndarray) -> np.ndarray:
         return point.ravel()
@@ -47,7 +63,19 @@ class DensePoint:
         if not np.isfinite(state).all():
             return np.full_like(state, np.nan)
         x = self.point(state)
-        return -self._convert(self.gradient(x), x).ravel()
+        gradient = self.gradient(x)
+        try:
+            return -self._convert(gradient, x).ravel()
+        except (SingularError, np.linalg.LinAlgError):  # a trial step onto or over a singular point
+            return np.full_like(state, np.nan)
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        if self._rank is not None:
+            shape = self.space.shape
+            return self._rank > 0 and drops(before.reshape(shape), after.reshape(shape), self._rank)
+        return isinstance(self.space, OpenSet) and not bool(
+            np.all(to_numpy(self.space.belongs(to_gs(self.point(after)), atol=_BELONGS)))
+        )
 
     def squared_gradient_norm(self, state: np.ndarray) -> float:
         x = self.point(state)
@@ -59,6 +87,17 @@ class DensePoint:
             raise ValueError("singular_value_below needs a space of matrices with a spectral metric.")
         s = np.linalg.svd(state.reshape(self.space.shape), compute_uv=False)
         return s[: self.space.metric.rank]
+
+
+def drops(before: np.ndarray, after: np.ndarray, rank: int) -> bool:
+    """Whether a singular value drops to round-off from one matrix of a rank to the other, or through zero.
+
+    It turns round one singular vector there, and so the orientation of the frames.
+    """
+    (u0, s0, v0), (u1, s1, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
+    held = [s[rank - 1] > max(before.shape) * np.finfo(float).eps * s[0] for s in (s0, s1)]
+    turn = np.linalg.det(u0[:, :rank].T @ u1[:, :rank]) * np.linalg.det(v0[:rank] @ v1[:rank].T)
+    return bool(turn < 0 or (held[0] and not held[1]))
 
 
 def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:
@@ -97,7 +136,7 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
         if factored:
             state = FactoredPoint((m, n), metric.rank, kernel, gradient)
             return state, state.pack(u, s, vt)
-    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=1e-6)))):
+    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=_BELONGS)))):
         raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")
     dense = DensePoint(space, gradient)
     return dense, dense.pack(x)
