@@ -124,7 +124,8 @@ def gradient_flow(
     velocity is noise, for which no step is short enough.
 
     Depths below 2 may reach singular matrices in finite time, and the flow ends there: in dense coordinates with the
-    event ``"singular"``, factored with the status ``"failed"``. From depth 2 on, flows never reach them; dense ones end
+    event ``"singular"``, factored with the status ``"failed"``, at a time that is exact to the tolerances also near
+    depth 2, where dense states lose the end of the way. From depth 2 on, flows never reach them; dense ones end
     with this event where a singular value falls below what they resolve and changes sign. So does the flow on any open
     set, such as that of SPD matrices, where it leaves it. At depth 1 and full rank nothing is singular.
 

@@ -45,11 +45,11 @@ class DensePoint:
         if self.spectral and fills(space):
             kernel, rank = space.metric.kernel, space.metric.rank
             self._rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
-            self.edge = f"The flow reaches a matrix of rank below {rank} there, and ends."
+            self.edge = f"The flow reaches a matrix of rank below {rank} there, to what the state resolves, and ends."
             if kernel.depth is not None and kernel.depth >= 2:
                 self.edge = (
-                    "A singular value fell below what dense coordinates resolve there, or changed sign, which at depth "
-                    f'{kernel.depth:g} it never does: take coordinates="factored".'
+                    "A singular value fell below what dense coordinates resolve there, and changed sign, which it never "
+                    f'does at depth {kernel.depth:g}: take coordinates="factored".'
                 )
 
     def pack(self, point: np.ndarray) -> np.ndarray:
@@ -90,14 +90,14 @@ class DensePoint:
 
 
 def drops(before: np.ndarray, after: np.ndarray, rank: int) -> bool:
-    """Whether a singular value drops to round-off from one matrix of a rank to the other, or through zero.
+    """Whether a singular value passes zero from one matrix of a rank to the other.
 
     It turns round one singular vector there, and so the orientation of the frames.
     """
-    (u0, s0, v0), (u1, s1, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
-    held = [s[rank - 1] > max(before.shape) * np.finfo(float).eps * s[0] for s in (s0, s1)]
-    turn = np.linalg.det(u0[:, :rank].T @ u1[:, :rank]) * np.linalg.det(v0[:rank] @ v1[:rank].T)
-    return bool(turn < 0 or (held[0] and not held[1]))
+    if before.shape == (rank, rank):
+        return bool(np.linalg.slogdet(before)[0] * np.linalg.slogdet(after)[0] <= 0)
+    (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
+    return bool(np.linalg.det(u0[:, :rank].T @ u1[:, :rank]) * np.linalg.det(v0[:rank] @ v1[:rank].T) < 0)
 
 
 def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:

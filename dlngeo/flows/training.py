@@ -282,7 +282,7 @@ class LayerCourse(Course):
     """A course of the layers of a network."""
 
     edge = (
-        "A singular value fell there below what doubles resolve, or changed sign, which in this flow it never does: "
+        "A singular value fell there below what doubles resolve, and changed sign, which in this flow it never does: "
         "dlngeo.gradient_flow from the product resolves all."
     )
 

@@ -204,6 +204,22 @@ def test_a_rising_loss_is_reported(rng):
     assert "check the gradient" in flow.message
 
 
+def test_training_from_balanced_weights_keeps_the_sign_of_the_determinant_or_says_so(rng):
+    """And from others it need not: with ``G = c`` a scalar product moves at ``−2√(x² + c²/4) E′``, through 0 at 0."""
+    target = np.diag([2.0, -1.0])
+    flow = dlngeo.training_flow(dlngeo.balanced_weights(np.eye(2) / 2, 2, rng=0), lambda x: x - target, 300.0)
+    assert (flow.status, flow.events["singular"].tolist()) == ("event", [flow.t[-1]])
+    assert "changed sign" in flow.message
+    assert all(np.linalg.det(x) >= 0 for x in flow.points)
+    w = [np.array([[0.5]]), np.array([[1.0]])]
+    flow = dlngeo.training_flow(w, lambda x: np.ones((1, 1)), 2.0)
+    assert flow.status == "complete"
+    assert_allclose(flow.points[-1], 0.375 * np.sinh(np.arcsinh(0.5 / 0.375) - 4.0), rtol=1e-8)
+    # Deep ones resolve λ where σ = λ^N is long below what a dense matrix holds.
+    flow = dlngeo.training_flow(dlngeo.balanced_weights(np.eye(2) / 2, 8), lambda x: x - target, 300.0)
+    assert (flow.status, flow.points[-1][1, 1] > 0) == ("complete", True)
+
+
 def test_a_velocity_that_blows_up_fails_with_a_message():
     done = integrate(lambda t, y: y**2, np.ones(1), 2.0)  # y = 1/(1 − t)
     assert done.status == "failed"
@@ -223,14 +239,17 @@ def test_a_velocity_that_blows_up_fails_with_a_message():
         ({"loss_below": 1.0}, "pass cost="),
         ({"weights": np.ones((2, 3, 2, 2))}, "batch"),
         ({"weights": [np.full((2, 2), np.nan), np.eye(2)]}, "NaN"),
+        ({"weights": [np.eye(2) + 0j, np.eye(2)]}, "real"),
+        ({"weights": [np.ma.masked_array(np.eye(2)), np.eye(2)]}, "masked"),
+        ({"t": np.array([0, 1j])}, "real numbers"),
         ({"euclidean_gradient": lambda x: x[0]}, "shape"),
         ({"euclidean_gradient": lambda x: x * np.nan}, "NaN"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_bad_input_is_refused(options, message):
     arguments = {"weights": [np.eye(2), np.eye(2)], "euclidean_gradient": lambda x: x, "t": 1.0, **options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dlngeo.training_flow(**arguments)
 
 
