@@ -48,8 +48,8 @@ class DensePoint:
             self.edge = f"The flow reaches a matrix of rank below {rank} there, to what the state resolves, and ends."
             if kernel.depth is not None and kernel.depth >= 2:
                 self.edge = (
-                    "A singular value fell below what dense coordinates resolve there, and changed sign, which it never "
-                    f'does at depth {kernel.depth:g}: take coordinates="factored".'
+                    "A singular value fell below what dense coordinates resolve there, and changed sign, which it "
+                    f'never does at depth {kernel.depth:g}: take coordinates="factored".'
                 )
 
     def pack(self, point: np.ndarray) -> np.ndarray:

@@ -316,7 +316,7 @@ def test_a_drop_of_rank_is_an_event(rng, coordinates):
     assert (at_once.status, at_once.t.tolist()) == ("event", [0.0])
 
 
-@pytest.mark.parametrize(("depth", "rtol"), [(1.2, 1e-7), (1.5, 1e-3), (1.9, 0.3)])
+@pytest.mark.parametrize(("depth", "rtol"), [(1.2, 1e-5), (1.5, 1e-3), (1.9, 0.3)])
 def test_a_depth_below_2_runs_into_a_singular_matrix_in_the_exact_time_and_says_so(rng, depth, rtol):
     """In a common frame ``σ̇ = −N σ^{2−2/N}``, which is zero at ``σ^{2/N−1}/(2 − N)``."""
     u, _, vt = oracles.factors(rng, 2, 2, [1.0, 0.4])

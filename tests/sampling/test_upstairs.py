@@ -230,7 +230,7 @@ def test_normalised_metrics_run_slower(rng):
 
 def test_runs_can_be_repeated_and_report(rng):
     x = end_to_end(draw(rng, 5, (3, 3, 3), 3))
-    sampler = UpstairsLangevin((3, 3, 3), lambda y: y, 1.0, 0.01, potential=lambda y: np.sum(y**2, axis=(1, 2)) / 2)
+    sampler = UpstairsLangevin((3, 3, 3), lambda y: y, 1.0, 1e-3, potential=lambda y: np.sum(y**2, axis=(1, 2)) / 2)
     samples = sampler.sample(x, 4, rng=1)
     np.testing.assert_array_equal(samples.points, sampler.sample(x, 4, rng=1).points)
     np.testing.assert_allclose(samples.statistics["energy"], np.sum(samples.points**2, axis=(2, 3)) / 2)
