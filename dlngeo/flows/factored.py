@@ -52,6 +52,8 @@ class FactoredState:
         ``X → E′(X)``, dense.
     """
 
+    spectral, edge = True, ""
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -90,6 +92,12 @@ class FactoredState:
         """Return the dense matrix."""
         u, s, vt = self.factors(state)
         return (u * s) @ vt
+
+    def singular_values(self, state: np.ndarray) -> np.ndarray:
+        return self.factors(state)[1]
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        return False  # log σ is finite
 
     def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
         """Time derivative of the coordinates."""

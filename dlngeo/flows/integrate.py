@@ -35,42 +35,17 @@ class FlowStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """A function of time and state that is watched for a zero.
-
-    Attributes
-    ----------
-    name : str
-    function : callable
-        ``(t, state) → float``.
-    terminal : bool
-        Stop at the first zero.
-    threshold : bool
-        The event is that the function is not positive, so that it happens at once if it is so at the start.
-    """
+    """A function of time and state that is watched for a zero."""
 
     name: str
     function: Callable[[float, np.ndarray], float]
-    terminal: bool = True
-    threshold: bool = False
+    terminal: bool = True  # stop at the first zero
+    threshold: bool = False  # the event is that the function is not positive; it may be so at the start
 
 
 @dataclass
 class Trajectory:
-    """States at the output times, and how the integration ended.
-
-    Attributes
-    ----------
-    t : array, shape=[k]
-    states : array, shape=[k, size]
-    status : FlowStatus
-    message : str
-    n_evaluations : int
-        Evaluations of the velocity.
-    events : dict
-        Times at which each event happened.
-    solution : scipy.integrate.OdeSolution or None
-        The state as a function of time.
-    """
+    """States at the output times, how the integration ended, times of events, and the state as a function of time."""
 
     t: np.ndarray
     states: np.ndarray
@@ -82,18 +57,7 @@ class Trajectory:
 
 
 def times_of(t: Any) -> tuple[float, float, np.ndarray | None]:
-    """Return first and last time, and the output times, None for each step of the solver.
-
-    Parameters
-    ----------
-    t : float or array-like, shape=[k]
-        The last time, from 0 on; or increasing output times, of which the first is that of the start.
-
-    Raises
-    ------
-    ValueError
-        If the times are not finite and increasing.
-    """
+    """Return first and last time, and the output times, None for each step of the solver; see :func:`integrate`."""
     times = real(t, "t").astype(float)
     if times.ndim > 1 or times.size == 0 or not np.isfinite(times).all():
         raise ValueError(f"t must be a finite time or a sequence of them, got {t!r}.")
@@ -128,8 +92,8 @@ def integrate(
     ----------
     velocity : callable
     start : array, shape=[size]
-    t : float or array
-        See :func:`times_of`.
+    t : float or array, shape=[k]
+        The last time, from 0 on; or increasing output times, of which the first is that of the start.
     method : str
         One of ``METHODS``: the explicit ``DOP853, RK45, RK23``, or for stiff equations ``Radau, BDF, LSODA``.
     rtol, atol : float

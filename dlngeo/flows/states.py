@@ -15,21 +15,9 @@ from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["DensePoint", "FactoredPoint", "drops", "state_of"]
+__all__ = ["DensePoint", "drops", "state_of"]
 
 _BELONGS = 1e-6  # how far off a space points may be
-
-
-class FactoredPoint(FactoredState):
-    """Factored matrices; see :class:`~dlngeo.flows.factored.FactoredState`."""
-
-    spectral, edge = True, ""
-
-    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
-        return False  # log σ is finite
-
-    def singular_values(self, state: np.ndarray) -> np.ndarray:
-        return self.factors(state)[1]
 
 
 class DensePoint:
@@ -134,7 +122,7 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
         if not (s.min() > 0 and np.isfinite(s).all()):
             raise ValueError(f"the start has rank below {metric.rank}; a zero singular value never moves. Perturb it.")
         if factored:
-            state = FactoredPoint((m, n), metric.rank, kernel, gradient)
+            state = FactoredState((m, n), metric.rank, kernel, gradient)
             return state, state.pack(u, s, vt)
     elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=_BELONGS)))):
         raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")

@@ -23,7 +23,6 @@ References
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +136,7 @@ class Langevin(Sampler):
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
         if deep and metric.depth >= 2 and metric.depth.is_integer():
-            self._mover: _Mover = _Factors(self, temperature, widths)
+            self._mover: _Factors | _Retraction | _Geodesic = _Factors(self, temperature, widths)
         elif isinstance(metric, SpectralMetric) and fills(space):
             self._mover = _Retraction(self, temperature, widths)
         else:
@@ -198,20 +197,7 @@ class _Virial:
         return self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
 
 
-class _Mover(ABC):
-    """How a chain moves on one kind of space."""
-
-    @abstractmethod
-    def start(self, points: np.ndarray | Factors) -> State: ...
-
-    @abstractmethod
-    def step(self, state: State, rng: np.random.Generator) -> State: ...
-
-    @abstractmethod
-    def points(self, state: State) -> np.ndarray: ...
-
-
-class _Factors(_Mover):
+class _Factors:
     """Metrics of integer depth: turns and flat Brownian motion, with the state (U, Λ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
@@ -267,7 +253,7 @@ class _Factors(_Mover):
         return (state["u"] * sigma[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
 
 
-class _Retraction(_Mover):
+class _Retraction:
     """Any other spectral metric: its second-order retraction, chain by chain, with the state (U, Σ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
@@ -338,7 +324,7 @@ class _Retraction(_Mover):
         return (state["u"] * state["s"][:, None, :]) @ np.swapaxes(state["v"], 1, 2)
 
 
-class _Geodesic(_Mover):
+class _Geodesic:
     """Any space of geomstats: its exponential map, and its metric in an orthonormal basis of each tangent space."""
 
     def __init__(self, sampler: Langevin, temperature: float) -> None:

@@ -57,26 +57,14 @@ def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, g
 
     Stable Langevin dynamics follows a drift that exceeds the noise to where the gradient is nearly the same. One that
     overshoots, out of a steep wall or over a minimum, has left the region where a step resolves the potential.
-
-    Parameters
-    ----------
-    state : dict
-        State after the step to come; ``slope`` is written into it.
-    slopes : array, shape=[n_chains]
-        Norm of the gradient where the chains stand.
-    step_size : float
-        h, in the time of this gradient.
-    variance : float
-        Mean squared length of the noise of a step.
-    given : float
-        Step size in the time of the metric.
+    The mean squared length of the noise is ``variance``, in the time of ``step_size``; ``given`` is that of the metric.
     """
     before = state.get("slope", np.full(len(slopes), np.nan))
     driven = step_size * before > _DRIVEN * variance**0.5
     if np.any(driven & ~((slopes > before / _CHANGE) & (slopes < before * _CHANGE))):
         warn(
             f"a step of step_size {given:g} went by its drift alone, {_DRIVEN:g} times as long as its noise or more, "
-            f"to where the gradient is {_CHANGE:g} times as large or small, or more: it does not resolve the potential, "
+            f"to where the gradient is {_CHANGE:g} times as large or small, or more: it does not resolve the potential "
             "and averages may be far off. Take smaller ones, until this warning no longer comes.",
             StepSizeWarning,
             stacklevel=2,

@@ -14,6 +14,7 @@ from geomstats.geometry.poincare_half_space import PoincareHalfSpace
 from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDMatrices
 from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 from geomstats.geometry.stiefel import Stiefel
+from networks import SQUARES, extrapolated, relative
 from pymanopt.manifolds import SpecialOrthogonalGroup, Sphere
 from scipy.stats import ks_2samp, kstest
 
@@ -35,7 +36,6 @@ from dlngeo.thermodynamics.free_energy import free_energy_gradient
 from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SHAPES = [(2, 2, 2), (4, 4, 4), (3, 2, 2), (5, 2, 2), (4, 4, 2), (5, 4, 3)]
 LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
 
@@ -54,18 +54,6 @@ def draw(rng, chains, m, n, rank, degrees=None):
     _, _, vt = np.linalg.svd(rng.standard_normal((chains, rank, n)), full_matrices=False)
     lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
     return u, lam, vt
-
-
-def relative(values, exact):
-    """Relative deviation of chain means from an exact value, and its standard error."""
-    means = values.mean(axis=1)
-    return means.mean() / exact - 1, means.std(ddof=1) / len(means) ** 0.5 / abs(exact)
-
-
-def extrapolated(run, h):
-    """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
-    (coarse, a), (fine, b) = run(h), run(h / 2)
-    return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
 
 
 def wishart_run(m, n, rank, depth, chains, duration, seed, burn_in=0):

@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from networks import SQUARES, a_network, balanced, cost, cost_gradient
+from networks import SQUARES, a_network, balanced, cost, cost_gradient, dense, flat
 
 from dlngeo import end_to_end, imbalance
 from dlngeo._linalg import haar
@@ -17,16 +17,6 @@ from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 
 TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
-
-
-def dense(sampler, frames, vector):
-    """Vectors layer by layer."""
-    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
-    sides = [vector.sides[:, p, :d] for p, d in enumerate(sampler.widths)]
-    return [
-        q[p + 1] @ vector.cores[:, p] @ q[p].mT + sides[p + 1] @ q[p].mT + q[p + 1] @ sides[p].mT
-        for p in range(sampler.depth)
-    ]
 
 
 def compressed(sampler, frames, vectors):
@@ -46,10 +36,6 @@ def leap(sampler, state, momentum, step):
     residuals = np.zeros(len(lam))
     _orthographic.leap(frames, lam, *moved, sampler._sizes, np.full(len(lam), step), residuals)
     return {"frames": frames, "lam": lam}, moved, residuals
-
-
-def flat(vectors):
-    return np.concatenate([v.reshape(len(v), -1) for v in vectors], axis=1)
 
 
 @a_network

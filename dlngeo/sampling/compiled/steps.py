@@ -39,12 +39,11 @@ References
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numba
 import numpy as np
 
+from dlngeo.sampling.compiled.orthographic import in_threads
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, bend_series, slope_apart, slope_close
 
@@ -336,9 +335,7 @@ def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) ->
     return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
 
 
-# With fewer chains starting a thread costs more than it saves. Plain threads, as the compiled loop releases the GIL:
-# Numba's parallel loops take three times as long to compile.
-_CHAINS_PER_THREAD = 100
+_CHAINS = 200  # with fewer, starting threads costs more than it saves
 
 _compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_advance)
 
@@ -381,15 +378,6 @@ def advance(
     kick = state.get("kick", np.empty((len(gradient), 0, 0)))
     arrays = (state["u"], state["lam"], state["v"], kick, *given)
 
-    def run(part: slice) -> None:
-        u, lam, v, last, force, slope, core, left, right = (a[part] for a in arrays)
-        _compiled(u, lam, v, last, force, slope, core, left, right, depth, step_size, temperature, failed[part])
-
-    threads = min(numba.get_num_threads(), len(gradient) // _CHAINS_PER_THREAD)
-    if threads < 2:
-        run(slice(None))
-    else:
-        bounds = np.linspace(0, len(gradient), threads + 1).astype(int)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, (slice(a, b) for a, b in pairwise(bounds))))
+    numbers = depth, step_size, temperature
+    in_threads(lambda s: _compiled(*[*[a[s] for a in arrays], *numbers, failed[s]]), len(gradient), _CHAINS)
     return failed
