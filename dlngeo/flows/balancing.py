@@ -128,8 +128,7 @@ class _BalancingCourse(LayerCourse):
         return np.concatenate([a.ravel() for a in vertical(generators, layers)])
 
     def measured(self, states: np.ndarray) -> dict[str, Any]:
-        return {
-            "weights": [self.at(y) for y in states],
+        return super().measured(states) | {
             "imbalance_norms": np.array(
                 [[np.linalg.norm(g) for g in imbalance(self.layout.layers(y))] for y in states]
             ),

@@ -38,19 +38,7 @@ Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class FactoredState:
-    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(m, n)``.
-    rank : int
-        Rank r.
-    kernel : Kernel
-        Kernel of the metric, which has a depth.
-    euclidean_gradient : callable
-        ``X → E′(X)``, dense.
-    """
+    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, of a kernel with a depth."""
 
     spectral, edge = True, ""
 

@@ -188,15 +188,7 @@ class Course(ABC):
 class UserFunction:
     """A function of the user, whose values are checked at each call; at a trial step too far they need not be finite.
 
-    It is pickled as pickle can. What cannot be, such as a lambda, is left behind, and is named when it is called.
-
-    Parameters
-    ----------
-    function : callable
-    name : str
-        What it gives, as in "the gradient".
-    shape : tuple of int, optional
-        Shape of its values. None leaves them as they are.
+    What cannot be pickled, such as a lambda, is left behind, and is named when it is called.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, shape: tuple[int, ...] | None = None) -> None:

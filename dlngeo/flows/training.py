@@ -305,6 +305,9 @@ class LayerCourse(Course):
     def at(self, y: np.ndarray) -> Any:
         return self.layout.weights(y)
 
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        return {"weights": [self.at(y) for y in states]}
+
     def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
         pairs = zip(self.watched(before), self.watched(after), strict=True)
         return self.keeps_rank and any(drops(a, b, self.rank) for a, b in pairs)
@@ -330,8 +333,7 @@ class _TrainingCourse(LayerCourse):
         return float(np.linalg.norm(self.velocity(0.0, y)))
 
     def measured(self, states: np.ndarray) -> dict[str, Any]:
-        return {
-            "weights": [self.at(y) for y in states],
+        return super().measured(states) | {
             "gradient_norms": np.array([self.gradient_norm(y) for y in states]),
             "imbalance_drift": self.layout.drift(states),
         }

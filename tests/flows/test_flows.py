@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import oracles
 import pytest
+from costs import Convex
 from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
@@ -21,21 +22,6 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 
 def random_weights(rng, widths, scale=1.0):
     return [scale * rng.standard_normal((b, a)) for a, b in pairwise(widths)]
-
-
-class Convex:
-    """``Σ ½Y² + √(1 + Y²)`` over the entries of ``Y = X − T``: convex, neither quadratic nor invariant."""
-
-    def __init__(self, rng, m, n):
-        self.target = rng.standard_normal((m, n))
-
-    def __call__(self, x):
-        y = x - self.target
-        return np.sum(y**2 / 2 + np.sqrt(1 + y**2))
-
-    def gradient(self, x):
-        y = x - self.target
-        return y + y / np.sqrt(1 + y**2)
 
 
 # Training flows.

@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
+from costs import Convex
 from geomstats.geometry.full_rank_matrices import FullRankMatrices
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
@@ -36,21 +37,6 @@ def square(d, **options):
     space = GeneralLinear(d, equip=False)
     space.equip_with_metric(DLNMetric, **options)
     return space
-
-
-class Convex:
-    """``Σ ½Y² + √(1 + Y²)`` over the entries of ``Y = X − T``: convex, neither quadratic nor invariant."""
-
-    def __init__(self, rng, m, n):
-        self.target = rng.standard_normal((m, n))
-
-    def __call__(self, x):
-        y = x - self.target
-        return np.sum(y**2 / 2 + np.sqrt(1 + y**2))
-
-    def gradient(self, x):
-        y = x - self.target
-        return y + y / np.sqrt(1 + y**2)
 
 
 # The factored state.

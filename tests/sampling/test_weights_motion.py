@@ -168,18 +168,20 @@ def test_forces_are_derivatives_of_the_potential(rng, widths, rank, noise):
     np.testing.assert_allclose(slope, (potential(h) - potential(-h)) / (2 * h), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("motion", ["product", "weights"])
 @pytest.mark.parametrize(("widths", "rank"), [((3, 3, 3), 3), ((4, 2, 3, 5), 2)], ids=str)
-def test_energy_errors_are_of_third_order_locally_and_second_globally(rng, widths, rank):
+def test_energy_errors_are_of_third_order_locally_and_second_globally(widths, rank, motion):
     def error(step, count):
-        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank, motion="weights")
+        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank, motion=motion)
         state = sampler.state_at(balanced(np.random.default_rng(4), 20, widths, rank, 1.2, 1.8))
-        motion, position = sampler.dynamics(), Framed(state["frames"], state["lam"])
-        momentum = motion.momentum(position, np.random.default_rng(3))
+        moving = sampler.dynamics()
+        position = moving.position(state["frames"], state["lam"])
+        momentum = moving.momentum(position, np.random.default_rng(3))
         total = []
         for _ in range(2):
-            total.append(motion.hamiltonian(sampler._energy(motion.ends(position)), position, momentum))
+            total.append(moving.hamiltonian(sampler._energy(moving.ends(position)), position, momentum))
             if len(total) == 1:
-                assert np.isfinite(motion.integrate(position, momentum, np.full(20, step), count)).all()
+                assert np.isfinite(moving.integrate(position, momentum, np.full(20, step), count)).all()
         return np.sqrt(np.mean((total[1] - total[0]) ** 2))
 
     local = np.log2(error(0.01, 1) / error(0.005, 1))

@@ -319,14 +319,10 @@ def entropy_slope(lam: np.ndarray, entropy: SpectralEntropy) -> np.ndarray:
 
 
 def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step.
+    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, r + min(r, m + n − 2r)].
 
     It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
     ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
-
-    Returns
-    -------
-    array, shape=[chains, r, r + min(r, m + n − 2r)]
     """
     kick = math.sqrt(3) * rng.standard_normal((chains, r, m + n - r))
     if m + n - 2 * r <= r:
@@ -349,28 +345,18 @@ def advance(
     step_size: float,
     temperature: float,
 ) -> np.ndarray:
-    """Advance all chains by one step, in place.
+    """Advance all chains by one step, in place; return which failed and stay as they were, shape=[chains].
 
     Parameters
     ----------
     state : dict
-        ``u``, shape=[chains, m, r]; ``lam``, shape=[chains, r]; ``v``, shape=[chains, n, r]; and ``kick``, as by
-        :func:`first_kick`, without which the noise of a step is that of the step alone.
+        ``u``, ``lam``, ``v``; and ``kick``, as by :func:`first_kick`; without it the noise is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
         ``λ_k^{N−1} ∂/∂σ_k = (1/N) ∂/∂λ_k`` of a potential of the singular values, which adds to it.
     noise : tuple of array, shape=[chains, r, r], [chains, m, r], [chains, n, r]
         Standard normal; the second and third are not read where u and v are square.
-    depth : int
-        Depth N, at least 2.
-    step_size, temperature : float
-        h and 1/β.
-
-    Returns
-    -------
-    array, shape=[chains]
-        Whether a step failed; the state of that chain is unchanged.
     """
     failed = np.zeros(len(gradient), dtype=bool)
     # Other layouts would be compiled anew.
