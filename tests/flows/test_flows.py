@@ -1,7 +1,5 @@
 """Flows of the weights: conservation, products, balancing and descent, against theorems and separate integrations."""
 
-import os
-import signal
 from itertools import pairwise
 
 import numpy as np
@@ -152,25 +150,6 @@ def test_stopping_resuming_and_dense_output(rng):
         half(3.5)
     with pytest.raises(ValueError, match="dense_output"):
         dlngeo.training_flow(w, cost.gradient, [0, 1], dense_output=False)(0.5)
-
-
-def test_ctrl_c_keeps_what_is_done_and_can_be_resumed(rng):
-    w = random_weights(rng, (3, 3, 3), 0.7)
-    cost = Convex(rng, 3, 3)
-    whole = dlngeo.training_flow(w, cost.gradient, 1.0)
-
-    def interrupt(t):
-        if t > 0.4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    flow = dlngeo.training_flow(w, cost.gradient, 1.0, progress=interrupt)
-    assert flow.status == "interrupted"
-    assert "resume" in flow.message
-    assert 0.4 < flow.t[-1] < 1
-    assert len(flow.weights) == len(flow.points) == len(flow.t)
-    assert_allclose(network.end_to_end(flow(0.3)), network.end_to_end(whole(0.3)), atol=1e-9)
-    done = dlngeo.training_flow(flow.weights[-1], cost.gradient, [flow.t[-1], 1.0])
-    assert_allclose(done.points[-1], whole.points[-1], atol=1e-9)
 
 
 def test_the_progress_bar_writes_nothing_to_standard_output(rng, capsys):
