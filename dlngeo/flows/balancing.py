@@ -32,9 +32,9 @@ import numpy as np
 import scipy.linalg
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from dlngeo.flows.integrate import Progress, integrate
-from dlngeo.flows.result import FlowResult, common
-from dlngeo.flows.training import Layout
+from dlngeo.flows.integrate import Progress
+from dlngeo.flows.result import FlowResult
+from dlngeo.flows.training import LayerCourse, Layout
 from dlngeo.weights.network import Weights, imbalance
 
 __all__ = ["BalancingFlow", "balancing_flow"]
@@ -107,29 +107,33 @@ def balancing_flow(
     """
     if kind not in ("moment", "l2"):
         raise ValueError(f'kind must be "moment" or "l2", got {kind!r}.')
-    layout = Layout(weights)
-    if len(layout.shapes) < 2:
+    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense_output, "progress": progress}
+    course = _BalancingCourse(weights, options)
+    if len(course.layout.shapes) < 2:
         raise ValueError("a single layer has no imbalance; give two layers at least.")
-    generators = imbalance if kind == "moment" else _projection
+    course.moment = kind == "moment"
+    return course.follow(course.start, t)
 
-    def velocity(t: float, y: np.ndarray) -> np.ndarray:
-        layers = layout.layers(y)
-        return np.concatenate([a.ravel() for a in vertical(generators(layers), layers)])
 
-    def run(y: np.ndarray, times: Any) -> BalancingFlow:
-        done = integrate(
-            velocity, y, times, method=method, rtol=rtol, atol=atol, dense_output=dense_output, progress=progress
-        )
-        return BalancingFlow(
-            **common(done, layout.weights, run),
-            message=done.message,
-            points=layout.products(done.states),
-            weights=[layout.weights(s) for s in done.states],
-            imbalance_norms=np.array([[np.linalg.norm(g) for g in imbalance(layout.layers(s))] for s in done.states]),
-            squared_norms=np.sum(done.states**2, axis=1),
-        )
+class _BalancingCourse(LayerCourse):
+    kind = BalancingFlow
+    moment: bool
 
-    return run(layout.pack(weights), t)
+    def watched(self, y: np.ndarray) -> list[np.ndarray]:
+        return [self.point(y)]
+
+    def velocity(self, t: float, y: np.ndarray) -> np.ndarray:
+        layers = self.layout.layers(y)
+        generators = imbalance(layers) if self.moment else _projection(layers)
+        return np.concatenate([a.ravel() for a in vertical(generators, layers)])
+
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        return super().measured(states) | {
+            "imbalance_norms": np.array(
+                [[np.linalg.norm(g) for g in imbalance(self.layout.layers(y))] for y in states]
+            ),
+            "squared_norms": np.sum(states**2, axis=1),
+        }
 
 
 def vertical(generators: list[np.ndarray], layers: list[np.ndarray]) -> list[np.ndarray]:

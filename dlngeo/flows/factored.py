@@ -38,19 +38,9 @@ Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class FactoredState:
-    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them.
+    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, of a kernel with a depth."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(m, n)``.
-    rank : int
-        Rank r.
-    kernel : Kernel
-        Kernel of the metric, which has a depth.
-    euclidean_gradient : callable
-        ``X → E′(X)``, dense.
-    """
+    spectral, edge = True, ""
 
     def __init__(
         self,
@@ -90,6 +80,12 @@ class FactoredState:
         """Return the dense matrix."""
         u, s, vt = self.factors(state)
         return (u * s) @ vt
+
+    def singular_values(self, state: np.ndarray) -> np.ndarray:
+        return self.factors(state)[1]
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        return False  # log σ is finite
 
     def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
         """Time derivative of the coordinates."""

@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo._check import returned
-from dlngeo.flows.integrate import Event, Progress, integrate
-from dlngeo.flows.result import (
-    Cost,
-    FlowResult,
-    Gradient,
-    checked_cost,
-    checked_gradient,
-    common,
-    loss_events,
-    losses_along,
-)
+from dlngeo.flows.integrate import Event, Progress
+from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, UserFunction
 from dlngeo.flows.states import state_of
 
 __all__ = ["Flow", "gradient_flow"]
@@ -49,9 +41,9 @@ class Flow(FlowResult):
         that dense matrices lose.
     """
 
-    losses: np.ndarray | None
+    losses: np.ndarray | None = None
     gradient_norms: np.ndarray
-    loss_increase: float | None
+    loss_increase: float | None = None
     singular_values: np.ndarray | None
 
 
@@ -129,8 +121,13 @@ def gradient_flow(
     -----
     The cost of an evaluation does not depend on depth. In dense coordinates, singular values below about
     ``1e-16 σ_max`` are lost, ``λ = σ^{1/N}`` is known to ``1e-16^{1/N}``, and where deep networks have such values the
-    velocity is noise, for which no step is short enough. Depths below 2 reach singular matrices in
-    finite time, where the factored state ends with the status ``"failed"``.
+    velocity is noise, for which no step is short enough.
+
+    Depths below 2 may reach singular matrices in finite time, and the flow ends there: in dense coordinates with the
+    event ``"singular"``, factored with the status ``"failed"``, at a time that is exact to the tolerances also near
+    depth 2, where dense states lose the end of the way. From depth 2 on, flows never reach them; dense ones end
+    with this event where a singular value falls below what they resolve and changes sign. So does the flow on any open
+    set, such as that of SPD matrices, where it leaves it. At depth 1 and full rank nothing is singular.
 
     References
     ----------
@@ -152,46 +149,53 @@ def gradient_flow(
         raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if getattr(space, "metric", None) is None:
         raise ValueError(f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first.")
-    gradient, cost = checked_gradient(euclidean_gradient, space.shape), cost and checked_cost(cost)
+    gradient = UserFunction(euclidean_gradient, "the gradient", tuple(space.shape))
     state, start = state_of(space, gradient, point, coordinates)
     returned(gradient(state.point(start)), space.shape, "the gradient at the start")
-
-    def norm(y: np.ndarray) -> float:
-        return math.sqrt(state.squared_gradient_norm(y))
-
-    watched = loss_events(cost and (lambda y: cost(state.point(y))), norm, loss_below, gradient_below)
-    if singular_value_below is not None:
-        watched.append(
-            Event("rank", lambda t, y: float(state.singular_values(y)[-1]) - singular_value_below, threshold=True)
-        )
-    for name, function in (events or {}).items():
-        watched.append(_user_event(name, function, state))
-
-    def run(y: np.ndarray, times: Any) -> Flow:
-        done = integrate(
-            state.velocity,
-            y,
-            times,
-            method=method,
-            rtol=rtol,
-            atol=atol,
-            events=watched,
-            dense_output=dense_output,
-            progress=progress,
-        )
-        points = np.stack([state.point(y) for y in done.states])
-        return Flow(
-            **common(done, state.point, run),
-            **losses_along(points, cost, done.message, rtol),
-            points=points,
-            gradient_norms=np.array([norm(y) for y in done.states]),
-            singular_values=np.stack([state.singular_values(y) for y in done.states]) if state.spectral else None,
-        )
-
-    return run(start, t)
+    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense_output, "progress": progress}
+    course = _GradientCourse(options, cost, loss_below, gradient_below)
+    course.state, course.edge, course.singular_value_below = state, state.edge, singular_value_below
+    for name in events or {}:
+        if name in ("loss", "gradient", "rank", "singular"):
+            raise ValueError(f"the event name {name!r} is taken; choose another.")
+    course.watched = {name: UserFunction(function, f"the event {name!r}") for name, function in (events or {}).items()}
+    return course.follow(start, t)
 
 
-def _user_event(name: str, function: Callable[[float, np.ndarray], float], state: Any) -> Event:
-    if name in ("loss", "gradient", "rank"):
-        raise ValueError(f"the event name {name!r} is taken; choose another.")
-    return Event(name, lambda t, y: float(function(t, state.point(y))), bool(getattr(function, "terminal", False)))
+class _GradientCourse(Course):
+    kind = Flow
+    state: Any
+    singular_value_below: float | None
+    watched: dict[str, UserFunction]
+
+    def velocity(self, t: float, y: np.ndarray) -> np.ndarray:
+        return self.state.velocity(t, y)
+
+    def point(self, y: np.ndarray) -> np.ndarray:
+        return self.state.point(y)
+
+    def gradient_norm(self, y: np.ndarray) -> float:
+        return math.sqrt(self.state.squared_gradient_norm(y))
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        return self.state.crossed(before, after)
+
+    def events(self) -> list[Event]:
+        events, least = super().events(), self.singular_value_below
+        if least is not None:
+            events.append(Event("rank", lambda t, y: float(self.state.singular_values(y)[-1]) - least, threshold=True))
+        for name, watched in self.watched.items():
+            terminal = bool(getattr(watched.function, "terminal", False))
+            events.append(Event(name, partial(self._watch, watched), terminal))
+        return events
+
+    def _watch(self, function: UserFunction, t: float, y: np.ndarray) -> float:
+        return float(function(t, self.point(y)))
+
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        return {
+            "gradient_norms": np.array([self.gradient_norm(y) for y in states]),
+            "singular_values": np.stack([self.state.singular_values(y) for y in states])
+            if self.state.spectral
+            else None,
+        }

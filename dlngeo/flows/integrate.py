@@ -13,6 +13,8 @@ import numpy as np
 import scipy.integrate
 from scipy.optimize import brentq
 
+from dlngeo._check import real
+
 __all__ = ["METHODS", "Event", "FlowStatus", "Trajectory", "integrate", "times_of"]
 
 METHODS = {
@@ -33,42 +35,17 @@ class FlowStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """A function of time and state that is watched for a zero.
-
-    Attributes
-    ----------
-    name : str
-    function : callable
-        ``(t, state) → float``.
-    terminal : bool
-        Stop at the first zero.
-    threshold : bool
-        The event is that the function is not positive, so that it happens at once if it is so at the start.
-    """
+    """A function of time and state that is watched for a zero."""
 
     name: str
     function: Callable[[float, np.ndarray], float]
-    terminal: bool = True
-    threshold: bool = False
+    terminal: bool = True  # stop at the first zero
+    threshold: bool = False  # the event is that the function is not positive; it may be so at the start
 
 
 @dataclass
 class Trajectory:
-    """States at the output times, and how the integration ended.
-
-    Attributes
-    ----------
-    t : array, shape=[k]
-    states : array, shape=[k, size]
-    status : FlowStatus
-    message : str
-    n_evaluations : int
-        Evaluations of the velocity.
-    events : dict
-        Times at which each event happened.
-    solution : scipy.integrate.OdeSolution or None
-        The state as a function of time.
-    """
+    """States at the output times, how the integration ended, times of events, and the state as a function of time."""
 
     t: np.ndarray
     states: np.ndarray
@@ -80,19 +57,8 @@ class Trajectory:
 
 
 def times_of(t: Any) -> tuple[float, float, np.ndarray | None]:
-    """Return first and last time, and the output times, None for each step of the solver.
-
-    Parameters
-    ----------
-    t : float or array-like, shape=[k]
-        The last time, from 0 on; or increasing output times, of which the first is that of the start.
-
-    Raises
-    ------
-    ValueError
-        If the times are not finite and increasing.
-    """
-    times = np.asarray(t, dtype=float)
+    """Return first and last time, and the output times, None for each step of the solver; see :func:`integrate`."""
+    times = real(t, "t").astype(float)
     if times.ndim > 1 or times.size == 0 or not np.isfinite(times).all():
         raise ValueError(f"t must be a finite time or a sequence of them, got {t!r}.")
     if times.ndim == 0:
@@ -113,24 +79,29 @@ def integrate(
     rtol: float = 1e-11,
     atol: float = 1e-13,
     events: Sequence[Event] = (),
+    crossed: Callable[[np.ndarray, np.ndarray], bool] | None = None,
     dense_output: bool = True,
     progress: Progress = False,
 ) -> Trajectory:
     """Integrate ``ẏ = velocity(t, y)`` from ``start``.
 
-    Trial steps at which the velocity is not finite are shortened, except by LSODA.
+    Explicit methods shorten trial steps at which the velocity is not finite; the others, and all where no step is short
+    enough, end there with the status ``"failed"``.
 
     Parameters
     ----------
     velocity : callable
     start : array, shape=[size]
-    t : float or array
-        See :func:`times_of`.
+    t : float or array, shape=[k]
+        The last time, from 0 on; or increasing output times, of which the first is that of the start.
     method : str
         One of ``METHODS``: the explicit ``DOP853, RK45, RK23``, or for stiff equations ``Radau, BDF, LSODA``.
     rtol, atol : float
         Local error of a step, relative and absolute.
     events : sequence of Event
+    crossed : callable, optional
+        Whether a path from one state to another passes where the exact flow does not: the integration ends before, with
+        the event ``"singular"``.
     dense_output : bool
         Keep the interpolants of all steps.
     progress : bool or callable
@@ -146,19 +117,21 @@ def integrate(
     if not (0 < rtol < 1 and 0 <= atol < math.inf):
         raise ValueError(f"tolerances must be positive and rtol below 1, got rtol={rtol:g}, atol={atol:g}.")
     first, last, outputs = times_of(t)
-    solver = METHODS[method](velocity, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
-    run = _Run(solver, outputs, events, dense_output)
+    watched = _Velocity(velocity)
+    solver = METHODS[method](watched, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
+    run = _Run(solver, outputs, events, crossed, dense_output)
     status, message = FlowStatus.COMPLETE, f"reached t = {last:g}."
     try:
         with _reporter(progress, first, last) as report:
             stopped = run.start()
             while stopped is None and solver.status == "running":
-                reason = solver.step()
-                if solver.status == "failed":
-                    status, message = FlowStatus.FAILED, f"stopped at t = {run.t:.6g}: {reason.rstrip('.')}."
+                reason = watched.step(solver)
+                if reason is None:
+                    stopped = run.accept()
+                    report(run.t)
+                if reason := reason or run.undefined:
+                    status, message = FlowStatus.FAILED, f"stopped at t = {run.t:.6g}: {reason}."
                     break
-                stopped = run.accept()
-                report(run.t)
             if stopped is not None:
                 status, message = FlowStatus.EVENT, f"event {stopped!r} at t = {run.t:.6g}."
     except KeyboardInterrupt:
@@ -166,11 +139,45 @@ def integrate(
     return run.trajectory(status, message)
 
 
+class _Velocity:
+    """The velocity, with a memory of where it was not finite, and of whether an error is its own."""
+
+    def __init__(self, function: Callable[[float, np.ndarray], np.ndarray]) -> None:
+        self.function, self.lost, self.inside = function, math.nan, False
+
+    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        self.inside = True
+        out = self.function(t, y)
+        self.inside = False
+        if not np.isfinite(out).all() and np.isfinite(y).all():
+            self.lost = t
+        return out
+
+    def step(self, solver: Any) -> str | None:
+        """Let the solver make a step; return why it could not."""
+        self.lost, reason = math.nan, None
+        try:
+            reason = solver.step()
+        except (ValueError, np.linalg.LinAlgError) as error:  # implicit methods factorise a Jacobian that is not finite
+            if self.inside:
+                raise
+            reason = str(error)
+        else:
+            if solver.status != "failed":
+                reason = None if np.isfinite(solver.y).all() else "the step is not finite"
+        if reason is None or math.isnan(self.lost):
+            return reason and reason.rstrip(".")
+        return f"{reason.rstrip('.')}; the velocity is not finite at t = {self.lost:.6g}, check the gradient there"
+
+
 class _Run:
     """The accepted part of an integration."""
 
-    def __init__(self, solver: Any, outputs: np.ndarray | None, events: Sequence[Event], dense_output: bool) -> None:
+    def __init__(
+        self, solver: Any, outputs: np.ndarray | None, events: Sequence[Event], crossed: Any, dense_output: bool
+    ) -> None:
         self.solver, self.outputs, self.events, self.dense = solver, outputs, events, dense_output
+        self.crossed, self.undefined = crossed, ""
         self.t, self.state = float(solver.t), solver.y.copy()
         # Pairs, so that an interruption cannot come between their halves.
         self.output: list[tuple[float, np.ndarray]] = [(self.t, self.state)]
@@ -180,7 +187,9 @@ class _Run:
 
     def start(self) -> str | None:
         """Evaluate the events at the start; return the name of a terminal one that has happened already."""
-        self.values = [float(event.function(self.t, self.state)) for event in self.events]
+        self.values = self._evaluate(self.t, self.state)
+        if self.undefined:
+            raise ValueError(f"{self.undefined}, the start; check the function there.")
         for event, value in zip(self.events, self.values, strict=True):
             if event.threshold and value <= 0:
                 self.happened[event.name].append(self.t)
@@ -191,17 +200,26 @@ class _Run:
         """Take over the step that the solver has made, up to the first terminal event; return its name."""
         t, state = float(self.solver.t), self.solver.y.copy()
         due: Any = [] if self.outputs is None else self.outputs[(self.outputs > self.t) & (self.outputs <= t)]
-        values = [float(event.function(t, state)) for event in self.events]
-        crossed = [i for i, (a, b) in enumerate(zip(self.values, values, strict=True)) if a * b < 0 or (b == 0 != a)]
-        interpolant: Any = self.solver.dense_output() if self.dense or crossed or len(due) else None
+        values = self._evaluate(t, state)
+        if self.undefined:
+            return None
+        passed = [i for i, (a, b) in enumerate(zip(self.values, values, strict=True)) if a * b < 0 or (b == 0 != a)]
+        through = self.crossed is not None and self.crossed(self.state, state)
+        interpolant: Any = self.solver.dense_output() if self.dense or passed or through or len(due) else None
         stop, name = t, None
-        for when, event in sorted((self._zero(self.events[i], interpolant, t), i) for i in crossed):
+        if through:
+            stop, name = self._last_before(interpolant, t), "singular"
+        for when, event in sorted((self._zero(self.events[i], interpolant, t), i) for i in passed):
+            if when > stop:
+                break
             self.happened[self.events[event].name].append(when)
             if self.events[event].terminal:
                 stop, name = when, self.events[event].name
                 break
+        if name == "singular":
+            self.happened[name] = [stop]
         if name is not None:
-            state = interpolant(stop)
+            state = interpolant(stop) if stop > self.t else self.state
         for when in due:
             if when <= stop:
                 self.output.append((float(when), state if when == stop else interpolant(when)))
@@ -211,6 +229,22 @@ class _Run:
             self.pieces.append((t, interpolant))
         self.t, self.state, self.values = stop, state, values
         return name
+
+    def _evaluate(self, t: float, state: np.ndarray) -> list[float]:
+        """Values of the events, of which one that is NaN would never be seen to pass zero."""
+        values = [float(event.function(t, state)) for event in self.events]
+        for event, value in zip(self.events, values, strict=True):
+            if math.isnan(value):
+                self.undefined = f"the function of the event {event.name!r} is nan at t = {t:.6g}"
+        return values
+
+    def _last_before(self, interpolant: Any, t: float) -> float:
+        """Bisect for the last time from which the start of the step is not yet parted."""
+        low, high = self.t, t
+        while high - low > 1e-14 * max(1.0, abs(t)):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.crossed(self.state, interpolant(middle)) else (middle, high)
+        return low
 
     def _zero(self, event: Event, interpolant: Any, t: float) -> float:
         a, b = (event.function(s, interpolant(s)) for s in (self.t, t))

@@ -124,7 +124,7 @@ def classify_limit(
     ValueError
         If ``x`` is not finite or zero.
     """
-    x = np.asarray(x, dtype=float)
+    x = _check.real(x, "the point").astype(float)
     _check.finite(np, x, "the point")
     model = min(x.shape) if rank is None else _check.rank(rank, *x.shape)
     s = np.linalg.svd(x, compute_uv=False)
@@ -171,7 +171,7 @@ def hessian_eigenvalues(
     -------
     array, shape=[r(m + n − r)]
     """
-    x = np.asarray(x, dtype=float)
+    x = _check.real(x, "the point").astype(float)
     frame = Frame.at(x, of_depth(depth, normalized), rank)
     left, _, right = np.linalg.svd(x, full_matrices=True)
     r, (m, n) = frame.rank, x.shape
@@ -200,7 +200,9 @@ def observed_rate(t: Any, values: Any, *, tail: float = 0.5) -> float:
     ValueError
         If less than three times are in the tail, or a value there is not positive.
     """
-    t, values = np.asarray(t, dtype=float), np.asarray(values, dtype=float)
+    t, values = _check.real(t, "t"), _check.real(values, "the values")
+    if t.ndim != 1 or t.shape != values.shape:
+        raise ValueError(f"times of shape {t.shape} and values of shape {values.shape}; expected two vectors alike.")
     late = t >= t[-1] - tail * (t[-1] - t[0])
     if late.sum() < 3:
         raise ValueError(f"only {late.sum()} times are in the tail; give more output times.")
@@ -235,11 +237,13 @@ def loss_bound(t: Any, singular_values: Any, losses: Any, depth: float, convexit
     array, shape=[k]
         The integral is taken by the trapezoidal rule.
     """
-    least = np.min(np.asarray(singular_values, dtype=float), axis=-1)
+    t, losses = _check.real(t, "t"), _check.real(losses, "the losses")
+    least = np.min(_check.real(singular_values, "the singular values"), axis=-1)
+    if not t.shape == least.shape == losses.shape:
+        raise ValueError(f"times, singular values and losses are of {t.shape}, {least.shape}, {losses.shape} points.")
     phi = of_depth(depth, **kernel)(least, least)
-    t = np.asarray(t, dtype=float)
     integral = np.concatenate(([0.0], np.cumsum(np.diff(t) * (phi[1:] + phi[:-1]) / 2)))
-    return np.asarray(losses, dtype=float)[0] * np.exp(-2 * convexity * integral)
+    return losses[0] * np.exp(-2 * convexity * integral)
 
 
 def end_to_end_step(w: np.ndarray, gradient: np.ndarray, step_size: float, depth: float) -> np.ndarray:
@@ -268,7 +272,7 @@ def end_to_end_step(w: np.ndarray, gradient: np.ndarray, step_size: float, depth
         If ``w`` is no finite vector, the gradient no other of its shape, or the step or the depth out of range.
     """
     depth, step_size = _check.depth(depth), _check.positive(step_size, "step_size")
-    w = np.asarray(w)
+    w = _check.real(w, "w")
     if w.ndim != 1:
         raise ValueError(
             f"w has shape {w.shape}; the step is that of a vector, the product of layers with one output. For matrices "

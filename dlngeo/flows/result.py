@@ -1,26 +1,19 @@
-"""What all flows have in common: the functions of the user, the levels at which to stop, and the result."""
+"""What all flows have in common: the functions of the user, what is followed, and the result."""
 
 from __future__ import annotations
 
+import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dlngeo._check import returned
-from dlngeo.flows.integrate import Event, FlowStatus, Trajectory
+from dlngeo._check import real, returned
+from dlngeo.flows.integrate import Event, FlowStatus, integrate
 
-__all__ = [
-    "Cost",
-    "FlowResult",
-    "Gradient",
-    "checked_cost",
-    "checked_gradient",
-    "common",
-    "loss_events",
-    "losses_along",
-]
+__all__ = ["Cost", "Course", "FlowResult", "Gradient", "UserFunction"]
 
 Cost = Callable[[np.ndarray], Any]
 Gradient = Callable[[np.ndarray], Any]
@@ -28,7 +21,7 @@ Gradient = Callable[[np.ndarray], Any]
 
 @dataclass(kw_only=True)
 class FlowResult:
-    """The path of a flow, and how it ended.
+    """The path of a flow, and how it ended. It can be pickled, and then resumed if the functions given can be pickled.
 
     Attributes
     ----------
@@ -43,7 +36,7 @@ class FlowResult:
     n_evaluations : int
         Evaluations of the velocity.
     events : dict
-        Times at which each event happened.
+        Times at which each event happened; ``"singular"``, if the flow ended at the edge of its space.
     """
 
     t: np.ndarray
@@ -52,8 +45,9 @@ class FlowResult:
     message: str
     n_evaluations: int
     events: dict[str, np.ndarray]
-    _at: Callable[[float], Any] | None = field(repr=False)
-    _resume: Callable[[np.ndarray], Any] = field(repr=False)
+    _course: Course = field(repr=False)
+    _solution: Any = field(repr=False)
+    _end: np.ndarray = field(repr=False)
 
     def __call__(self, t: Any) -> Any:
         """Evaluate the flow, for the point or the weights at a time, or at each of several.
@@ -71,16 +65,16 @@ class FlowResult:
         ValueError
             If a time is outside those covered, or the flow was computed with ``dense_output=False``.
         """
-        times = np.asarray(t, dtype=float)
-        if self._at is None:
+        times = real(t, "t").astype(float)
+        if self._solution is None:
             raise ValueError("there is no interpolant; compute the flow with dense_output=True, over several steps.")
         if not np.all((times >= self.t[0]) & (times <= self.t[-1])):
             raise ValueError(
                 f"the flow covers times from {self.t[0]:g} to {self.t[-1]:g} only; use resume(t) to go on."
             )
         if times.ndim == 0:
-            return self._at(float(times))
-        values = [self._at(float(when)) for when in times]
+            return self._course.at(self._solution(float(times)))
+        values = [self._course.at(self._solution(float(when))) for when in times]
         return np.stack(values) if values and isinstance(values[0], np.ndarray) else values
 
     def resume(self, t: Any) -> Self:
@@ -97,70 +91,133 @@ class FlowResult:
         -------
         FlowResult
             The continuation alone.
+
+        Raises
+        ------
+        ValueError
+            If a time is not later, or the result was pickled and a function of the flow could not be.
         """
-        times = np.atleast_1d(np.asarray(t, dtype=float))
+        times = np.atleast_1d(real(t, "t").astype(float))
         if not np.all(times > self.t[-1]):
             raise ValueError(f"the flow has reached t = {self.t[-1]:g}; resume it to later times.")
-        return self._resume(np.concatenate((self.t[-1:], times)))
+        return self._course.follow(self._end, np.concatenate((self.t[-1:], times)))
 
 
-def common(done: Trajectory, at: Callable[[np.ndarray], Any], run: Callable[[np.ndarray, Any], Any]) -> dict[str, Any]:
-    """Return the fields that every result takes from its trajectory, but for points and message.
+class Course(ABC):
+    """What a flow follows: a velocity in its state, the functions of the user, and the options of the integration."""
 
-    Parameters
-    ----------
-    done : Trajectory
-    at : callable
-        State → what the result is called for.
-    run : callable
-        ``(state, times)`` → result, for the continuation.
-    """
-    solution = done.solution
-    return {
-        "t": done.t,
-        "status": done.status,
-        "n_evaluations": done.n_evaluations,
-        "events": {name: np.array(times) for name, times in done.events.items()},
-        "_at": None if solution is None else lambda t: at(solution(t)),
-        "_resume": lambda times: run(done.states[-1], times),
-    }
+    kind: ClassVar[type[FlowResult]]
+    edge: str  # what it means that the path crosses singular points
 
-
-def checked_gradient(function: Gradient, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """Check the shape of the user's gradient at each call; at a trial step that is too far it need not be finite."""
-    return lambda x: returned(function(x), shape, "the gradient", finite=False)
-
-
-def checked_cost(function: Cost) -> Callable[[np.ndarray], float]:
-    """Check at each call that the user's cost is one number."""
-    return lambda x: float(returned(function(x), (), "the cost", finite=False))
-
-
-def loss_events(
-    cost: Callable[[np.ndarray], float] | None,
-    norm: Callable[[np.ndarray], float],
-    loss_below: float | None,
-    gradient_below: float | None,
-) -> list[Event]:
-    """Events at which the cost, or the norm of the gradient, as functions of the state, falls below a level."""
-    events = []
-    if loss_below is not None:
-        if cost is None:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        cost: Cost | None = None,
+        loss_below: float | None = None,
+        gradient_below: float | None = None,
+    ) -> None:
+        progress = options["progress"]
+        self.options = {**options, "progress": UserFunction(progress, "progress") if callable(progress) else progress}
+        self.cost = None if cost is None else UserFunction(cost, "the cost", ())
+        self.loss_below, self.gradient_below = loss_below, gradient_below
+        if loss_below is not None and cost is None:
             raise ValueError("loss_below needs the cost; pass cost=.")
-        events.append(Event("loss", lambda t, y: cost(y) - loss_below, threshold=True))
-    if gradient_below is not None:
-        events.append(Event("gradient", lambda t, y: norm(y) - gradient_below, threshold=True))
-    return events
+
+    @abstractmethod
+    def velocity(self, t: float, y: np.ndarray) -> np.ndarray:
+        """Return the time derivative of the state."""
+
+    @abstractmethod
+    def point(self, y: np.ndarray) -> np.ndarray:
+        """Point of a state."""
+
+    def gradient_norm(self, y: np.ndarray) -> float:
+        """Norm of the gradient of the cost, where there is one."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        """Fields of the result besides those of all flows."""
+
+    @abstractmethod
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether singular points lie between two states."""
+
+    def at(self, y: np.ndarray) -> Any:
+        """Evaluate what the result is called for."""
+        return self.point(y)
+
+    def events(self) -> list[Event]:
+        cost, loss, slope = self.cost, self.loss_below, self.gradient_below
+        events = []
+        if cost is not None and loss is not None:
+            events.append(Event("loss", lambda t, y: float(cost(self.point(y))) - loss, threshold=True))
+        if slope is not None:
+            events.append(Event("gradient", lambda t, y: self.gradient_norm(y) - slope, threshold=True))
+        return events
+
+    def follow(self, start: np.ndarray, t: Any) -> Any:
+        """Integrate, and measure along the path."""
+        done = integrate(self.velocity, start, t, events=self.events(), crossed=self.crossed, **self.options)
+        message = f"{done.message} {self.edge}" if "singular" in done.events else done.message
+        points = np.stack([self.point(y) for y in done.states])
+        fields = self.measured(done.states)
+        if self.cost is not None:
+            losses = np.array([float(self.cost(x)) for x in points])
+            rise = max(0.0, float(np.max(np.diff(losses), initial=0.0)))
+            if not np.isfinite(losses).all():
+                where = int(np.argmin(np.isfinite(losses)))
+                message += f" The cost is {losses[where]} at t = {done.t[where]:.6g}: check it there."
+            elif rise > 100 * self.options["rtol"] * np.max(np.abs(losses)):
+                message += f" The cost rose by {rise:.2g} in one step: tighten rtol, or check the gradient against it."
+            fields |= {"losses": losses, "loss_increase": rise}
+        return self.kind(
+            t=done.t,
+            points=points,
+            status=done.status,
+            message=message,
+            n_evaluations=done.n_evaluations,
+            events={name: np.array(times) for name, times in done.events.items()},
+            _course=self,
+            _solution=done.solution,
+            _end=done.states[-1],
+            **fields,
+        )
 
 
-def losses_along(
-    points: np.ndarray, cost: Callable[[np.ndarray], float] | None, message: str, rtol: float
-) -> dict[str, Any]:
-    """Costs at the points, their largest rise, and the message with a remark if it is larger than the tolerance."""
-    if cost is None:
-        return {"losses": None, "loss_increase": None, "message": message}
-    losses = np.array([cost(x) for x in points])
-    rise = max(0.0, float(np.max(np.diff(losses), initial=0.0)))
-    if rise > 100 * rtol * np.max(np.abs(losses)):
-        message += f" The cost rose by {rise:.2g} in one step: tighten rtol, or check the gradient against the cost."
-    return {"losses": losses, "loss_increase": rise, "message": message}
+class UserFunction:
+    """A function of the user, whose values are checked at each call; at a trial step too far they need not be finite.
+
+    What cannot be pickled, such as a lambda, is left behind, and is named when it is called.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, shape: tuple[int, ...] | None = None) -> None:
+        self.function, self.name, self.shape = function, name, shape
+
+    def __call__(self, *arguments: Any) -> Any:
+        value = self.function(*arguments)
+        return value if self.shape is None else returned(value, self.shape, self.name, finite=False)
+
+    def __deepcopy__(self, memo: Any) -> UserFunction:
+        return self  # a function has no state of a flow
+
+    def __reduce__(self) -> Any:
+        function = self.function
+        try:
+            pickle.dumps(function)
+        except Exception:  # of many types
+            function = _Lost(self.name)
+        return UserFunction, (function, self.name, self.shape)
+
+
+@dataclass
+class _Lost:
+    """In place of a function that could not be pickled."""
+
+    name: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise ValueError(
+            f"{self.name} was lost when the flow was pickled: pickle takes functions of modules, not lambdas or those "
+            "inside others. Start a flow from its last point."
+        )

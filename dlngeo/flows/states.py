@@ -9,21 +9,15 @@ import numpy as np
 from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
+from dlngeo.errors import SingularError
 from dlngeo.flows.factored import FactoredState
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["DensePoint", "FactoredPoint", "state_of"]
+__all__ = ["DensePoint", "drops", "state_of"]
 
-
-class FactoredPoint(FactoredState):
-    """Factored matrices; see :class:`~dlngeo.flows.factored.FactoredState`."""
-
-    spectral = True
-
-    def singular_values(self, state: np.ndarray) -> np.ndarray:
-        return self.factors(state)[1]
+_BELONGS = 1e-6  # how far off a space points may be
 
 
 class DensePoint:
@@ -35,6 +29,16 @@ class DensePoint:
         # In an open set there is nothing to drift off; its boundary is no place to project to.
         self._projects = not isinstance(space, OpenSet | VectorSpace) and hasattr(space, "projection")
         self.spectral = isinstance(space.metric, SpectralMetric)
+        self._rank, self.edge = None, f"The flow leaves {type(space).__name__} there."
+        if self.spectral and fills(space):
+            kernel, rank = space.metric.kernel, space.metric.rank
+            self._rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
+            self.edge = f"The flow reaches a matrix of rank below {rank} there, to what the state resolves, and ends."
+            if kernel.depth is not None and kernel.depth >= 2:
+                self.edge = (
+                    "A singular value fell below what dense coordinates resolve there, and changed sign, which it "
+                    f'never does at depth {kernel.depth:g}: take coordinates="factored".'
+                )
 
     def pack(self, point: np.ndarray) -> np.ndarray:
         return point.ravel()
@@ -47,7 +51,19 @@ class DensePoint:
         if not np.isfinite(state).all():
             return np.full_like(state, np.nan)
         x = self.point(state)
-        return -self._convert(self.gradient(x), x).ravel()
+        gradient = self.gradient(x)
+        try:
+            return -self._convert(gradient, x).ravel()
+        except (SingularError, np.linalg.LinAlgError):  # a trial step onto or over a singular point
+            return np.full_like(state, np.nan)
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        if self._rank is not None:
+            shape = self.space.shape
+            return self._rank > 0 and drops(before.reshape(shape), after.reshape(shape), self._rank)
+        return isinstance(self.space, OpenSet) and not bool(
+            np.all(to_numpy(self.space.belongs(to_gs(self.point(after)), atol=_BELONGS)))
+        )
 
     def squared_gradient_norm(self, state: np.ndarray) -> float:
         x = self.point(state)
@@ -59,6 +75,17 @@ class DensePoint:
             raise ValueError("singular_value_below needs a space of matrices with a spectral metric.")
         s = np.linalg.svd(state.reshape(self.space.shape), compute_uv=False)
         return s[: self.space.metric.rank]
+
+
+def drops(before: np.ndarray, after: np.ndarray, rank: int) -> bool:
+    """Whether a singular value passes zero from one matrix of a rank to the other.
+
+    It turns round one singular vector there, and so the orientation of the frames.
+    """
+    if before.shape == (rank, rank):
+        return bool(np.linalg.slogdet(before)[0] * np.linalg.slogdet(after)[0] <= 0)
+    (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
+    return bool(np.linalg.det(u0[:, :rank].T @ u1[:, :rank]) * np.linalg.det(v0[:rank] @ v1[:rank].T) < 0)
 
 
 def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:
@@ -95,9 +122,9 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
         if not (s.min() > 0 and np.isfinite(s).all()):
             raise ValueError(f"the start has rank below {metric.rank}; a zero singular value never moves. Perturb it.")
         if factored:
-            state = FactoredPoint((m, n), metric.rank, kernel, gradient)
+            state = FactoredState((m, n), metric.rank, kernel, gradient)
             return state, state.pack(u, s, vt)
-    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=1e-6)))):
+    elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=_BELONGS)))):
         raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")
     dense = DensePoint(space, gradient)
     return dense, dense.pack(x)

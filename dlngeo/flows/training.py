@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,20 +12,14 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo._check import returned
-from dlngeo.flows.integrate import FlowStatus, Progress, integrate
-from dlngeo.flows.result import (
-    Cost,
-    FlowResult,
-    Gradient,
-    checked_cost,
-    checked_gradient,
-    common,
-    loss_events,
-    losses_along,
-)
+from dlngeo.flows.integrate import FlowStatus, Progress
+from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, UserFunction
+from dlngeo.flows.states import drops
 from dlngeo.weights.network import Weights, end_to_end, imbalance, layer_gradient, layers_of
 
-__all__ = ["Descent", "TrainingFlow", "gradient_descent", "training_flow"]
+__all__ = ["Descent", "LayerCourse", "Layout", "TrainingFlow", "gradient_descent", "training_flow"]
+
+_BALANCED = 1e-12  # imbalance, relative to the squared norm of the weights, up to which they count as balanced
 
 
 @dataclass(kw_only=True)
@@ -48,9 +43,9 @@ class TrainingFlow(FlowResult):
     """
 
     weights: list[Any]
-    losses: np.ndarray | None
+    losses: np.ndarray | None = None
     gradient_norms: np.ndarray
-    loss_increase: float | None
+    loss_increase: float | None = None
     imbalance_drift: np.ndarray
 
 
@@ -115,41 +110,10 @@ def training_flow(
     >>> flow.status, np.round(flow.points[-1], 6), bool(flow.imbalance_drift.max() < 1e-9)
     (<FlowStatus.COMPLETE: 'complete'>, array([[2.]]), True)
     """
-    layout = Layout(weights)
-    start = layout.pack(weights)
-    gradient, cost = layout.gradient(euclidean_gradient, start), cost and checked_cost(cost)
-
-    def velocity(t: float, y: np.ndarray) -> np.ndarray:
-        return -np.concatenate([g.ravel() for g in gradient(layout.layers(y))])
-
-    def norm(y: np.ndarray) -> float:
-        return float(np.linalg.norm(velocity(0.0, y)))
-
-    events = loss_events(cost and (lambda y: cost(layout.product(y))), norm, loss_below, gradient_below)
-
-    def run(y: np.ndarray, times: Any) -> TrainingFlow:
-        done = integrate(
-            velocity,
-            y,
-            times,
-            method=method,
-            rtol=rtol,
-            atol=atol,
-            events=events,
-            dense_output=dense_output,
-            progress=progress,
-        )
-        points = layout.products(done.states)
-        return TrainingFlow(
-            **common(done, layout.weights, run),
-            **losses_along(points, cost, done.message, rtol),
-            points=points,
-            weights=[layout.weights(s) for s in done.states],
-            gradient_norms=np.array([norm(s) for s in done.states]),
-            imbalance_drift=layout.drift(done.states),
-        )
-
-    return run(start, t)
+    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense_output, "progress": progress}
+    course = _TrainingCourse(weights, options, cost, loss_below, gradient_below)
+    course.gradient = course.layout.gradient(euclidean_gradient, course.start)
+    return course.follow(course.start, t)
 
 
 @dataclass
@@ -198,7 +162,8 @@ def gradient_descent(
 
     .. math:: G_p^{\text{new}} - G_p = \eta^2 (\nabla_{p+1}^\top \nabla_{p+1} - \nabla_p \nabla_p^\top),
 
-    since the terms of order η cancel by ``W_{p+1}ᵀ ∇_{p+1} = ∇_p W_pᵀ``: a drift of order η in a given time.
+    since the terms of order η cancel by ``W_{p+1}ᵀ ∇_{p+1} = ∇_p W_pᵀ``: a drift of order η in a given time. A step may
+    pass over singular matrices, which the flow from balanced weights never meets, and change the sign of ``det X``.
 
     Parameters
     ----------
@@ -231,14 +196,14 @@ def gradient_descent(
     layout = Layout(weights)
     states = [layout.pack(weights)]
     layers = layout.layers(states[0])
-    gradient_at = layout.gradient(euclidean_gradient, states[0])
-    gradient = gradient_at(layers)
+    euclidean = layout.gradient(euclidean_gradient, states[0])
+    gradient = layer_gradient(euclidean(end_to_end(layers)), layers)
     steps, norms, status = [0], [_norm(gradient)], FlowStatus.COMPLETE
     try:
         for step in range(1, n_steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):
                 layers = [w - step_size * g for w, g in zip(layers, gradient, strict=True)]
-                gradient = gradient_at(layers)
+                gradient = layer_gradient(euclidean(end_to_end(layers)), layers)
                 norm = _norm(gradient)
             if not np.isfinite(norm):
                 status = FlowStatus.FAILED
@@ -255,7 +220,7 @@ def gradient_descent(
         steps=np.array(steps[:kept]),
         weights=[layout.weights(y) for y in states[:kept]],
         points=points,
-        losses=None if cost is None else np.array([checked_cost(cost)(x) for x in points]),
+        losses=None if cost is None else np.array([returned(cost(x), (), "the cost") for x in points]),
         gradient_norms=np.array(norms[:kept]),
         imbalance_drift=layout.drift(np.stack(states[:kept])),
         status=status,
@@ -300,14 +265,75 @@ class Layout:
         """End-to-end matrices of several states."""
         return np.stack([self.product(y) for y in states])
 
-    def gradient(self, function: Gradient, start: np.ndarray) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-        """Layers → ``∂L/∂W_p``, from the user's ``X → E′(X)``, which must be finite at the start."""
+    def gradient(self, function: Gradient, start: np.ndarray) -> UserFunction:
+        """``X → E′(X)`` of the user, which must be finite at the start."""
         x = self.product(start)
-        euclidean = checked_gradient(function, x.shape)
-        returned(euclidean(x), x.shape, "the gradient at the start")
-        return lambda layers: layer_gradient(euclidean(end_to_end(layers)), layers)
+        gradient = UserFunction(function, "the gradient", x.shape)
+        returned(gradient(x), x.shape, "the gradient at the start")
+        return gradient
 
     def drift(self, states: np.ndarray) -> np.ndarray:
         """``‖G_p − G_p(0)‖``, shape=[k, N−1]."""
         found = [imbalance(self.layers(y)) for y in states]
         return np.array([[np.linalg.norm(g - g0) for g, g0 in zip(row, found[0], strict=True)] for row in found])
+
+
+class LayerCourse(Course):
+    """A course of the layers of a network."""
+
+    edge = (
+        "A singular value fell there below what doubles resolve, and changed sign, which in this flow it never does: "
+        "dlngeo.gradient_flow from the product resolves all."
+    )
+
+    def __init__(self, weights: Weights, options: dict[str, Any], *levels: Any) -> None:
+        super().__init__(options, *levels)
+        self.layout = Layout(weights)
+        self.start = self.layout.pack(weights)
+        self.rank = min(min(shape) for shape in self.layout.shapes)
+        self.keeps_rank = len(self.layout.shapes) > 1 and all(
+            np.linalg.matrix_rank(w) >= self.rank for w in self.watched(self.start)
+        )
+
+    @abstractmethod
+    def watched(self, y: np.ndarray) -> list[np.ndarray]:
+        """Matrices of which the exact flow keeps the rank, and the sign of the determinant."""
+
+    def point(self, y: np.ndarray) -> np.ndarray:
+        return self.layout.product(y)
+
+    def at(self, y: np.ndarray) -> Any:
+        return self.layout.weights(y)
+
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        return {"weights": [self.at(y) for y in states]}
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+        pairs = zip(self.watched(before), self.watched(after), strict=True)
+        return self.keeps_rank and any(drops(a, b, self.rank) for a, b in pairs)
+
+
+class _TrainingCourse(LayerCourse):
+    kind = TrainingFlow
+    gradient: UserFunction
+    balanced: bool | None = None
+
+    def watched(self, y: np.ndarray) -> list[np.ndarray]:
+        """Layers of balanced weights, whose singular values decay exponentially at most."""
+        if self.balanced is None:
+            off = max((float(np.linalg.norm(g)) for g in imbalance(self.layout.layers(y))), default=0.0)
+            self.balanced = off <= _BALANCED * float(y @ y)
+        return self.layout.layers(y) if self.balanced else []
+
+    def velocity(self, t: float, y: np.ndarray) -> np.ndarray:
+        layers = self.layout.layers(y)
+        return -np.concatenate([g.ravel() for g in layer_gradient(self.gradient(end_to_end(layers)), layers)])
+
+    def gradient_norm(self, y: np.ndarray) -> float:
+        return float(np.linalg.norm(self.velocity(0.0, y)))
+
+    def measured(self, states: np.ndarray) -> dict[str, Any]:
+        return super().measured(states) | {
+            "gradient_norms": np.array([self.gradient_norm(y) for y in states]),
+            "imbalance_drift": self.layout.drift(states),
+        }

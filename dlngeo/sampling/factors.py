@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlngeo import _check
+
 __all__ = ["Factors", "dense", "factored", "named"]
 
 _ORTHONORMAL = 1e-10  # how far from it frames may be
@@ -27,7 +29,7 @@ def named(points: Any) -> dict[str, np.ndarray]:
     """Copy finite points, or three factors, of which the second has an axis less than the first, to arrays by name."""
     triple = isinstance(points, tuple) and len(points) == 3 and 0 < np.ndim(points[1]) == np.ndim(points[0]) - 1
     parts = zip(Factors._fields, points, strict=True) if triple else [("points", points)]
-    arrays = {name: np.array(part, dtype=float) for name, part in parts}
+    arrays = {name: np.array(_check.real(part, f"the initial {name}"), dtype=float) for name, part in parts}
     if not all(np.isfinite(part).all() for part in arrays.values()):
         raise ValueError("the initial points hold NaN or infinite entries; start from points of the space.")
     return arrays

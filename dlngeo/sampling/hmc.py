@@ -179,15 +179,8 @@ class ConstrainedHMC(BalancedSampler):
         return np.where(turned, other, energy)
 
     def _blank(self, chains: int) -> State:
-        blank = np.full(chains, np.nan)
-        none = np.zeros(chains, dtype=bool)
-        return {
-            "energy": blank,
-            "accept_probability": blank.copy(),
-            "accepted": none,
-            "converged": none.copy(),
-            "residual": blank.copy(),
-        }
+        blank: State = {name: np.full(chains, np.nan) for name in ("energy", "accept_probability", "residual")}
+        return blank | {name: np.zeros(chains, dtype=bool) for name in ("accepted", "converged")}
 
     def statistics(self, state: State) -> State:
         return {name: state[name] for name in self._blank(0)}

@@ -23,7 +23,6 @@ References
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +37,16 @@ from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.factors import Factors, dense, factored
-from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, refuse_failed, require, slopes
+from dlngeo.sampling.potentials import (
+    Potential,
+    SpectralPotential,
+    energies,
+    gradients,
+    refuse_failed,
+    require,
+    slopes,
+    watch,
+)
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
@@ -91,6 +99,10 @@ class Langevin(Sampler):
     ``(N − 1) r(r − 1)/2 + r Σ_p (d_p − r)`` of ``e^S`` in λ. Its mean is 1 under the exact law of every energy: how far
     it is off, beyond its standard error, is a bias of the step size, or chains that are not in equilibrium yet.
 
+    On every space a :class:`StepSizeWarning` says that a step went by its drift alone, three times as long as its noise
+    or more, to where the gradient is twice as large or small: out of a steep wall, say, to where nothing holds it. Such
+    steps make averages wrong by any factor, and are rare before they do.
+
     At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and the noise of
     the last step, without which the chain is not Markovian. At even depth the sign of ``det X`` of square matrices of
     full rank is kept, as by the layers: a chain samples the matrices of the sign it starts from.
@@ -124,7 +136,7 @@ class Langevin(Sampler):
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
         if deep and metric.depth >= 2 and metric.depth.is_integer():
-            self._mover: _Mover = _Factors(self, temperature, widths)
+            self._mover: _Factors | _Retraction | _Geodesic = _Factors(self, temperature, widths)
         elif isinstance(metric, SpectralMetric) and fills(space):
             self._mover = _Retraction(self, temperature, widths)
         else:
@@ -185,20 +197,7 @@ class _Virial:
         return self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
 
 
-class _Mover(ABC):
-    """How a chain moves on one kind of space."""
-
-    @abstractmethod
-    def start(self, points: np.ndarray | Factors) -> State: ...
-
-    @abstractmethod
-    def step(self, state: State, rng: np.random.Generator) -> State: ...
-
-    @abstractmethod
-    def points(self, state: State) -> np.ndarray: ...
-
-
-class _Factors(_Mover):
+class _Factors:
     """Metrics of integer depth: turns and flat Brownian motion, with the state (U, Λ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
@@ -210,6 +209,7 @@ class _Factors(_Mover):
         self.h = sampler.step_size * metric.kernel.at_one / metric.depth
         self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
         self.virial = _Virial(sampler, self.entropy)
+        self.dim = self.rank * (self.m + self.n - self.rank)
 
     def start(self, points: np.ndarray | Factors) -> State:
         u, lam, v = factored(points, (self.m, self.n), self.rank, self.depth)
@@ -233,13 +233,17 @@ class _Factors(_Mover):
             gradient = np.empty((chains, 0, 0))
             slope = slopes(potential, state["lam"])
             radial, state["virial"] = slope / self.depth, self.virial.spectral(state["lam"], slope)
+            along = radial
         else:
             points = self.points(state)
             gradient = gradients(potential, points)
             state["virial"] = self.virial(points, gradient)
             radial = np.zeros((chains, self.rank))
+            along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * state["lam"] ** (self.depth - 1)
         if self.sampler.noise.vertical:
             radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
+        slope = (self.depth * np.sum(along**2, axis=1)) ** 0.5
+        watch(state, slope, self.h, 2 * self.h * self.temperature * self.dim, self.sampler.step_size)
         failed = _steps.advance(state, gradient, radial, (core, left, right), self.depth, self.h, self.temperature)
         refuse_failed(failed, self.sampler.step_size)
         return state
@@ -249,7 +253,7 @@ class _Factors(_Mover):
         return (state["u"] * sigma[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
 
 
-class _Retraction(_Mover):
+class _Retraction:
     """Any other spectral metric: its second-order retraction, chain by chain, with the state (U, Σ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
@@ -281,9 +285,11 @@ class _Retraction(_Mover):
         new = {name: np.empty_like(value) for name, value in state.items()}
         if virial is not None:
             new["virial"] = virial
+        slope = np.empty(len(gradient))
         for c in range(len(gradient)):
             frame = Frame(state["u"][c], state["s"][c], state["v"][c].T, self.metric.kernel)
-            drift = frame.scale(frame.split(gradient[c]), 1)
+            drift, half = (frame.scale(frame.split(gradient[c]), power) for power in (1, 0.5))
+            slope[c] = sum(np.sum(part**2) for part in half if part is not None) ** 0.5
             kick = frame.scale(frame.split(noise[c]), 0.5)
             amplitude = math.sqrt(2 * h * self.temperature)
             z = Blocks(*(None if a is None else amplitude * b - h * a for a, b in zip(drift, kick, strict=True)))
@@ -292,6 +298,9 @@ class _Retraction(_Mover):
             except OverflowError as error:
                 raise ValueError(f"the step of chain {c} overflows; take a step_size below {h:g}.") from error
             new["v"][c] = vt.T
+        (m, n), r = self.sampler.space.shape, self.metric.rank
+        new["slope"] = state.get("slope", np.full(len(slope), math.nan))
+        watch(new, slope, h, 2 * h * self.temperature * r * (m + n - r), self.sampler.step_size)
         return new
 
     def _gradient(self, state: State) -> tuple[np.ndarray, np.ndarray | None]:
@@ -315,7 +324,7 @@ class _Retraction(_Mover):
         return (state["u"] * state["s"][:, None, :]) @ np.swapaxes(state["v"], 1, 2)
 
 
-class _Geodesic(_Mover):
+class _Geodesic:
     """Any space of geomstats: its exponential map, and its metric in an orthonormal basis of each tangent space."""
 
     def __init__(self, sampler: Langevin, temperature: float) -> None:
@@ -348,7 +357,10 @@ class _Geodesic(_Mover):
             raise ValueError(
                 f"the exponential map of {type(self.space).__name__} left it; take a step_size below {h:g}."
             )
-        return {"points": moved}
+        new = {"points": moved, "slope": state.get("slope", np.full(len(points), math.nan))}
+        slope = np.sum(drift**2, axis=(1, 2)) ** 0.5
+        watch(new, slope, h, 2 * h * self.temperature * drift.shape[1], self.sampler.step_size)
+        return new
 
     def _belongs(self, points: np.ndarray, atol: float) -> bool:
         return bool(np.all(to_numpy(self.space.belongs(to_gs(points), atol=atol))))

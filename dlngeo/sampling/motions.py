@@ -22,11 +22,6 @@ class Motion(ABC):
     """RATTLE on a manifold with the potential ``βE + cS``.
 
     Positions are named tuples of arrays, chains first, one of them ``lam``; so are momenta and forces.
-
-    Parameters
-    ----------
-    sampler : BalancedSampler
-        Network, potential and β.
     """
 
     base: ClassVar[float]  # c of base noise; that of isotropic noise is less by 1

@@ -264,17 +264,8 @@ _compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_leap)
 def leap(point: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarray) -> None:
     """Move chains by the position step of RATTLE, in place.
 
-    Parameters
-    ----------
-    point : Point
-        Where they are.
-    momentum : Tangent
-        Momentum.
-    steps : array, shape=[chains]
-        Step sizes.
-    residuals : array, shape=[chains]
-        Largest miss of a way back so far, relative to λ_1. Chains at which it is infinite do not move, and those whose
-        step has no solution or misses by more than 1e-9 get infinity.
+    Residuals are the largest miss of a way back so far, relative to λ_1. Chains at which it is infinite do not move,
+    and those whose step has no solution or misses by more than 1e-9 get infinity.
     """
     arrays = (*point, *momentum, steps, residuals)
     (m, r), n = point.u.shape[1:], point.v.shape[1]

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from warnings import warn
 
 import numpy as np
 
 from dlngeo import _check
+from dlngeo.sampling.state import State
 
 __all__ = [
     "Potential",
     "SpectralPotential",
+    "StepSizeWarning",
     "energies",
     "finite_or_raise",
     "gradients",
     "refuse_failed",
     "require",
     "slopes",
+    "watch",
 ]
 
 Potential = Callable[[np.ndarray], np.ndarray]
+
+_DRIVEN, _CHANGE = 3.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,30 @@ class SpectralPotential:
 
     value: Potential
     derivative: Potential
+
+
+class StepSizeWarning(RuntimeWarning):
+    """Steps of a chain are too long for its potential, and averages may be far off, by any factor."""
+
+
+def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, given: float) -> None:
+    """Warn where a step went by its drift alone to where the gradient is another, and keep the slopes for the next.
+
+    Stable Langevin dynamics follows a drift that exceeds the noise to where the gradient is nearly the same. One that
+    overshoots, out of a steep wall or over a minimum, has left the region where a step resolves the potential.
+    The mean squared length of the noise is ``variance``, in the time of ``step_size``; ``given`` is that of the metric.
+    """
+    before = state.get("slope", np.full(len(slopes), np.nan))
+    driven = step_size * before > _DRIVEN * variance**0.5
+    if np.any(driven & ~((slopes > before / _CHANGE) & (slopes < before * _CHANGE))):
+        warn(
+            f"a step of step_size {given:g} went by its drift alone, {_DRIVEN:g} times as long as its noise or more, "
+            f"to where the gradient is {_CHANGE:g} times as large or small, or more: it does not resolve the potential "
+            "and averages may be far off. Take smaller ones, until this warning no longer comes.",
+            StepSizeWarning,
+            stacklevel=2,
+        )
+    state["slope"] = slopes
 
 
 def require(potential: Any, name: str) -> None:

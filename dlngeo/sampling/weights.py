@@ -25,7 +25,7 @@ from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
 from dlngeo.weights.balanced import BalancedFrame, dimension
-from dlngeo.weights.network import Weights, imbalance, widths
+from dlngeo.weights.network import Weights, imbalance, layers_of, widths
 
 __all__ = ["BalancedSampler", "Vector"]
 
@@ -93,6 +93,8 @@ class BalancedSampler(Sampler, ABC):
             If the widths differ from those of the sampler, or the weights are not balanced to 1e-6, or their
             rank is below r.
         """
+        for layer in layers_of(weights):
+            _check.real(layer, "the weights")
         if widths(weights) != self.widths:
             raise ValueError(f"weights of widths {widths(weights)}; the sampler has {self.widths}.")
         frame = BalancedFrame(weights, self.rank)

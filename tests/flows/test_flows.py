@@ -1,12 +1,11 @@
 """Flows of the weights: conservation, products, balancing and descent, against theorems and separate integrations."""
 
-import os
-import signal
 from itertools import pairwise
 
 import numpy as np
 import oracles
 import pytest
+from costs import Convex
 from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
@@ -21,21 +20,6 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 
 def random_weights(rng, widths, scale=1.0):
     return [scale * rng.standard_normal((b, a)) for a, b in pairwise(widths)]
-
-
-class Convex:
-    """``Σ ½Y² + √(1 + Y²)`` over the entries of ``Y = X − T``: convex, neither quadratic nor invariant."""
-
-    def __init__(self, rng, m, n):
-        self.target = rng.standard_normal((m, n))
-
-    def __call__(self, x):
-        y = x - self.target
-        return np.sum(y**2 / 2 + np.sqrt(1 + y**2))
-
-    def gradient(self, x):
-        y = x - self.target
-        return y + y / np.sqrt(1 + y**2)
 
 
 # Training flows.
@@ -168,25 +152,6 @@ def test_stopping_resuming_and_dense_output(rng):
         dlngeo.training_flow(w, cost.gradient, [0, 1], dense_output=False)(0.5)
 
 
-def test_ctrl_c_keeps_what_is_done_and_can_be_resumed(rng):
-    w = random_weights(rng, (3, 3, 3), 0.7)
-    cost = Convex(rng, 3, 3)
-    whole = dlngeo.training_flow(w, cost.gradient, 1.0)
-
-    def interrupt(t):
-        if t > 0.4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    flow = dlngeo.training_flow(w, cost.gradient, 1.0, progress=interrupt)
-    assert flow.status == "interrupted"
-    assert "resume" in flow.message
-    assert 0.4 < flow.t[-1] < 1
-    assert len(flow.weights) == len(flow.points) == len(flow.t)
-    assert_allclose(network.end_to_end(flow(0.3)), network.end_to_end(whole(0.3)), atol=1e-9)
-    done = dlngeo.training_flow(flow.weights[-1], cost.gradient, [flow.t[-1], 1.0])
-    assert_allclose(done.points[-1], whole.points[-1], atol=1e-9)
-
-
 def test_the_progress_bar_writes_nothing_to_standard_output(rng, capsys):
     w = random_weights(rng, (2, 2, 2))
     flow = dlngeo.training_flow(w, Convex(rng, 2, 2).gradient, 1.0, progress=True)
@@ -202,6 +167,22 @@ def test_a_rising_loss_is_reported(rng):
     assert flow.loss_increase == pytest.approx(flow.losses[1] - flow.losses[0])
     assert flow.loss_increase > 0
     assert "check the gradient" in flow.message
+
+
+def test_training_from_balanced_weights_keeps_the_sign_of_the_determinant_or_says_so(rng):
+    """And from others it need not: with ``G = c`` a scalar product moves at ``−2√(x² + c²/4) E′``, through 0 at 0."""
+    target = np.diag([2.0, -1.0])
+    flow = dlngeo.training_flow(dlngeo.balanced_weights(np.eye(2) / 2, 2, rng=0), lambda x: x - target, 300.0)
+    assert (flow.status, flow.events["singular"].tolist()) == ("event", [flow.t[-1]])
+    assert "changed sign" in flow.message
+    assert all(np.linalg.det(x) >= 0 for x in flow.points)
+    w = [np.array([[0.5]]), np.array([[1.0]])]
+    flow = dlngeo.training_flow(w, lambda x: np.ones((1, 1)), 2.0)
+    assert flow.status == "complete"
+    assert_allclose(flow.points[-1], 0.375 * np.sinh(np.arcsinh(0.5 / 0.375) - 4.0), rtol=1e-8)
+    # Deep ones resolve λ where σ = λ^N is long below what a dense matrix holds.
+    flow = dlngeo.training_flow(dlngeo.balanced_weights(np.eye(2) / 2, 8), lambda x: x - target, 300.0)
+    assert (flow.status, flow.points[-1][1, 1] > 0) == ("complete", True)
 
 
 def test_a_velocity_that_blows_up_fails_with_a_message():
@@ -223,14 +204,17 @@ def test_a_velocity_that_blows_up_fails_with_a_message():
         ({"loss_below": 1.0}, "pass cost="),
         ({"weights": np.ones((2, 3, 2, 2))}, "batch"),
         ({"weights": [np.full((2, 2), np.nan), np.eye(2)]}, "NaN"),
+        ({"weights": [np.eye(2) + 0j, np.eye(2)]}, "real"),
+        ({"weights": [np.ma.masked_array(np.eye(2)), np.eye(2)]}, "masked"),
+        ({"t": np.array([0, 1j])}, "real numbers"),
         ({"euclidean_gradient": lambda x: x[0]}, "shape"),
         ({"euclidean_gradient": lambda x: x * np.nan}, "NaN"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_bad_input_is_refused(options, message):
     arguments = {"weights": [np.eye(2), np.eye(2)], "euclidean_gradient": lambda x: x, "t": 1.0, **options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dlngeo.training_flow(**arguments)
 
 

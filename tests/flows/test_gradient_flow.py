@@ -1,6 +1,8 @@
 """Gradient flows on spaces of geomstats: exact solutions, training layer by layer, events and refusals."""
 
+import copy
 import os
+import pickle
 import signal
 
 import geomstats.backend as gs
@@ -8,11 +10,17 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
+from costs import Convex
 from geomstats.geometry.full_rank_matrices import FullRankMatrices
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.poincare_half_space import PoincareHalfSpace
-from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDMatrices
+from geomstats.geometry.spd_matrices import (
+    SPDAffineMetric,
+    SPDBuresWassersteinMetric,
+    SPDEuclideanMetric,
+    SPDMatrices,
+)
 from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 from geomstats.geometry.stiefel import Stiefel
 from numpy.testing import assert_allclose
@@ -20,6 +28,7 @@ from numpy.testing import assert_allclose
 import dlngeo
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.flows.factored import FactoredState
+from dlngeo.flows.integrate import METHODS
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices, SpectralMetric
 from dlngeo.matrices.frame import Frame
 
@@ -28,21 +37,6 @@ def square(d, **options):
     space = GeneralLinear(d, equip=False)
     space.equip_with_metric(DLNMetric, **options)
     return space
-
-
-class Convex:
-    """``Σ ½Y² + √(1 + Y²)`` over the entries of ``Y = X − T``: convex, neither quadratic nor invariant."""
-
-    def __init__(self, rng, m, n):
-        self.target = rng.standard_normal((m, n))
-
-    def __call__(self, x):
-        y = x - self.target
-        return np.sum(y**2 / 2 + np.sqrt(1 + y**2))
-
-    def gradient(self, x):
-        y = x - self.target
-        return y + y / np.sqrt(1 + y**2)
 
 
 # The factored state.
@@ -308,12 +302,127 @@ def test_a_drop_of_rank_is_an_event(rng, coordinates):
     assert (at_once.status, at_once.t.tolist()) == ("event", [0.0])
 
 
-def test_a_depth_below_2_runs_into_a_singular_matrix_and_says_so(rng):
-    u, s, vt = oracles.factors(rng, 2, 2, [1.0, 0.4])
-    target = (u * [1.0, -1.0]) @ vt
-    flow = dlngeo.gradient_flow(square(2, depth=1.5), lambda x: x - target, (u * s) @ vt, 50.0, coordinates="factored")
+@pytest.mark.parametrize(("depth", "rtol"), [(1.2, 1e-5), (1.5, 1e-3), (1.9, 0.3)])
+def test_a_depth_below_2_runs_into_a_singular_matrix_in_the_exact_time_and_says_so(rng, depth, rtol):
+    """In a common frame ``σ̇ = −N σ^{2−2/N}``, which is zero at ``σ^{2/N−1}/(2 − N)``."""
+    u, _, vt = oracles.factors(rng, 2, 2, [1.0, 0.4])
+    space, options = square(2, depth=depth), {"t": 50.0, "coordinates": "dense"}
+    flow = dlngeo.gradient_flow(space, lambda x: (u * [0.0, 1.0]) @ vt, (u * [1.0, 1e-3]) @ vt, **options)
+    assert (flow.status, flow.events["singular"].tolist()) == ("event", [flow.t[-1]])
+    assert "reaches a matrix of rank below 2" in flow.message
+    assert_allclose(flow.t[-1], 1e-3 ** (2 / depth - 1) / (2 - depth), rtol=rtol)
+    options["coordinates"] = "factored"
+    flow = dlngeo.gradient_flow(space, lambda x: (u * [0.0, 1.0]) @ vt, (u * [1.0, 1e-3]) @ vt, **options)
     assert flow.status == "failed"
-    assert flow.singular_values[-1, -1] < 1e-6
+    assert flow.singular_values[-1, -1] < 1e-20
+    assert_allclose(flow.t[-1], 1e-3 ** (2 / depth - 1) / (2 - depth), rtol=1e-10)
+
+
+def towards(target):
+    return lambda x: x - target
+
+
+SWAP = lambda x: np.array([[0.0, x[0, 1] - 1], [x[1, 0] - 1, x[1, 1]]])  # noqa: E731  ½(x01 − 1)² + ½(x10 − 1)² + ½x11²
+EDGE = np.diag([1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("space", "gradient", "size", "dense", "says"),
+    [
+        (square(2, depth=1.5), SWAP, 0.01, False, "rank below 2"),
+        (square(2, depth=2), SWAP, 0.01, True, "fell below what dense coordinates resolve"),
+        (square(2, depth=2), towards(EDGE), 0.5, True, "fell below what dense coordinates resolve"),
+        (FixedRankMatrices(3, 3, 2, depth=1.5), towards(np.diag([1.0, -1.0, 0.0])), 0.5, False, "rank below 2"),
+        (FixedRankMatrices(3, 3, 2, depth=2), towards(np.diag([1.0, -1.0, 0.0])), 0.5, True, "fell below"),
+        (SPDEuclideanMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
+        (SPDBuresWassersteinMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
+        (DLNMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
+    ],
+    ids=range(8),
+)
+def test_no_flow_passes_through_singular_matrices(space, gradient, size, dense, says):
+    if isinstance(space, type):
+        metric, space = space, SPDMatrices(2, equip=False)
+        space.equip_with_metric(metric)
+    start = size * np.eye(*space.shape) * (np.arange(space.shape[0]) < 2)
+    flow = dlngeo.gradient_flow(space, gradient, start, 300.0, coordinates="dense" if dense else "auto", rtol=1e-8)
+    assert (flow.status, flow.events["singular"].tolist()) == ("event", [flow.t[-1]])
+    assert says in flow.message
+    s = np.linalg.svd(flow.points[-1], compute_uv=False)
+    assert s[1] < 1e-6
+    assert s[1] < 1e-14 or np.linalg.det(flow.points[-1]) >= 0
+
+
+def test_at_depth_1_no_matrix_of_full_rank_is_singular():
+    flow = dlngeo.gradient_flow(square(2, depth=1), SWAP, 0.01 * np.eye(2), 40.0)
+    assert (flow.status, "singular" in flow.events) == ("complete", False)
+    assert_allclose(np.linalg.det(flow.points[-1]), -1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore")  # SciPy's own, of LSODA
+def test_a_gradient_that_is_nan_on_the_way_ends_every_method_with_a_status(method):
+    def gradient(x):
+        return x - 2 * np.eye(2) if x[0, 0] < 1 else np.full((2, 2), np.nan)
+
+    flow = dlngeo.gradient_flow(
+        square(2, depth=2), gradient, 0.1 * np.eye(2), 10.0, method=method, rtol=1e-6, atol=1e-8
+    )
+    assert flow.status == "failed"
+    assert "the velocity is not finite at t = 0.7" in flow.message
+    assert 0.7 < flow.t[-1] < 0.74
+    assert np.isfinite(flow.points).all()
+    with pytest.raises(ZeroDivisionError):  # what the user's function raises is no status
+        dlngeo.gradient_flow(square(2, depth=2), lambda x: x if x[0, 0] == 1 else 1 / 0, np.eye(2), 1.0, method=method)
+
+
+def test_a_cost_or_an_event_that_is_nan_on_the_way_is_named_with_its_time(setting):
+    space, cost, x = setting
+    times = [0.0, 0.1, 0.2]
+    late = dlngeo.gradient_flow(space, cost.gradient, x, times).points[1]
+    undefined = lambda y: cost(y) if np.abs(y - x).max() < np.abs(late - x).max() else np.nan  # noqa: E731
+    flow = dlngeo.gradient_flow(space, cost.gradient, x, times, cost=undefined)
+    assert (flow.status, "The cost is nan at t = 0.1" in flow.message) == ("complete", True)
+    for options, name in (
+        ({"cost": undefined, "loss_below": -1.0}, "loss"),
+        ({"events": {"mine": lambda t, y: undefined(y)}}, "mine"),
+    ):
+        flow = dlngeo.gradient_flow(space, cost.gradient, x, times, **options)
+        assert flow.status == "failed"
+        assert f"the function of the event '{name}' is nan at t = 0." in flow.message
+    with pytest.raises(ValueError, match=r"'loss' is nan at t = 0, the start"):
+        dlngeo.gradient_flow(space, cost.gradient, x, times, cost=lambda y: np.nan, loss_below=1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))], ids=["copy", "pickle"]
+)
+def test_results_are_copied_and_pickled(setting, copied, method):
+    space, cost, x = setting
+    options = {"method": method, "rtol": 1e-6, "atol": 1e-8, "cost": cost}
+    one = dlngeo.gradient_flow(space, cost.gradient, x, 0.2, **options)
+    weights = dlngeo.balanced_weights(x, 3)
+    two = dlngeo.training_flow(weights, cost.gradient, 0.2, method=method, rtol=1e-6, atol=1e-8, cost=cost)
+    three = dlngeo.balancing_flow([2 * weights[0], *weights[1:]], 0.2, method=method, rtol=1e-6, atol=1e-8)
+    for flow in (one, two, three):
+        again = copied(flow)
+        assert_allclose(again(0.1), flow(0.1), rtol=0)
+        assert_allclose(again.resume(0.3).points, flow.resume(0.3).points, rtol=0)
+    descent = dlngeo.gradient_descent(weights, cost.gradient, 0.1, 2)
+    assert_allclose(copied(descent).points, descent.points, rtol=0)
+
+
+def test_what_cannot_be_pickled_is_named_where_it_is_missed(setting):
+    space, cost, x = setting
+    flow = dlngeo.gradient_flow(
+        space, lambda y: cost.gradient(y), x, 0.2, events={"mine": lambda t, y: 1.0}, progress=lambda t: None
+    )
+    again = pickle.loads(pickle.dumps(flow))
+    assert_allclose(again(0.1), flow(0.1), rtol=0)
+    with pytest.raises(ValueError, match="the gradient was lost when the flow was pickled"):
+        again.resume(0.3)
+    assert copy.deepcopy(flow).resume(0.3).status == "complete"
 
 
 @pytest.mark.parametrize("coordinates", ["factored", "dense"])
@@ -328,7 +437,7 @@ def test_interrupted_flows_are_kept_and_resumed(setting, coordinates):
     flow = dlngeo.gradient_flow(
         space, cost.gradient, x, 2.0, cost=cost, coordinates=coordinates, progress=interrupt, method="DOP853"
     )
-    assert flow.status == "interrupted"
+    assert (flow.status, "resume" in flow.message) == ("interrupted", True)
     assert len(flow.t) == len(flow.points) == len(flow.losses) == len(flow.gradient_norms)
     assert_allclose(flow(0.3), whole.points[1], atol=1e-9)
     restarted = dlngeo.gradient_flow(space, cost.gradient, flow.points[-1], [flow.t[-1], 2.0], coordinates=coordinates)
@@ -369,6 +478,9 @@ def test_bad_input_is_refused(setting):
     refused("shape", point=np.eye(2))
     refused("NaN", point=np.full((3, 3), np.nan))
     refused("the start must be real numbers", TypeError, point=np.eye(3) + 0j)
+    refused("the start must be real numbers", TypeError, point=np.ma.masked_array(np.eye(3)))
+    refused("t must be real numbers", TypeError, t=np.array([0, 1j]))
+    refused("t must be real numbers", TypeError, t=np.ma.masked_array([0.0, 1.0]))
     refused("rank below 3", point=np.diag([1.0, 1.0, 0.0]))
     refused("does not belong", space=Hypersphere(2), point=np.array([1.0, 1.0, 0.0]))
     refused(r"shape \(3,\); expected \(3, 3\)", euclidean_gradient=lambda y: y[0])

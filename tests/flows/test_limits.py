@@ -181,6 +181,24 @@ def test_the_observed_rate_of_an_exponential_is_exact_and_bad_tails_are_refused(
         observed_rate(t[:3], np.ones(3), tail=0.1)
     with pytest.raises(ValueError, match="positive"):
         observed_rate(t, np.zeros(20))
+    with pytest.raises(ValueError, match="two vectors alike"):
+        observed_rate(t, np.ones(19))
+    with pytest.raises(ValueError, match="points"):
+        loss_bound(t, np.ones((19, 2)), t, 2, 1.0)
+
+
+@pytest.mark.parametrize("bad", [np.eye(3, 4) * 1j, np.ma.masked_array(np.eye(3, 4))])
+def test_what_is_not_real_is_refused(rng, bad):
+    problem, _, _ = regression(rng)
+    for call in (
+        lambda: classify_limit(problem, bad, 2),
+        lambda: hessian_eigenvalues(problem, bad, 2),
+        lambda: observed_rate(bad[0], bad[0]),
+        lambda: loss_bound(np.ones(3), bad, np.ones(3), 2, 1.0),
+        lambda: end_to_end_step(bad[0], np.ones(4), 0.1, 2),
+    ):
+        with pytest.raises(TypeError, match="must be real numbers"):
+            call()
 
 
 # (c) One output.

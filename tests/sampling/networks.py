@@ -37,3 +37,29 @@ def balanced(rng, chains, widths, rank, low=0.7, high=1.8):
     frames = [haar(rng, (chains, d, rank)) for d in widths]
     lam = np.sort(rng.uniform(low, high, (chains, rank)))[:, ::-1]
     return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
+
+
+def dense(sampler, frames, vector):
+    """Tangent vectors layer by layer."""
+    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
+    sides = [vector.sides[:, p, :d] for p, d in enumerate(sampler.widths)]
+    return [
+        q[p + 1] @ vector.cores[:, p] @ q[p].mT + sides[p + 1] @ q[p].mT + q[p + 1] @ sides[p].mT
+        for p in range(sampler.depth)
+    ]
+
+
+def flat(vectors):
+    return np.concatenate([v.reshape(len(v), -1) for v in vectors], axis=1)
+
+
+def relative(values, exact):
+    """Relative deviation of chain means from an exact value, and its standard error."""
+    means = values.mean(axis=1)
+    return means.mean() / exact - 1, means.std(ddof=1) / len(means) ** 0.5 / abs(exact)
+
+
+def extrapolated(run, h):
+    """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
+    (coarse, a), (fine, b) = run(h), run(h / 2)
+    return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5

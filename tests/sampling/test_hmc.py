@@ -285,33 +285,36 @@ def test_what_is_wrong_is_said(rng):
     def make(space=(3, 3, 3), potential=SQUARES, gradient=None, **options):
         return ConstrainedHMC(space, potential, gradient, 1.0, 0.1, 2, **options)
 
-    with pytest.raises(TypeError, match="potential_gradient is missing"):
-        make(potential=cost)
-    with pytest.raises(TypeError, match="potential must be callable"):
-        make(potential=3.0)
-    with pytest.raises(TypeError, match="space must be widths"):
-        make(space=3)
-    with pytest.raises(ValueError, match="too few"):
-        make(space=(3,))
-    with pytest.raises(ValueError, match="rank 4 exceeds"):
-        make(rank=4)
-    with pytest.raises(ValueError, match="noise must be"):
-        make(noise="white")
-    with pytest.raises(ValueError, match="jitter must be"):
-        make(jitter=1)
-    with pytest.raises(ValueError, match="no balanced weights"):
-        make(space=Hypersphere(2))
-    with pytest.raises(ValueError, match="contradicts"):
-        make(space=FixedRankMatrices(5, 4, 2, depth=3), rank=3)
-    with pytest.raises(ValueError, match="expected"):
-        make().sample(np.zeros((2, 4, 3)), 1)
-    with pytest.raises(ValueError, match="rank below 3"):
-        make().sample(np.zeros((2, 3, 3)), 1)
-    with pytest.raises(ValueError, match="the sampler has"):
-        make().state_at(draw(rng, 2, 3, 3, 3, 3))
-    with pytest.raises(ValueError, match="not balanced"):
-        make().state_at([2 * w if p else w for p, w in enumerate(draw(rng, 2, 3, 3, 3, 2))])
-    with pytest.raises(ValueError, match="gradient of the potential"):
-        make(potential=cost, gradient=lambda x: x * np.nan).sample(np.eye(3), 1)
-    with pytest.raises(ValueError, match="the potential holds"):
-        make(potential=lambda x: x[:, 0, 0] * np.nan, gradient=cost_gradient).sample(np.eye(3), 1)
+    eye, weights, undefined = np.eye(3), draw(rng, 2, 3, 3, 3, 2), {"gradient": lambda x: x * np.nan}
+    nowhere = {"potential": lambda x: x[:, 0, 0] * np.nan, "gradient": cost_gradient}
+    for error, match, call in (
+        (TypeError, "potential_gradient is missing", lambda: make(potential=cost)),
+        (TypeError, "potential must be callable", lambda: make(potential=3.0)),
+        (TypeError, "space must be widths", lambda: make(space=3)),
+        (ValueError, "too few", lambda: make(space=(3,))),
+        (ValueError, "rank 4 exceeds", lambda: make(rank=4)),
+        (ValueError, "noise must be", lambda: make(noise="white")),
+        (ValueError, "jitter must be", lambda: make(jitter=1)),
+        (ValueError, "no balanced weights", lambda: make(space=Hypersphere(2))),
+        (ValueError, "contradicts", lambda: make(space=FixedRankMatrices(5, 4, 2, depth=3), rank=3)),
+        (ValueError, "expected", lambda: make().sample(np.zeros((2, 4, 3)), 1)),
+        (ValueError, "rank below 3", lambda: make().sample(np.zeros((2, 3, 3)), 1)),
+        (ValueError, "the sampler has", lambda: make().state_at(draw(rng, 2, 3, 3, 3, 3))),
+        (
+            ValueError,
+            "not balanced",
+            lambda: make().state_at([weights[0], 2 * weights[1]]),
+        ),
+        (
+            ValueError,
+            "gradient of the potential",
+            lambda: make(potential=cost, **undefined).sample(eye, 1),
+        ),
+        (
+            ValueError,
+            "the potential holds",
+            lambda: make(**nowhere).sample(eye, 1),
+        ),
+    ):
+        with pytest.raises(error, match=match):
+            call()

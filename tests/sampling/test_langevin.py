@@ -1,5 +1,9 @@
 """Langevin dynamics against exact laws, with standard errors small enough that a bias of a per cent fails."""
 
+import copy
+import pickle
+import warnings
+
 import geomstats.backend as gs
 import numpy as np
 import pytest
@@ -10,20 +14,28 @@ from geomstats.geometry.poincare_half_space import PoincareHalfSpace
 from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDMatrices
 from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 from geomstats.geometry.stiefel import Stiefel
+from networks import SQUARES, extrapolated, relative
 from pymanopt.manifolds import SpecialOrthogonalGroup, Sphere
 from scipy.stats import ks_2samp, kstest
 
 from dlngeo import gradient_flow
 from dlngeo._linalg import haar
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.sampling import ConstrainedHMC, Langevin, Noise, SpectralPotential, UpstairsLangevin, from_pymanopt
+from dlngeo.sampling import (
+    ConstrainedHMC,
+    Langevin,
+    Noise,
+    SpectralPotential,
+    StepSizeWarning,
+    UpstairsLangevin,
+    from_pymanopt,
+)
 from dlngeo.sampling.factors import Factors
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.free_energy import free_energy_gradient
 from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SHAPES = [(2, 2, 2), (4, 4, 4), (3, 2, 2), (5, 2, 2), (4, 4, 2), (5, 4, 3)]
 LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
 
@@ -42,18 +54,6 @@ def draw(rng, chains, m, n, rank, degrees=None):
     _, _, vt = np.linalg.svd(rng.standard_normal((chains, rank, n)), full_matrices=False)
     lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or m + n - rank)), compute_uv=False)
     return u, lam, vt
-
-
-def relative(values, exact):
-    """Relative deviation of chain means from an exact value, and its standard error."""
-    means = values.mean(axis=1)
-    return means.mean() / exact - 1, means.std(ddof=1) / len(means) ** 0.5 / abs(exact)
-
-
-def extrapolated(run, h):
-    """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
-    (coarse, a), (fine, b) = run(h), run(h / 2)
-    return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
 
 
 def wishart_run(m, n, rank, depth, chains, duration, seed, burn_in=0):
@@ -416,6 +416,38 @@ def test_the_law_on_other_spaces(case):
     assert abs(deviation) < 3.5 * error
 
 
+WALL = SpectralPotential(lambda lam: np.sum(lam**2 / 2 + lam**-4.0, -1), lambda lam: lam - 4 * lam**-5.0)
+
+
+def wall(x):
+    u, s, vt = np.linalg.svd(x)
+    return (u * (s - 4 * s**-5.0)[..., None, :]) @ vt
+
+
+def inverses(x):
+    """Gradient of tr X + tr X⁻¹, which overshoots near singular matrices: at h = 0.02 ⟨tr X⟩ is in thousands."""
+    return np.eye(2) - np.linalg.matrix_power(x, -2)
+
+
+@pytest.mark.parametrize(
+    ("make", "healthy", "chains"),
+    [
+        (lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h), 0.001, 200),
+        (lambda h: Langevin(deep(2, 2, 2, 3), WALL, 1.0, h), 0.005, 200),
+        (lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200),
+        (lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 20),
+        (lambda h: UpstairsLangevin((2, 2, 2), WALL, 1.0, h), 0.001, 200),
+    ],
+)  # fmt: skip
+def test_steps_that_do_not_resolve_the_potential_warn_before_averages_are_wrong(make, healthy, chains):
+    start = np.broadcast_to([[1.2, 0.1], [0.1, 1.0]], (chains, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepSizeWarning)
+        make(healthy).sample(start, 100, rng=0)
+    with pytest.warns(StepSizeWarning, match=f"a step of step_size {10 * healthy:g} went by its drift alone"):
+        make(10 * healthy).sample(start, 400, rng=0)
+
+
 def test_manifolds_of_pymanopt_move_as_those_of_geomstats():
     _, gradient, start, _, _ = sphere()
     start = start[:4]
@@ -536,6 +568,48 @@ def test_factors_hold_what_a_dense_matrix_has_lost(rng, depth):
 def test_factors_that_are_none_are_refused(start, error, match):
     with pytest.raises(error, match=match):
         Langevin(deep(3, 3, 3, 2), SQUARES, 1.0, 0.1).sample(start, 1)
+
+
+@pytest.mark.parametrize("bad", [np.eye(2) * (1 + 1j), np.ma.masked_array(np.eye(2), np.eye(2))])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Langevin(deep(2, 2, 2, 2), SQUARES, 1.0, 0.1),
+        Langevin(deep(2, 2, 2, 1.5), SQUARES, 1.0, 0.1),
+        Langevin(spd_space(SPDAffineMetric), np.copy, 1.0, 0.1),
+        UpstairsLangevin((2, 2, 2), SQUARES, 1.0, 0.1),
+        ConstrainedHMC((2, 2, 2), SQUARES, None, 1.0, 0.1, 1),
+    ],
+    ids=range(5),
+)
+def test_starts_that_are_not_real_are_refused(sampler, bad):
+    with pytest.raises(TypeError, match="the initial points must be real numbers"):
+        sampler.sample(bad, 1)
+    if hasattr(sampler, "state_at"):
+        with pytest.raises(TypeError, match="real"):
+            sampler.state_at([bad, np.eye(2)])
+        with pytest.raises(TypeError, match="the initial lam must be real numbers"):
+            sampler.sample((np.eye(2), [1.0 + 1j, 1.0], np.eye(2)), 1)
+
+
+def half_squares(x):
+    return np.sum(x**2, axis=(1, 2)) / 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_samplers_and_samples_are_copied_and_pickled(copied):
+    start = np.array([[1.2, 0.1], [0.1, 1.0]])
+    for sampler in (
+        Langevin(deep(2, 2, 2, 2), np.negative, 1.0, 0.01),
+        Langevin(deep(2, 2, 2, 1.5), np.negative, 1.0, 0.01),
+        Langevin(spd_space(SPDAffineMetric), np.negative, 1.0, 0.01),
+        Langevin(from_pymanopt(Sphere(2, 2), (2, 2)), np.negative, 1.0, 0.01),
+        UpstairsLangevin((2, 2, 2), np.negative, 1.0, 0.01),
+        ConstrainedHMC((2, 2, 2), half_squares, np.negative, 1.0, 0.01, 1),
+    ):
+        samples = sampler.sample(start / np.linalg.norm(start), 2, rng=0)
+        again = copied(sampler).sample(copied(samples), 2, rng=1)
+        np.testing.assert_array_equal(again.points, sampler.sample(samples, 2, rng=1).points)
 
 
 def test_factors_belong_to_spectral_metrics_and_finite_numbers():

@@ -187,22 +187,3 @@ def test_forces_of_spectral_potentials_are_those_of_the_same_matrix_functions(rn
     point = scattered(rng, 5, (4, 3, 3, 5), 2)
     for a, b in zip(*(s.dynamics().force(point) for s in (one, two)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("widths", "rank"), [((3, 3, 3), 3), ((4, 2, 3, 5), 2)], ids=str)
-def test_energy_errors_are_of_third_order_locally_and_second_globally(widths, rank):
-    def error(step, count):
-        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank)
-        point = scattered(np.random.default_rng(4), 20, widths, rank, 1.2, 1.8)
-        momentum = sampler.dynamics().momentum(point, np.random.default_rng(3))
-        total = []
-        for _ in range(2):
-            total.append(sampler.dynamics().hamiltonian(sampler._energy(point), point, momentum))
-            if len(total) == 1:
-                assert np.isfinite(sampler.dynamics().integrate(point, momentum, np.full(20, step), count)).all()
-        return np.sqrt(np.mean((total[1] - total[0]) ** 2))
-
-    local = np.log2(error(0.01, 1) / error(0.005, 1))
-    assert local == pytest.approx(3, abs=0.15)
-    overall = np.log2(error(0.02, 20) / error(0.01, 40))
-    assert overall == pytest.approx(2, abs=0.15)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from geomstats.geometry.general_linear import GeneralLinear
+from networks import SQUARES, dense, extrapolated, flat, relative
 
 from dlngeo import end_to_end, gradient_flow, imbalance
 from dlngeo._linalg import haar
@@ -16,7 +17,6 @@ from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 from dlngeo.weights.geodesics import shoot_balanced
 from dlngeo.weights.network import differential
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 # Repelled from low rank, where the bias of unadjusted steps is far from first order.
 REPELLED = SpectralPotential(lambda lam: np.sum(lam**2 / 2 - 12 * np.log(lam), -1), lambda lam: lam - 12 / lam)
 NONE = SpectralPotential(lambda lam: 0 * lam[:, 0], lambda lam: 0 * lam)
@@ -32,19 +32,6 @@ def draw(rng, chains, widths, rank, degrees=None):
     frames = [haar(rng, (chains, d, rank)) for d in widths]
     lam = np.linalg.svd(rng.standard_normal((chains, rank, degrees or rank + 2)), compute_uv=False)
     return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
-
-
-def dense(sampler, frames, vector):
-    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
-    sides = [vector.sides[:, p, :d] for p, d in enumerate(sampler.widths)]
-    return [
-        q[p + 1] @ vector.cores[:, p] @ q[p].mT + sides[p + 1] @ q[p].mT + q[p + 1] @ sides[p].mT
-        for p in range(sampler.depth)
-    ]
-
-
-def flat(vectors):
-    return np.concatenate([v.reshape(len(v), -1) for v in vectors], axis=1)
 
 
 @a_network
@@ -144,17 +131,6 @@ def test_without_horizontal_noise_the_product_follows_the_free_energy(rng):
 # Laws.
 
 
-def relative(values, exact):
-    means = values.mean(axis=1)
-    return means.mean() / exact - 1, means.std(ddof=1) / len(means) ** 0.5 / abs(exact)
-
-
-def extrapolated(run, h):
-    """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
-    (coarse, a), (fine, b) = run(h), run(h / 2)
-    return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
-
-
 def check_law(m, n, rank, depth, noise, kappa, chains, duration, h, potential=SQUARES, degrees=0):
     """Deviation of the mean of Σλ²; ``degrees`` is the power of each λ that the potential adds to the law."""
     widths = (n, *[rank] * (depth - 1), m)
@@ -230,7 +206,7 @@ def test_normalised_metrics_run_slower(rng):
 
 def test_runs_can_be_repeated_and_report(rng):
     x = end_to_end(draw(rng, 5, (3, 3, 3), 3))
-    sampler = UpstairsLangevin((3, 3, 3), lambda y: y, 1.0, 0.01, potential=lambda y: np.sum(y**2, axis=(1, 2)) / 2)
+    sampler = UpstairsLangevin((3, 3, 3), lambda y: y, 1.0, 1e-3, potential=lambda y: np.sum(y**2, axis=(1, 2)) / 2)
     samples = sampler.sample(x, 4, rng=1)
     np.testing.assert_array_equal(samples.points, sampler.sample(x, 4, rng=1).points)
     np.testing.assert_allclose(samples.statistics["energy"], np.sum(samples.points**2, axis=(2, 3)) / 2)

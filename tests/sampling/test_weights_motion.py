@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from networks import SQUARES, a_network, balanced, cost, cost_gradient
+from networks import SQUARES, a_network, balanced, cost, cost_gradient, dense, flat
 
 from dlngeo import end_to_end, imbalance
 from dlngeo._linalg import haar
@@ -17,16 +17,6 @@ from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 
 TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
-
-
-def dense(sampler, frames, vector):
-    """Vectors layer by layer."""
-    q = [frames[:, p, :d] for p, d in enumerate(sampler.widths)]
-    sides = [vector.sides[:, p, :d] for p, d in enumerate(sampler.widths)]
-    return [
-        q[p + 1] @ vector.cores[:, p] @ q[p].mT + sides[p + 1] @ q[p].mT + q[p + 1] @ sides[p].mT
-        for p in range(sampler.depth)
-    ]
 
 
 def compressed(sampler, frames, vectors):
@@ -46,10 +36,6 @@ def leap(sampler, state, momentum, step):
     residuals = np.zeros(len(lam))
     _orthographic.leap(frames, lam, *moved, sampler._sizes, np.full(len(lam), step), residuals)
     return {"frames": frames, "lam": lam}, moved, residuals
-
-
-def flat(vectors):
-    return np.concatenate([v.reshape(len(v), -1) for v in vectors], axis=1)
 
 
 @a_network
@@ -182,18 +168,20 @@ def test_forces_are_derivatives_of_the_potential(rng, widths, rank, noise):
     np.testing.assert_allclose(slope, (potential(h) - potential(-h)) / (2 * h), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("motion", ["product", "weights"])
 @pytest.mark.parametrize(("widths", "rank"), [((3, 3, 3), 3), ((4, 2, 3, 5), 2)], ids=str)
-def test_energy_errors_are_of_third_order_locally_and_second_globally(rng, widths, rank):
+def test_energy_errors_are_of_third_order_locally_and_second_globally(widths, rank, motion):
     def error(step, count):
-        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank, motion="weights")
+        sampler = ConstrainedHMC(widths, cost, cost_gradient, 0.7, step, count, rank=rank, motion=motion)
         state = sampler.state_at(balanced(np.random.default_rng(4), 20, widths, rank, 1.2, 1.8))
-        motion, position = sampler.dynamics(), Framed(state["frames"], state["lam"])
-        momentum = motion.momentum(position, np.random.default_rng(3))
+        moving = sampler.dynamics()
+        position = moving.position(state["frames"], state["lam"])
+        momentum = moving.momentum(position, np.random.default_rng(3))
         total = []
         for _ in range(2):
-            total.append(motion.hamiltonian(sampler._energy(motion.ends(position)), position, momentum))
+            total.append(moving.hamiltonian(sampler._energy(moving.ends(position)), position, momentum))
             if len(total) == 1:
-                assert np.isfinite(motion.integrate(position, momentum, np.full(20, step), count)).all()
+                assert np.isfinite(moving.integrate(position, momentum, np.full(20, step), count)).all()
         return np.sqrt(np.mean((total[1] - total[0]) ** 2))
 
     local = np.log2(error(0.01, 1) / error(0.005, 1))

@@ -337,15 +337,7 @@ def in_threads(function: Callable[[slice], Any], chains: int, least: int = 16) -
 
 
 def project(lam: np.ndarray, cores: np.ndarray) -> None:
-    """Project cores to the tangent space, in place.
-
-    Parameters
-    ----------
-    lam : array, shape=[chains, r]
-        Singular values of the layers.
-    cores : array, shape=[chains, N, r, r]
-        Cores in the frames.
-    """
+    """Project cores in the frames, shape=[chains, N, r, r], to the tangent space, in place."""
     in_threads(lambda s: _project(lam[s], cores[s]), len(lam))
 
 
@@ -360,21 +352,8 @@ def leap(
 ) -> None:
     """Move chains by the position step of RATTLE, and back to see that it is reversible, in place.
 
-    Parameters
-    ----------
-    frames : array, shape=[chains, N + 1, D, r]
-        Frames ``Q_p``.
-    lam : array, shape=[chains, r]
-        Singular values of the layers.
-    cores, sides : array, shape=[chains, N, r, r], [chains, N + 1, D, r]
-        Momentum.
-    widths : array of int, shape=[N + 1]
-        ``d_p``.
-    steps : array, shape=[chains]
-        Step sizes.
-    residuals : array, shape=[chains]
-        Largest residual so far. Chains at which it is infinite do not move, and those whose step has no solution or
-        does not lead back get infinity.
+    Frames ``Q_p`` and sides have the shape [chains, N + 1, D, r]. Chains of infinite residual do not move, and
+    those whose step has no solution or does not lead back get infinity.
     """
     arrays = frames, lam, cores, sides
     in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], True]), len(lam))
@@ -388,15 +367,7 @@ def retract(
     Two iterations leave an error of fourth order in the length of the vector. Where it is too long for that, the first
     of them, a retraction of first order, is kept.
 
-    Parameters
-    ----------
-    frames, lam, cores, sides, widths
-        As in :func:`leap`, with tangent vectors for momenta.
-
-    Returns
-    -------
-    array, shape=[chains]
-        Residuals relative to the norm of the weights; infinite where the weights lost rank and the chain stayed.
+    The residuals relative to the norm of the weights are infinite where these lost rank and the chain stayed.
     """
     residuals, steps, arrays = np.zeros(len(lam)), np.ones(len(lam)), (frames, lam, cores, sides)
     in_threads(lambda s: _move(*[a[s] for a in arrays], *[widths, steps[s], residuals[s], False]), len(lam))

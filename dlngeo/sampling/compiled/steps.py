@@ -39,12 +39,11 @@ References
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numba
 import numpy as np
 
+from dlngeo.sampling.compiled.orthographic import in_threads
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, slope_apart, slope_close
 
@@ -320,14 +319,10 @@ def entropy_slope(lam: np.ndarray, entropy: SpectralEntropy) -> np.ndarray:
 
 
 def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step.
+    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, r + min(r, m + n − 2r)].
 
     It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
     ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
-
-    Returns
-    -------
-    array, shape=[chains, r, r + min(r, m + n − 2r)]
     """
     kick = math.sqrt(3) * rng.standard_normal((chains, r, m + n - r))
     if m + n - 2 * r <= r:
@@ -336,9 +331,7 @@ def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) ->
     return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
 
 
-# With fewer chains starting a thread costs more than it saves. Plain threads, as the compiled loop releases the GIL:
-# Numba's parallel loops take three times as long to compile.
-_CHAINS_PER_THREAD = 100
+_CHAINS = 200  # with fewer, starting threads costs more than it saves
 
 _compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_advance)
 
@@ -352,28 +345,18 @@ def advance(
     step_size: float,
     temperature: float,
 ) -> np.ndarray:
-    """Advance all chains by one step, in place.
+    """Advance all chains by one step, in place; return which failed and stay as they were, shape=[chains].
 
     Parameters
     ----------
     state : dict
-        ``u``, shape=[chains, m, r]; ``lam``, shape=[chains, r]; ``v``, shape=[chains, n, r]; and ``kick``, as by
-        :func:`first_kick`, without which the noise of a step is that of the step alone.
+        ``u``, ``lam``, ``v``; and ``kick``, as by :func:`first_kick`; without it the noise is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
         ``λ_k^{N−1} ∂/∂σ_k = (1/N) ∂/∂λ_k`` of a potential of the singular values, which adds to it.
     noise : tuple of array, shape=[chains, r, r], [chains, m, r], [chains, n, r]
         Standard normal; the second and third are not read where u and v are square.
-    depth : int
-        Depth N, at least 2.
-    step_size, temperature : float
-        h and 1/β.
-
-    Returns
-    -------
-    array, shape=[chains]
-        Whether a step failed; the state of that chain is unchanged.
     """
     failed = np.zeros(len(gradient), dtype=bool)
     # Other layouts would be compiled anew.
@@ -381,15 +364,6 @@ def advance(
     kick = state.get("kick", np.empty((len(gradient), 0, 0)))
     arrays = (state["u"], state["lam"], state["v"], kick, *given)
 
-    def run(part: slice) -> None:
-        u, lam, v, last, force, slope, core, left, right = (a[part] for a in arrays)
-        _compiled(u, lam, v, last, force, slope, core, left, right, depth, step_size, temperature, failed[part])
-
-    threads = min(numba.get_num_threads(), len(gradient) // _CHAINS_PER_THREAD)
-    if threads < 2:
-        run(slice(None))
-    else:
-        bounds = np.linspace(0, len(gradient), threads + 1).astype(int)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, (slice(a, b) for a, b in pairwise(bounds))))
+    numbers = depth, step_size, temperature
+    in_threads(lambda s: _compiled(*[*[a[s] for a in arrays], *numbers, failed[s]]), len(gradient), _CHAINS)
     return failed

@@ -45,10 +45,7 @@ def _rotate(a, b, cosine, sine):  # type: ignore[no-untyped-def]
 def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
     """Decompose a square matrix as ``a = utᵀ diag(s) vt``, s descending; it is overwritten.
 
-    Returns
-    -------
-    bool
-        Whether the matrix is finite, below 1e150, and s positive; otherwise the results are undefined.
+    Tell whether the matrix is finite, below 1e150, and s positive; otherwise the results are undefined.
     """
     r = a.shape[0]
     for i in range(r):
@@ -99,10 +96,7 @@ def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
 def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
     """Make rows orthonormal in place by Gram–Schmidt, twice: ``a = triangle · a′`` with a lower triangle.
 
-    Returns
-    -------
-    float
-        Least sine of the angle between a row and those before it: 0 if they are linearly dependent, or not finite.
+    Return the least sine of the angle between a row and those before it: 0 if they are dependent, or not finite.
     """
     r, m = a.shape
     least = 1.0
