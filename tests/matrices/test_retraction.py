@@ -286,7 +286,7 @@ def test_an_overflow_is_an_error(kernel, rng):
 
 
 def test_a_step_that_loses_a_singular_value_to_rounding_is_an_error(rng):
-    """At great depth λ^N of one pair grows by 1e80: the others end as they are, or the step is refused, but none is 0."""
+    """At great depth one σ may grow by 1e80: the others end as they are, or the step is refused, but none is 0."""
     refused = 0
     for depth in (8, 16, 16.5, 64):
         for _ in range(20):
