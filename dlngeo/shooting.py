@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,10 @@ _MAX_STEPS = 1000
 # singular point lose or gain a fair part of it, and their end points are wrong.
 _ENERGY_DRIFT = 1e7
 _NEWTON_STEPS = 10
+# A search takes some hundred steps of integration, and thousands if every way to look for a geodesic is tried.
+_SEARCH_STEPS = 3000
+# Where a singular value is far below the norm, rounding may move the point by more than the tolerance, in the metric.
+_ROUNDING, _MOST_ROUNDING = 8 * np.finfo(float).eps, 1e-6
 # The length of a path is a sum over chords, and again over twice as many to know how far that is from the length.
 _CHORDS = 100
 # Beyond this, singular values and products of entries may overflow.
@@ -59,6 +64,8 @@ class Connecting(NamedTuple):
 
 
 Attempt = Callable[[], Connecting]
+
+_steps_left: ContextVar[list[int] | None] = ContextVar("steps that the search may still take", default=None)
 
 
 class Surface(ABC):
@@ -92,8 +99,11 @@ class Surface(ABC):
         """Return points and velocities that are on the manifold but for the error of integration, to round-off."""
 
     @abstractmethod
-    def basis(self, x: Array) -> Array:
-        """Basis of the tangent space at one point, or of a part in which to search, orthonormal in the flat space."""
+    def basis(self, x: Array) -> tuple[Array, Array]:
+        """Orthonormal basis of the tangent space at one point, or of a part to search in, and the momenta dual to it.
+
+        Products in the flat space with the momenta, shape=[dim, *point_shape], are the components in the basis.
+        """
 
     @abstractmethod
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
@@ -157,10 +167,12 @@ def shoot(
 
 def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -> Array:
     """States at ``times``, which have one sign and grow in size, of points and velocities, shape=[2, ...]."""
+    tolerance = max(tolerance, 100 * np.finfo(float).eps)  # the least that SciPy takes
     size = np.maximum(np.abs(start).max(axis=(-2, -1), keepdims=True), np.finfo(float).tiny)
     atol = np.broadcast_to(tolerance * size, start.shape).ravel()
     out = np.empty((len(times), *start.shape))
     filled, time = 0, 0.0
+    left = _steps_left.get()
 
     def slope(_: float, y: Array) -> Array:
         return rate(surface, *y.reshape(start.shape)).ravel()
@@ -169,6 +181,10 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
         energy = surface.inner(start[0], start[1], start[1])
         solver = DOP853(slope, 0.0, start.ravel(), times[-1], rtol=tolerance, atol=atol)
         for _ in range(_MAX_STEPS):
+            if left is not None:
+                if left[0] == 0:
+                    raise not_converged(f"the search took all of its {_SEARCH_STEPS} steps of integration")
+                left[0] -= 1
             before = solver.y.reshape(start.shape)
             solver.step()
             if solver.status == "failed":
@@ -191,8 +207,11 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
                 return out
     except (SingularError, np.linalg.LinAlgError):
         pass  # of points that the integrator tries; what else a kernel raises is its own matter
+    last, shown = times[-1], f"{time:.3g}"
+    if abs(float(shown)) >= abs(last):
+        shown = f"{last:g} − {last - time:.1e}"
     raise GeodesicError(
-        f"the geodesic runs into a singular matrix just after time {time:.3g}, before time {times[-1]:g}: "
+        f"the geodesic runs into a singular matrix just after time {shown}, before time {last:g}: "
         "the metric is incomplete there. Shorten the tangent vector.",
         status="singular",
     )
@@ -240,7 +259,8 @@ def connect(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) ->
     surface : Surface
         The manifold, which knows where to look.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm.
+        Largest distance from the end point accepted, relative to its norm, both in the metric there; where the rounding
+        of the point is more, that, up to 1e-6.
 
     Returns
     -------
@@ -250,7 +270,7 @@ def connect(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) ->
     Raises
     ------
     GeodesicError
-        If the points lie in different components, or the search does not converge.
+        If the points lie in different components, or the search does not converge within 3000 steps of integration.
     """
     return search(surface.attempts(x0, x1, tolerance), tolerance)
 
@@ -271,17 +291,27 @@ def search(attempts: Iterable[tuple[float, Attempt]], tolerance: float) -> Conne
         The failure of the last attempt.
     """
     failure = not_converged("there is nothing to try")
-    for bound, attempt in attempts:
-        try:
-            found = attempt()
-        except GeodesicError as error:
-            failure = error
-            continue
-        if found.length <= 1.01 * bound + tolerance:
-            return found
-        failure = not_converged(
-            f"a geodesic of length {found.length:.3g} was found, but a path of length {bound:.3g} exists"
-        )
+    outer = _steps_left.get()
+    left = [_SEARCH_STEPS] if outer is None else outer
+    _steps_left.set(left)
+    try:
+        for bound, attempt in attempts:
+            try:
+                found = attempt()
+            except GeodesicError as error:
+                failure = error
+                if left[0] == 0:
+                    break
+                continue
+            if found.length <= 1.01 * bound + tolerance:
+                return found
+            failure = not_converged(
+                f"a geodesic of length {found.length:.3g} was found, but a path of length {bound:.3g} exists"
+            )
+    finally:
+        _steps_left.set(outer)
+    if failure.status == "singular":  # which says to shorten a vector that nobody gave
+        raise not_converged("the last geodesic that was tried runs into a singular matrix") from failure
     raise failure
 
 
@@ -306,34 +336,46 @@ def newton(
     surface : Surface
         The manifold, with the basis in which the velocity is sought.
     tolerance : float
-        Largest distance from the target accepted, relative to its norm.
+        Largest distance from the target accepted, as in :func:`connect`.
 
     Raises
     ------
     GeodesicError
         If a geodesic on the way ends at a singular point, or the end does not come closer.
     """
-    basis = surface.basis(x0)
-    velocity = _combine(_pair(basis, velocity), basis)
+    basis, momenta = surface.basis(x0)
+    velocity = _combine(_pair(momenta, velocity), basis)
+    goal = target(x0)
+    fineness = min(_fineness(surface, x0, momenta), _fineness(surface, goal, surface.basis(goal)[1]))
+    accepted = max(tolerance, min(_ROUNDING / fineness, _MOST_ROUNDING))
     jacobian, residual = None, np.inf
     for _ in range(_NEWTON_STEPS):
-        [end], _ = shoot(x0, velocity, surface, tolerance=0.01 * tolerance)
+        [end], _ = shoot(x0, velocity, surface, tolerance=0.01 * tolerance * fineness)
         goal = target(end)
-        missing = goal - end
-        previous, residual = residual, _norm(missing) / _norm(goal)
-        if residual <= tolerance:
-            return Connecting(velocity, float(np.sqrt(surface.inner(x0, velocity, velocity))), residual)
+        missing, speed = goal - end, _size(surface, x0, velocity)
+        previous, residual = residual, _size(surface, goal, missing) / _size(surface, goal, goal)
+        if residual <= accepted:
+            return Connecting(velocity, speed, residual)
         if residual > previous:
             break
         if jacobian is None or residual > 0.1 * previous:
-            test = surface.basis(end)
-            step = 1e-6 * max(_norm(velocity), 1e-3 * _norm(x0))
+            test = surface.basis(end)[1]
+            step = max(1e-6 * speed, 1e-9 / np.sqrt(fineness) * _size(surface, x0, x0))
             fan = np.concatenate([velocity[None], velocity + step * basis])
-            [ends], _ = shoot(np.broadcast_to(x0, fan.shape), fan, surface, tolerance=1e-9)
+            [ends], _ = shoot(np.broadcast_to(x0, fan.shape), fan, surface, tolerance=1e-9 * fineness)
             jacobian = _pair(test, (ends[1:] - ends[0]) / step)
         change: Any = np.linalg.lstsq(jacobian, _pair(test, missing), rcond=None)[0]
         velocity = velocity + _combine(change, basis)
     raise not_converged("Newton's method misses the end point", residual)
+
+
+def _fineness(surface: Surface, x: Array, momenta: Array) -> float:
+    """Least ratio of a change relative to the norm of a point and that in the metric: 1 where this is the flat one."""
+    return min(1.0, _size(surface, x, x) / (_norm(x) * max(map(_norm, momenta))))
+
+
+def _size(surface: Surface, x: Array, v: Array) -> float:
+    return float(np.sqrt(surface.inner(x, v, v)))
 
 
 def at(point: Array) -> Callable[[Array], Array]:

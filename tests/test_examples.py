@@ -180,17 +180,18 @@ def test_example_own_metric(tmp_path):
     assert errors[1] > 0.8
     assert errors[-1] < 0.02
     # The volume of the metric has the density ∏|σ_k² − σ_l²| ∏ φ_kl^{-1/2} in the singular values.
-    node, weight = np.polynomial.legendre.leggauss(200)
-    s, t = 4 * (node[:, None] + 1), 4 * (node + 1)
-    beta = 2
-    for name, power in (("θ = 0", 0), ("θ = 1", 1), ("θ = 1.5", 1.5)):
-        density = np.abs(s**2 - t**2) * np.exp(-beta * (s**2 + t**2) / 2) * weight[:, None] * weight
-        density = density / ((4 * s * t) ** (power / 2) * (s + t) ** power)
-        energy = np.sum(density * (s**2 + t**2) / 2) / np.sum(density)
-        assert energy == pytest.approx((2 - power) / beta, rel=0.06)  # φ is homogeneous; the rule misses a cusp
+    node, weight = np.polynomial.legendre.leggauss(400)
+    s, t = 2 * (node[:, None] + 1), 2 * (node + 1)
+    kernels = {"θ = 0": lambda s, t: 1, "θ = 1": lambda s, t: s + t, "θ = 1.5": lambda s, t: (s + t) ** 1.5}
+    for name, phi in {"lifting": lambda s, t: 1 / (1 + s + t), **kernels}.items():
+        energy = ((s**2 - 1) ** 2 + (t**2 - 1) ** 2) / 4
+        density = np.abs(s**2 - t**2) * np.exp(-10 * energy) * weight[:, None] * weight
+        density = density / (phi(s, t) * np.sqrt(phi(s, s) * phi(t, t)))
+        exact = np.sum(density * energy) / np.sum(density)
         means = result[name]["energies"]
         error = np.std(means, ddof=1) / np.sqrt(len(means))
-        assert abs(np.mean(means) - (2 - power) / beta) < 4 * error + 0.1 / beta  # a bias of the step
+        assert error < 0.06 * exact
+        assert abs(np.mean(means) - exact) < 3 * error
     # Half the logarithm of φ between the two singular values.
     found = result["θ = 1"]
     np.testing.assert_allclose(found["entropy"], np.log(found["path"].sum(axis=1)) / 2, rtol=1e-12)

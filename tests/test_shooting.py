@@ -29,7 +29,7 @@ class Sphere(Surface):
         return x, v - np.sum(x * v, axis=-1, keepdims=True) * x
 
     def basis(self, x):
-        return np.linalg.svd(x)[2][1:, None, :]
+        return 2 * (np.linalg.svd(x)[2][1:, None, :],)
 
     def attempts(self, x0, x1, tolerance):
         chord = x1 - x0
@@ -91,7 +91,7 @@ def test_a_target_may_move_as_the_end_does():
     class Meridian(Sphere):
         def basis(self, x):
             out = north - x[..., -1:] * x
-            return (out / np.linalg.norm(out))[None]
+            return 2 * ((out / np.linalg.norm(out))[None],)
 
     def latitude(end):
         across = end[:, :2] / np.linalg.norm(end[:, :2])
@@ -108,6 +108,8 @@ def test_the_time_of_a_crossing_is_found_within_a_step():
     with pytest.raises(GeodesicError, match=r"just after time 0\.123, before time 1:") as caught:
         shoot(x, v, sphere)
     assert caught.value.status == "singular"
+    with pytest.raises(GeodesicError, match=r"just after time 1 − [23]\.\de-04, before time 1:"):
+        shoot(x, v, Sphere(top=np.sin(0.9997)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e301])

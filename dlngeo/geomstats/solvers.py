@@ -77,7 +77,7 @@ class ShootingLog(LogSolver):
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm.
+        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`.
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-10) -> None:

@@ -301,7 +301,7 @@ class WeightManifold(LevelSet):
         -------
         array-like, shape=[..., dim, N, d, d]
         """
-        return self.surface.basis(base_point)
+        return self.surface.basis_at(base_point)
 
 
 def _t(a: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from dlngeo import _check
@@ -12,7 +13,52 @@ from dlngeo.kernels.kernel import Kernel
 __all__ = ["DepthKernel", "InfiniteDepthKernel", "of_depth"]
 
 
-class DepthKernel(Kernel):
+class _PowerKernel(Kernel):
+    """``h[a_s, a_t]`` of ``h(a) = a^N``, times a number, and its differences; ``h = exp`` at infinite N."""
+
+    array_api = True
+    _depth: float
+    _scale: float
+    _epsilons: tuple[float, float, float]  # 1/N, 1 − 1/N and 1 − 2/N
+
+    def _of(self, function: Callable[..., Any], *values: Any, terms: int = 3, at_one: float = 0.0) -> Any:
+        """Evaluate a function of :mod:`dlngeo.kernels._divided`, or the constant that it is at N = 1."""
+        xp, *arrays = _check.singular_values(*values)
+        if self._depth == 1:
+            return xp.zeros_like(sum(arrays)) + at_one
+        return self._scale * function(xp, *arrays, *self._epsilons[:terms])
+
+    def __call__(self, s: Any, t: Any) -> Any:
+        return self._of(_divided.phi, s, t, terms=2, at_one=1.0)
+
+    def divided_difference(self, r: Any, s: Any, t: Any) -> Any:
+        return self._of(_divided.psi, r, s, t, terms=2)
+
+    def second_divided_difference(self, r: Any, s: Any, t: Any, u: Any) -> Any:
+        r"""Evaluate ``(ψ_r(s, u) − ψ_r(s, t)) / (u² − t²)``.
+
+        .. math:: \frac{h[a_r, a_s, a_t, a_u]\, h[a_t, a_u] - h[a_r, a_t, a_u]\, h[a_s, a_t, a_u]}
+            {h[a_s, a_t]\, h[a_t, a_u]\, h[a_s, a_u]},
+
+        to about 1e-12 relative error, for ratios of the values to 1e6; ``−inf`` for N > 1 where two of ``s``, ``t``,
+        ``u`` are zero.
+        """
+        return self._of(_divided.second_of_kernel, r, s, t, u)
+
+    def mixed_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+        r"""Evaluate ``(ψ_r(s, t) − ψ_q(s, t)) / (r² − q²) = h[a_q, a_r, a_s, a_t] / (h[a_q, a_r] h[a_s, a_t])``.
+
+        It has the sign of N − 2 for N > 1, is 0 at N = 1 and N = 2, and is accurate to about 1e-12 relative error, for
+        ratios of the values to 1e6. Infinite for N > 1, N ≠ 2, where ``q = r = 0`` or ``s = t = 0``.
+        """
+        return self._of(_divided.mixed_of_kernel, q, r, s, t)
+
+    def third_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
+        """Evaluate ``h[a_q, a_r, a_s, a_t]``; at most two of the values may be zero."""
+        return self._scale**2 * self._of(_divided.scaled_third, q, r, s, t)
+
+
+class DepthKernel(_PowerKernel):
     r"""Kernel of the depth-N deep linear network.
 
     .. math::
@@ -50,72 +96,22 @@ class DepthKernel(Kernel):
     .. [2] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks", ICML 2018, Claim 2.
     """
 
-    array_api = True
-
     def __init__(self, depth: float, normalized: bool = False) -> None:
         self._depth = _check.depth(depth)
         self.normalized = bool(normalized)
         self._scale = 1.0 if self.normalized else self._depth
+        self._epsilons = 1 / self._depth, (self._depth - 1) / self._depth, (self._depth - 2) / self._depth
 
     @property
     def depth(self) -> float:
         """Depth N."""
         return self._depth
 
-    def __call__(self, s: Any, t: Any) -> Any:
-        xp, s, t = _check.singular_values(s, t)
-        if self._depth == 1:
-            return xp.ones_like(s + t)
-        return self._scale * _divided.phi(xp, s, t, 1 / self._depth, (self._depth - 1) / self._depth)
-
-    def divided_difference(self, r: Any, s: Any, t: Any) -> Any:
-        xp, r, s, t = _check.singular_values(r, s, t)
-        if self._depth == 1:
-            return xp.zeros_like(r + s + t)
-        return self._scale * _divided.psi(xp, r, s, t, 1 / self._depth, (self._depth - 1) / self._depth)
-
-    def second_divided_difference(self, r: Any, s: Any, t: Any, u: Any) -> Any:
-        r"""Evaluate ``(ψ_r(s, u) − ψ_r(s, t)) / (u² − t²)``.
-
-        .. math:: \frac{h[a_r, a_s, a_t, a_u]\, h[a_t, a_u] - h[a_r, a_t, a_u]\, h[a_s, a_t, a_u]}
-            {h[a_s, a_t]\, h[a_t, a_u]\, h[a_s, a_u]},
-
-        to about 1e-12 relative error, for ratios of the values to 1e6; ``−inf`` for N > 1 where two of ``s``, ``t``,
-        ``u`` are zero.
-        """
-        xp, r, s, t, u = _check.singular_values(r, s, t, u)
-        if self._depth == 1:
-            return xp.zeros_like(r + s + t + u)
-        return self._scale * _divided.second_of_kernel(xp, r, s, t, u, *self._epsilons)
-
-    def mixed_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
-        r"""Evaluate ``(ψ_r(s, t) − ψ_q(s, t)) / (r² − q²) = h[a_q, a_r, a_s, a_t] / (h[a_q, a_r] h[a_s, a_t])``.
-
-        It has the sign of N − 2 for N > 1, is 0 at N = 1 and N = 2, and is accurate to about 1e-12 relative error, for
-        ratios of the values to 1e6. Infinite for N > 1, N ≠ 2, where ``q = r = 0`` or ``s = t = 0``.
-        """
-        xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        if self._depth == 1:
-            return xp.zeros_like(q + r + s + t)
-        return self._scale * _divided.mixed_of_kernel(xp, q, r, s, t, *self._epsilons)
-
-    def third_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
-        """Evaluate ``h[a_q, a_r, a_s, a_t]``; at most two of the values may be zero."""
-        xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        if self._depth == 1:
-            return xp.zeros_like(q + r + s + t)
-        return self._scale**3 * _divided.scaled_third(xp, q, r, s, t, *self._epsilons)
-
-    @property
-    def _epsilons(self) -> tuple[float, float, float]:
-        """``1/N``, ``1 − 1/N`` and ``1 − 2/N``."""
-        return 1 / self._depth, (self._depth - 1) / self._depth, (self._depth - 2) / self._depth
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(depth={self._depth:g}, normalized={self.normalized})"
 
 
-class InfiniteDepthKernel(Kernel):
+class InfiniteDepthKernel(_PowerKernel):
     r"""Kernel of the infinitely deep linear network: the limit of the normalised depth kernel.
 
     .. math::
@@ -135,29 +131,9 @@ class InfiniteDepthKernel(Kernel):
        SIAM J. Appl. Dyn. Syst. 22 (2023), arXiv:2210.12497.
     """
 
-    array_api = True
-    depth = math.inf
+    depth = _depth = math.inf
     normalized = True
-
-    def __call__(self, s: Any, t: Any) -> Any:
-        xp, s, t = _check.singular_values(s, t)
-        return _divided.phi(xp, s, t, 0.0, 1.0)
-
-    def divided_difference(self, r: Any, s: Any, t: Any) -> Any:
-        xp, r, s, t = _check.singular_values(r, s, t)
-        return _divided.psi(xp, r, s, t, 0.0, 1.0)
-
-    def second_divided_difference(self, r: Any, s: Any, t: Any, u: Any) -> Any:
-        xp, r, s, t, u = _check.singular_values(r, s, t, u)
-        return _divided.second_of_kernel(xp, r, s, t, u, 0.0, 1.0, 1.0)
-
-    def mixed_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
-        xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        return _divided.mixed_of_kernel(xp, q, r, s, t, 0.0, 1.0, 1.0)
-
-    def third_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
-        xp, q, r, s, t = _check.singular_values(q, r, s, t)
-        return _divided.scaled_third(xp, q, r, s, t, 0.0, 1.0, 1.0)
+    _scale, _epsilons = 1.0, (0.0, 1.0, 1.0)
 
 
 def of_depth(depth: float, normalized: bool = False) -> DepthKernel | InfiniteDepthKernel:

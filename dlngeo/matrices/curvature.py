@@ -47,6 +47,9 @@ import math
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from dlngeo.kernels import Kernel
 from dlngeo.matrices._ricci import Ricci
 from dlngeo.matrices._second_order import Differences, Extension, SecondOrder
 from dlngeo.matrices.frame import Blocks, Frame, _combine
@@ -55,6 +58,18 @@ __all__ = ["Curvature"]
 
 # Vectors whose sine is below this many units of rounding are taken for dependent.
 _DEPENDENT = 1e4
+# Products of the divided differences stay in the range of doubles for singular values from this to its inverse.
+_SMALLEST = 1e-30
+
+
+class _InUnits(Kernel):
+    """``φ(cs, ct)/φ(c, c)``, with differences from its values: the squares of c may leave the range of doubles."""
+
+    def __init__(self, kernel: Kernel, unit: np.ndarray) -> None:
+        self._kernel, self._unit = kernel, unit
+
+    def __call__(self, s: Any, t: Any) -> Any:
+        return self._kernel(self._unit * s, self._unit * t) / self._kernel(self._unit, self._unit)
 
 
 class Curvature:
@@ -64,7 +79,9 @@ class Curvature:
     are projected out. The first evaluation tabulates the divided differences of the kernel at all singular values,
     which later ones share. One sectional curvature costs O(r⁴) and O((m + n) r²), the tables O(r⁴) time and memory, and
     Ricci and scalar curvature O(r³) beside them. At condition numbers of 1e6 scalar curvature keeps 12 digits, and
-    sectional curvature 9 relative to its largest values; with the default differences of a kernel, some 3 less.
+    sectional curvature 9 relative to its largest values; with the default differences of a kernel, some 3 less. Points
+    whose singular values are all very large or small are evaluated in units of the largest: those of a kernel of a
+    network one by one, those of another in one unit for a batch.
 
     Parameters
     ----------
@@ -75,13 +92,33 @@ class Curvature:
     ------
     SingularError
         If the metric is infinite at the point, or in its left and right directions.
+    ValueError
+        If its singular values are more than 1e30 apart. The methods raise one if a value leaves the range of doubles.
     """
 
     def __init__(self, frame: Frame) -> None:
-        self.frame = frame
+        self._xp = xp = frame._xp
+        # At X = cX′ the metric is g_X(cY, cZ) = g′(Y, Z)/κ, of the kernel φ(cs, ct) times κ/c².
+        unit, kernel = xp.max(frame.s, axis=-1), frame.kernel
+        if kernel.depth is not None:
+            with np.errstate(over="ignore"):  # an infinite curvature is refused
+                self._curving = unit ** (-2 / kernel.depth)
+        elif 1e-10 < float(xp.max(unit)) < 1e10:
+            self._curving = unit = xp.ones_like(unit)
+        else:
+            unit = xp.max(unit)
+            self._curving = kernel(unit, unit) / unit / unit
+            kernel = _InUnits(kernel, np.asarray(unit))
+        self._unit = unit[..., None, None]
+        s = frame.s / unit[..., None]
+        if bool(xp.any((s > 0) & (s < _SMALLEST))):
+            raise ValueError(
+                f"curvature is evaluated in double precision for singular values down to {_SMALLEST:g} of the largest, "
+                f"got {float(xp.min(frame.s)):g} beside {float(xp.max(frame.s)):g}; declare a lower rank."
+            )
+        self.frame = frame = Frame(frame.u, s, frame.vt, kernel)
         square = frame.m == frame.n == frame.rank
         frame._require_positive(frame.phi, None if square else frame.phi_null)
-        self._xp = frame._xp
         self._differences = Differences(frame)
         self._tables: dict[tuple[int, int], SecondOrder] = {}
 
@@ -100,8 +137,8 @@ class Curvature:
         array, shape=[..., m, n], or Blocks
             Tangent vector, in blocks if ``x`` is.
         """
-        result = self.apply_blocks(*map(self._blocks, (x, y, z)))
-        return result if isinstance(x, Blocks) else self.frame.assemble(result)
+        result = _combine((self._unit, self._apply(*map(self._blocks, (x, y, z)))))
+        return self._checked(result if isinstance(x, Blocks) else self.frame.assemble(result))
 
     def riemann(self, x: Any, y: Any, z: Any, w: Any) -> Any:
         """Evaluate the covariant tensor, ``g(R(X, Y)Z, W)``, shape=[...]; positive at ``Z = Y``, ``W = X`` on a sphere.
@@ -112,10 +149,10 @@ class Curvature:
             Tangent vectors.
         """
         frame = self.frame
-        value = self.apply_blocks(*map(self._blocks, (x, y, z)))
-        return frame.pair(value, frame.scale(self._blocks(w), -1))
+        value = self._apply(*map(self._blocks, (x, y, z)))
+        return self._checked(frame.pair(value, frame.scale(self._blocks(w), -1)) / self._curving)
 
-    def apply_blocks(self, x: Blocks, y: Blocks, z: Blocks) -> Blocks:
+    def _apply(self, x: Blocks, y: Blocks, z: Blocks) -> Blocks:
         r"""Apply the curvature operator to blocks.
 
         It is the antisymmetric part in X and Y of ``D_X Γ(Y, Z) + Γ(X, Γ(Y, Z))``, less
@@ -163,7 +200,7 @@ class Curvature:
             If Y and Z are linearly dependent, up to rounding.
         """
         xp, frame = self._xp, self.frame
-        y, z = self._blocks(y), self._blocks(z)
+        y, z = map(self._of_size_one, (self._blocks(y), self._blocks(z)))
         yy = frame.pair(y, frame.scale(y, -1))
         before = frame.pair(z, frame.scale(z, -1))
         # The plane has an orthogonal basis, in which the quotient does not cancel.
@@ -181,7 +218,12 @@ class Curvature:
                 )
                 + "; pass independent ones."
             )
-        return self._numerator(y, z) / (yy * zz)
+        return self._checked(self._numerator(y, z) / (yy * zz) * self._curving)
+
+    def _of_size_one(self, vector: Blocks) -> Blocks:
+        xp, parts = self._xp, [part for part in vector if part is not None]
+        size = sum(xp.max(xp.abs(part), axis=(-2, -1), keepdims=True) for part in parts)
+        return _combine((1 / xp.where(size > 0, size, 1.0), vector))
 
     def _numerator(self, y: Blocks, z: Blocks) -> Any:
         """``g(R(Y, Z)Z, Y)`` by the formula of the module."""
@@ -219,7 +261,7 @@ class Curvature:
         y, z : array, shape=[..., m, n], or Blocks
             Tangent vectors.
         """
-        return self.frame.pair(self._blocks(y), self._ricci.lower(self._blocks(z)))
+        return self._checked(self.frame.pair(self._blocks(y), self._ricci.lower(self._blocks(z))))
 
     def ricci_lower(self, z: Any) -> Any:
         """Ricci tensor with one argument open: the cotangent vector ``Ric(·, Z)``.
@@ -234,19 +276,29 @@ class Curvature:
         array, shape=[..., m, n], or Blocks
             Cotangent vector, in blocks if ``z`` is.
         """
-        value = self._ricci.lower(self._blocks(z))
-        return value if isinstance(z, Blocks) else self.frame.assemble(value)
+        value = _combine((1 / self._unit, self._ricci.lower(self._blocks(z))))
+        return self._checked(value if isinstance(z, Blocks) else self.frame.assemble(value))
 
     def scalar(self) -> Any:
         """Scalar curvature, the trace of the Ricci curvature, shape=[...]."""
-        return self._ricci.trace()
+        return self._checked(self._ricci.trace() * self._curving)
 
     @cached_property
     def _ricci(self) -> Ricci:
         return Ricci(self.frame, self._differences)
 
     def _blocks(self, vector: Any) -> Blocks:
-        return vector if isinstance(vector, Blocks) else self.frame.split(vector)
+        """Blocks of a vector in units of the point."""
+        return _combine((1 / self._unit, vector if isinstance(vector, Blocks) else self.frame.split(vector)))
+
+    def _checked(self, value: Any) -> Any:
+        for array in value if isinstance(value, Blocks) else (value,):
+            if array is not None and not bool(self._xp.all(self._xp.isfinite(array))):
+                raise ValueError(
+                    f"the curvature at singular values about {float(self._xp.max(self._unit)):g} is not finite in "
+                    "double precision, or the vectors are not; rescale the point or the vectors."
+                )
+        return value
 
     def _order(self, extension: Extension) -> SecondOrder:
         key = (len(extension.rows), len(extension.cols))

@@ -126,12 +126,17 @@ class KernelSurface(Surface):
         """Points and velocities as they are: among matrices they drift by less than the error along the geodesic."""
         return x, v
 
-    def basis(self, x: Array) -> Array:
-        """Frobenius-orthonormal basis of the tangent space, shape=[dim, m, n]: that of weights of one layer."""
-        return tangent_basis(BalancedFrame([x], self.rank))[0]
+    def basis(self, x: Array) -> tuple[Array, Array]:
+        """``A^{1/2} E`` and ``A^{-1/2} E``, where E is the basis of weights of one layer, shape=[dim, m, n]."""
+        frame, flat = self._frame(x), tangent_basis(BalancedFrame([x], self.rank))[0]
+        blocks = frame.split(flat)
+        return frame.assemble(frame.scale(blocks, 0.5)), frame.assemble(frame.scale(blocks, -0.5))
 
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
         """Collocation and Newton's method, then balanced weights, then continuation: see the head of this module."""
+        known = self._aligned(x0, x1)
+        if known is not None:
+            yield known.length, lambda: known
         paths = [(length(path, self), path) for path in connecting_paths(x0, x1, self.depth or 1.0, self.rank)]
         bound = min(known for known, _ in paths)
         tried = []
@@ -149,6 +154,27 @@ class KernelSurface(Surface):
             if path not in tried:
                 yield bound, partial(self._directly, path, tolerance)
             yield bound, partial(self._by_continuation, path, tolerance)
+
+    def _aligned(self, x0: Array, x1: Array) -> Connecting | None:
+        """Straight line in Λ between points of one depth and, to round-off, the same singular vectors in one order.
+
+        No path is shorter: ``g(Z, Z) ≥ N |dΛ|²``, and the ordered Λ have straight lines.
+        """
+        if self.depth is None:
+            return None
+        points = np.stack([x / np.linalg.norm(x) for x in (x0, x1)])
+        u, _, vt = np.linalg.svd(points.sum(axis=0), full_matrices=False)
+        u, vt = u[:, : self.rank], vt[: self.rank]
+        spectra = np.diagonal(u.T @ points @ vt.T, axis1=-2, axis2=-1)
+        miss = np.linalg.norm(points - (u * spectra[:, None]) @ vt, axis=(-2, -1)).max()
+        if max(miss, np.diff(spectra).max(initial=0.0)) > 8 * np.finfo(float).eps or spectra.min() <= 0:
+            return None
+        s = spectra[0] * np.linalg.norm(x0)
+        move = np.log(spectra[1]) - np.log(spectra[0]) + np.log(np.linalg.norm(x1)) - np.log(np.linalg.norm(x0))
+        if np.isfinite(self.depth):  # the relative change of λ, which is exact for close points too
+            move = self.depth * np.expm1(move / self.depth)
+        size = np.linalg.norm(move * s ** (1 / self.depth)) / np.sqrt(self.kernel.at_one)
+        return Connecting((u * (s * move)) @ vt, float(size), float(miss))
 
     def _directly(self, path: Path, tolerance: float) -> Connecting:
         nodes = path(np.linspace(0, 1, _NODES))
@@ -263,7 +289,7 @@ def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: fl
     kernel : Kernel
         Kernel of the metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm.
+        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`.
 
     Returns
     -------

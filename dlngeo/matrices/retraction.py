@@ -85,7 +85,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     Raises
     ------
     OverflowError
-        If the step is so long that the end point is not finite in double precision.
+        If the step is so long that the end point is not finite in double precision, or that a singular value is lost
+        to zero beside others that have grown by more than 1e16.
     """
     kernel = frame.kernel
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
@@ -97,7 +98,13 @@ def retract(frame: Frame, z: Blocks) -> Factors:
         else:
             end = _by_halves(frame, z, int(depth)) if depth.is_integer() else None
             end = _by_factors(frame, z, depth) if end is None else end
-        return _by_projection(frame, z) if end is None else end
+        end = _by_projection(frame, z) if end is None else end
+    if not end[1].min() and end[1].max() * np.finfo(float).eps > frame.s.max():
+        raise OverflowError(
+            f"the step is so long that the largest singular value goes from {frame.s.max():.1e} to {end[1].max():.1e}, "
+            "and others are lost to rounding; shorten the step."
+        )
+    return end
 
 
 def _by_halves(frame: Frame, z: Blocks, depth: int) -> Factors | None:

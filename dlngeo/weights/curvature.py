@@ -58,7 +58,7 @@ def sectional_curvature(frame: Frame, y: Weights, z: Weights) -> Any:
     ValueError
         If the vectors are linearly dependent and span no plane.
     """
-    return _gauss(frame, y, z) / _area(frame, y, z)
+    return _gauss(frame, *_plane(frame, y, z))
 
 
 def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
@@ -79,8 +79,9 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
     ValueError
         If the vectors are linearly dependent and span no plane.
     """
+    y, z = _plane(frame, y, z)
     twist = frame.oneill(y, z)
-    return (_gauss(frame, y, z) + 3 * inner(twist, twist)) / _area(frame, y, z)
+    return _gauss(frame, y, z) + 3 * inner(twist, twist)
 
 
 def mean_curvature(frame: Frame, basis: Weights) -> Weights:
@@ -142,14 +143,24 @@ def _gauss(frame: Frame, y: Weights, z: Weights) -> Any:
     return inner(*pure) - inner(mixed, mixed)
 
 
-def _area(frame: Frame, y: Weights, z: Weights) -> Any:
-    squares = inner(y, y) * inner(z, z)
-    area = squares - inner(y, z) ** 2
-    if not bool(frame.xp.all(area > 1e-14 * squares)):
+def _plane(frame: Frame, y: Weights, z: Weights) -> tuple[Weights, Weights]:
+    """Orthonormal vectors of a plane, in which the curvature neither cancels nor leaves the range of doubles."""
+    one, other = _unit(frame, layers_of(y)), _unit(frame, layers_of(z))
+    part = inner(one, other)[..., None, None]
+    other = [b - part * a for a, b in zip(one, other, strict=True)]
+    if not bool(frame.xp.all((inner(one, one) > 0) & (inner(other, other) > 1e-14))):
         raise ValueError(
             "linearly dependent vectors span no plane and have no sectional curvature; give independent ones."
         )
-    return area
+    return stack_like(y, one), stack_like(z, _unit(frame, other))
+
+
+def _unit(frame: Frame, layers: list[Any]) -> list[Any]:
+    xp = frame.xp
+    top = sum(xp.max(xp.abs(layer), axis=(-2, -1), keepdims=True) for layer in layers)
+    layers = [layer / xp.where(top > 0, top, 1.0) for layer in layers]
+    size = xp.sqrt(inner(layers, layers))[..., None, None]
+    return [layer / xp.where(size > 0, size, 1.0) for layer in layers]
 
 
 def _expand(frame: Frame, vectors: Weights) -> Weights:

@@ -84,9 +84,10 @@ class WeightSurface(Surface):
         points = self.project(x)
         return points, self.frame(points).tangent(v)
 
-    def basis(self, x: Array) -> Array:
-        """Orthonormal basis in which velocities are sought."""
-        return self.basis_at(x)
+    def basis(self, x: Array) -> tuple[Array, Array]:
+        """Orthonormal basis in which velocities are sought, its own dual."""
+        basis = self.basis_at(x)
+        return basis, basis
 
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
         """Newton's method from the chord, then from a shortened path."""

@@ -363,16 +363,41 @@ def test_ill_conditioned_points_lose_little(rng, depth, condition):
         assert Curvature(frame).sectional(y, z) == pytest.approx(exact, abs=1e-10 * s[-1] ** (-2 / depth))
 
 
-@pytest.mark.parametrize("depth", [1.5, 2, 5])
-def test_curvature_scales_as_that_of_a_cone(rng, depth):
+class PowerOfMean(Kernel):
+    """``φ = (s + t)^θ``, homogeneous, which nobody says: as of depth N in its scale for ``θ = 2 − 2/N``."""
+
+    def __init__(self, theta):
+        self.theta = theta
+
+    def __call__(self, s, t):
+        return (s + t) ** self.theta
+
+
+@pytest.mark.parametrize("scale", [3.0, 1e-100, 1e100, 1e-150, 1e150])
+@pytest.mark.parametrize("depth", [1.5, 2, 5, INF, PowerOfMean(1.5)], ids=name)
+def test_curvature_scales_as_that_of_a_cone(rng, depth, scale):
     """Sectional curvature has the power ``−2/N`` of the singular values, and N times as large a metric a part of it."""
-    frame = case(rng, 4, 3, 3, depth)
-    y, z = tangents(rng, frame, 2)
-    value, scalar = Curvature(frame).sectional(y, z), Curvature(frame).scalar()
-    scaled = Curvature(Frame(frame.u, 3 * frame.s, frame.vt, frame.kernel))
+    frame = case(rng, 4, 4, 4, depth) if depth == INF else case(rng, 4, 3, 2, depth)
+    kernel, (x, y, z) = frame.kernel, tangents(rng, frame, 3)
+    depth = 4 if kernel.depth is None else depth
+    factor, rtol = scale ** (-2 / depth), 1e-11 if kernel.depth else 1e-9
+    here, scaled = Curvature(frame), Curvature(Frame(frame.u, scale * frame.s, frame.vt, kernel))
+    value, scalar = here.sectional(y, z), here.scalar()
+    for size in (1.0, scale):  # of the vectors, which do not matter
+        assert scaled.sectional(size * y, y + z) == pytest.approx(factor * value, rel=rtol)
+    assert scaled.scalar() == pytest.approx(factor * scalar, rel=rtol)
+    assert scaled.ricci(scale * y, scale * z) == pytest.approx(here.ricci(y, z), rel=rtol)
+    vectors = x, y, z
+    np.testing.assert_allclose(
+        scaled.apply(*(scale * v for v in vectors)) / scale, here.apply(*vectors), rtol=1e3 * rtol, atol=rtol
+    )
+    np.testing.assert_allclose(
+        scaled.riemann(*(scale * v for v in (x, y, y, x))), here.riemann(x, y, y, x) / factor, rtol=1e2 * rtol
+    )
+    np.testing.assert_allclose(scaled.ricci_lower(scale * y) * scale, here.ricci_lower(y), rtol=1e3 * rtol, atol=rtol)
+    if kernel.depth in (None, INF):
+        return
     normalised = Curvature(Frame(frame.u, frame.s, frame.vt, kernel_of(depth, True)))
-    assert scaled.sectional(y, z) == pytest.approx(3 ** (-2 / depth) * value, rel=1e-11)
-    assert scaled.scalar() == pytest.approx(3 ** (-2 / depth) * scalar, rel=1e-11)
     assert normalised.sectional(y, z) == pytest.approx(value / depth, rel=1e-11)
     assert normalised.scalar() == pytest.approx(scalar / depth, rel=1e-11)
 
@@ -549,6 +574,18 @@ def test_nearly_dependent_vectors_keep_their_digits_and_dependent_ones_are_refus
             curvature.sectional(*pair)
     with pytest.raises(ValueError, match="dependent at 1 of 2 places"):
         curvature.sectional(np.stack([y, y]), np.stack([z, y]))
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_what_leaves_the_range_of_doubles_is_refused(rng):
+    frame = case(rng, 3, 3, 3, 1.5)
+    y, z = tangents(rng, frame, 2)
+    tiny = Curvature(Frame(frame.u, 1e-250 * frame.s, frame.vt, frame.kernel))  # 1e-250^{-4/3}
+    for value in (tiny.scalar, lambda: tiny.sectional(y, z), lambda: tiny.apply(y, z, y), lambda: tiny.ricci(y, z)):
+        with pytest.raises(ValueError, match="not finite in double precision"):
+            value()
+    with pytest.raises(ValueError, match="singular values down to 1e-30 of the largest, got 1e-40 beside 1;"):
+        Curvature(Frame(frame.u, np.array([1.0, 0.5, 1e-40]), frame.vt, frame.kernel))
 
 
 def test_points_and_shapes_of_infinite_metric_are_refused():

@@ -11,8 +11,11 @@ from scipy.integrate import solve_ivp
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
 from dlngeo.errors import GeodesicError
-from dlngeo.matrices.geodesics import KernelSurface
+from dlngeo.matrices.frame import Frame
+from dlngeo.matrices.geodesics import KernelSurface, connect_factored
 from dlngeo.shooting import connect, shoot
+from dlngeo.weights.alignment import align
+from dlngeo.weights.network import balanced_weights
 
 INF = math.inf
 
@@ -297,6 +300,60 @@ def test_connect_arrives_and_is_no_longer_than_a_geodesic_known_to_arrive(rng, m
     assert found.length == pytest.approx(np.sqrt(squared_norm(x0, found.velocity, depth, r)), rel=1e-9)
     [end], _ = shoot(x0, found.velocity, KernelSurface(kernel, r), tolerance=1e-13)
     assert np.linalg.norm(end - x1) <= 1e-6 * np.linalg.norm(x1)
+
+
+@pytest.mark.parametrize(("shape", "depth"), [((3, 3, 3), 2), ((3, 3, 3), 3), ((3, 3, 3), 2.5), ((4, 3, 2), 3)])
+def test_the_end_is_reached_where_singular_values_are_far_apart(rng, shape, depth):
+    """In Frobenius norm the smallest singular value, of 1e-8 of the largest, could be missed by 1 %."""
+    r = shape[-1]
+    u, s, vt = oracles.factors(rng, *shape[:2], np.geomspace(1e4, 1e-4, r))
+    frame = Frame(u, s, vt, kernel_of(depth))
+    length = 0.5 * np.sqrt(depth) * s[-1] ** (1 / depth)  # half of the way to the singular matrices
+    v = frame.half_power(oracles.tangent(rng, u, vt))
+    v *= length / np.sqrt(frame.inner(v, v))
+    surface = KernelSurface(kernel_of(depth), r)
+    [x1], _ = shoot(frame.point, v, surface, tolerance=1e-14)
+    if shape == (3, 3, 3) and depth != 2.5:
+        exact = np.linalg.norm(align(*(np.stack(balanced_weights(x, depth)) for x in (x1, frame.point))).velocity)
+        assert exact == pytest.approx(length, rel=1e-7)
+    found = connect(frame.point, x1, surface)
+    assert found.length == pytest.approx(length, rel=1e-6)
+    miss = frame.split(found.velocity - v)
+    assert np.sqrt(frame.pair(miss, frame.scale(miss, -1))) < 1e-5 * length
+    end = np.linalg.svd(x1)
+    ends = (u, s, vt), (end[0][:, :r], end[1][:r], end[2][:r])
+    assert connect_factored(*ends, kernel_of(depth))[1] == pytest.approx(length, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-3, 1 + 1e-12, 1e150])
+@pytest.mark.parametrize("kernel", [DepthKernel(3), DepthKernel(2.5, normalized=True), InfiniteDepthKernel()], ids=str)
+def test_multiples_of_a_matrix_are_joined_along_the_cone(rng, kernel, scale):
+    """``√N ‖Λ_0 − Λ_1‖`` at once, however far: ``|1 − c^{1/N}|`` of the distance from zero, ``g(X, X)^{1/2} N``."""
+    x = rng.standard_normal((3, 3))
+    found = connect(x, scale * x, KernelSurface(kernel, 3))
+    log = math.log1p(1e-12) if scale == 1 + 1e-12 else math.log(scale)
+    size = math.sqrt(Frame.at(x, kernel).inner(x, x))
+    move = log if math.isinf(kernel.depth) else kernel.depth * math.expm1(log / kernel.depth)
+    assert found.length == pytest.approx(size * abs(move), rel=1e-12 if scale != 1 + 1e-12 else 1e-3)
+    np.testing.assert_allclose(found.velocity, move * x, rtol=0, atol=1e-12 * np.abs(move * x).max() + 1e-15)
+
+
+def test_a_search_without_success_ends_and_says_so(rng):
+    """Near zero geodesics between different frames are beyond double precision: the Λ have 1e-50 of their size."""
+    x0, x1 = (oracles.dense(*oracles.factors(rng, 2, 2, (2.0, 1.0))) for _ in range(2))
+    x1 *= 1e-150 * np.array([np.sign(np.linalg.det(x0 @ x1)), 1])
+    calls = 0
+
+    class Counted(KernelSurface):
+        def acceleration(self, x, v):
+            nonlocal calls
+            calls += 1
+            return super().acceleration(x, v)
+
+    with pytest.raises(GeodesicError, match="no geodesic was found") as caught:
+        connect(x0, x1, Counted(DepthKernel(2.5), 2))
+    assert caught.value.status == "not converged"
+    assert calls < 60_000  # of 3000 steps of integration, twelve each and as many that are refused
 
 
 @pytest.mark.parametrize(("m", "n", "r", "depth"), [(3, 3, 3, 3), (6, 6, 6, 2), (3, 3, 3, INF), (5, 4, 2, 1.5)])

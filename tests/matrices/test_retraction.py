@@ -285,6 +285,21 @@ def test_an_overflow_is_an_error(kernel, rng):
         retract(frame, frame.split(z))
 
 
+def test_a_step_that_loses_a_singular_value_to_rounding_is_an_error(rng):
+    """At great depth one σ may grow by 1e80: the others end as they are, or the step is refused, but none is 0."""
+    refused = 0
+    for depth in (8, 16, 16.5, 64):
+        for _ in range(20):
+            frame = frame_at(rng, 4, 4, np.sort(10 ** rng.uniform(-8, 0, 4))[::-1], DepthKernel(depth))
+            try:
+                s = retract(frame, frame.split(0.3 * rng.standard_normal((4, 4))))[1]
+                assert np.all(s > 0)
+            except OverflowError as error:
+                assert "shorten the step" in str(error)  # noqa: PT017
+                refused += depth == 16
+    assert refused > 0
+
+
 def test_an_overflow_is_an_error_at_infinite_depth(rng):
     frame = frame_at(rng, 3, 3, (2.0, 1.0, 1e-3), InfiniteDepthKernel())
     with pytest.raises(OverflowError):

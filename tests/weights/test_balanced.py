@@ -13,6 +13,7 @@ from dlngeo.weights import curvature as balanced_curvature
 from dlngeo.weights import projections as balancing
 from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 from dlngeo.weights.network import differential, end_to_end
+from dlngeo.weights.unbalanced import LeafFrame
 
 # widths and singular values; the fourth has equal ones, the last a spread of 1e6
 CASES = {
@@ -244,6 +245,23 @@ def test_curvature_at_rank_1_is_that_of_a_cone_over_spheres(rng, widths):
 
 def scalar_curvature(frame):
     return balanced_curvature.scalar_curvature(frame, bases.tangent_basis(frame))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-100, 1e100, 1e150])
+@pytest.mark.parametrize("frame_of", [BalancedFrame, LeafFrame])
+def test_curvature_of_weights_scales_as_that_of_a_cone(rng, frame_of, scale):
+    weights, vectors = np.stack(Point(rng, *CASES["square"]).weights), rng.standard_normal((2, 2, 3, 3))
+    here, there = frame_of(weights), frame_of(scale * weights)
+    value = balanced_curvature.sectional_curvature(here, *map(here.tangent, vectors))
+    for size in (1.0, scale):  # of the vectors, which do not matter
+        y, z = (size * there.tangent(v) for v in vectors)
+        np.testing.assert_allclose(
+            balanced_curvature.sectional_curvature(there, y, z) * scale * scale, value, rtol=1e-9
+        )
+        if frame_of is BalancedFrame:
+            lifts = [[frame.horizontal(v) for v in vectors] for frame in (here, there)]
+            values = [balanced_curvature.submersed_curvature(f, *v) for f, v in zip((here, there), lifts, strict=True)]
+            np.testing.assert_allclose(values[1] * scale * scale, values[0], rtol=1e-9)
 
 
 def test_curvature_tensor_ricci_and_scalar_hang_together(point):
