@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from dlngeo import _check, plotting
 from dlngeo.jobs import methods
 from dlngeo.jobs.load import Data
-from dlngeo.jobs.output import columns, depth_name, json_depth
+from dlngeo.jobs.output import Figures, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 
 __all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
@@ -288,15 +288,12 @@ def table(result: dict[str, Any]) -> Group:
         del headings[2]
         for line in cells:
             del line[2]
-    out = columns(*headings)
-    for line in cells:
-        out.add_row(*line)
     return Group(
         Text(
             f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
             f"{data['n_test']} test"
         ),
-        out,
+        Figures(headings, cells),
         *map(Text, (*_NOTES, *result["notes"])),
         *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )

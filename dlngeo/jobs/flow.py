@@ -20,14 +20,14 @@ from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.jobs.output import columns, depth_name, json_depth
+from dlngeo.jobs.output import Figures, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
 __all__ = ["SCHEMA", "Settings", "figure", "random_target", "run", "table"]
 
 SCHEMA = 1
-MAX_SIDE = 300
+MAX_SIDE, MAX_LAYERS, MAX_STEPS = 300, 1000, 10**8
 _OUTPUTS = 200
 _MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
 
@@ -80,14 +80,21 @@ class Settings:
             raise ValueError(f"--by must be metric, layers or descent, got {self.by!r}.")
         if self.by != "metric" and not all(float(depth).is_integer() for depth in self.depths):
             raise ValueError(f"layers come in whole numbers; {self.by} cannot take the depths {self.depths}.")
+        if self.by != "metric" and max(self.depths, default=1) > MAX_LAYERS:
+            raise ValueError(f"at most {MAX_LAYERS} layers are trained, got depth {max(self.depths):g}; lower it.")
         if self.by == "metric" and self.imbalance:
             raise ValueError("the metric is that of balanced layers; an imbalance needs --by layers or --by descent.")
         if not 0 < self.observed <= 1:
             raise ValueError(f"the observed fraction must lie in (0, 1], got {self.observed:g}.")
-        for name, low in (("start", 1e-100), ("time", 0.0), ("step_size", 0.0)):
-            value = getattr(self, name)
-            if not (low < value < math.inf):
-                raise ValueError(f"the {name.replace('_', ' ')} must be positive and finite, got {value:g}.")
+        for name, low, high in (("start", 1e-100, 1e100), ("time", 0.0, math.inf), ("step_size", 0.0, math.inf)):
+            value, words = getattr(self, name), name.replace("_", " ")
+            if not low < value < high:
+                raise ValueError(f"the {words} must be positive, and between {low:g} and {high:g}, got {value:g}.")
+        if self.by == "descent" and self.time / self.step_size > MAX_STEPS:
+            raise ValueError(
+                f"time {self.time:g} takes {self.time / self.step_size:.3g} steps of {self.step_size:g}, above "
+                f"{MAX_STEPS:g}; lower the time, or take longer steps."
+            )
         if not 0 <= self.imbalance <= 1:
             raise ValueError(f"the imbalance must lie in [0, 1], got {self.imbalance:g}.")
         if self.rank is not None:
@@ -97,7 +104,8 @@ class Settings:
 
 def random_target(size: int, rank: int, seed: int) -> np.ndarray:
     """Random square matrix with the singular values ``1, (r − 1)/r, …, 1/r``."""
-    size = _check.positive_integer(size, "size")
+    if _check.positive_integer(size, "size") > MAX_SIDE:
+        raise ValueError(f"the size must be at most {MAX_SIDE}, got {size}.")
     rank = _check.rank(rank, size, size)
     rng = np.random.default_rng(seed)
     u, v = haar(rng, (size, rank)), haar(rng, (size, rank))
@@ -276,16 +284,17 @@ def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
     data = result["data"]
-    out = columns("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")
+    headings = "", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds"
+    rows = []
     for row in result["rows"]:
         limit = row["limit"] or {"kind": "", "rank": ""}
         gap = "" if row["imbalance"] is None else f"{row['imbalance'][-1]:.2g}"
         cells = [f"{row['losses'][-1]:.3g}", f"{row['relative_error']:.3g}", limit["kind"], str(limit["rank"]), gap]
-        out.add_row(row["name"], *cells, f"{row['seconds']:.1f}")
+        rows.append([row["name"], *cells, f"{row['seconds']:.1f}"])
     m, n = data["shape"]
     return Group(
         Text(f"{data['name']}: {m}×{n}, {data['n_observed']} of {m * n} entries in the cost"),
-        out,
+        Figures(headings, rows),
         *map(Text, result["notes"]),
         *(Text(f"{row['name']} ended: {row['status']}. {row['message']}") for row in result["rows"] if _odd(row)),
     )

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from dlngeo import _check, plotting
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
-from dlngeo.jobs.output import columns, replace
+from dlngeo.jobs.output import Figures, replace
 from dlngeo.sampling.chain import Samples
 from dlngeo.sampling.diagnostics import diagnose
 from dlngeo.sampling.runs.store import CheckpointError
@@ -33,6 +33,8 @@ SCHEMA = 1
 MAX_SIDE = 300
 _KEPT = 2000  # draws of each chain
 _ENTRIES = 20_000_000  # of all matrices that are kept
+_MOST = 10**12  # of anything that is counted
+_MEMORY = 4e9  # bytes of all that is kept at once
 _BINS, _CURVE, _TRACE, _TRACED = 60, 240, 400, 12
 
 
@@ -85,7 +87,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("chains", "steps", "jobs"):
-            _check.positive_integer(getattr(self, name), name)
+            if _check.positive_integer(getattr(self, name), name) > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}, got {getattr(self, name)}.")
         for size in self.shape:
             if not 1 <= size <= MAX_SIDE:
                 raise ValueError(
@@ -149,17 +152,8 @@ def run(
             raise ValueError(f"the target has shape {target.shape}; matrices of up to {MAX_SIDE} rows or columns fit.")
         _check.finite(np, target, "the target")
         shape = (target.shape[0], target.shape[1])
-    law = Gibbs(
-        settings.energy,
-        shape,
-        settings.depth,
-        settings.rank,
-        settings.width,
-        settings.beta,
-        settings.noise,
-        settings.kappa,
-        target,
-    )
+    about = {name: getattr(settings, name) for name in ("energy", "depth", "rank", "width", "beta", "noise", "kappa")}
+    law = Gibbs(shape=shape, target=target, **about)
     began = time.perf_counter()
     if checkpoint is not None and settings.thin is None:  # its default depends on the number of steps, which may grow
         settings = dataclasses.replace(settings, thin=_claimed(Path(checkpoint)).get("thin"))
@@ -217,6 +211,13 @@ def _filled(settings: Settings, law: Gibbs) -> dict[str, Any]:
     out["burn_in"] = settings.steps // 5 if settings.burn_in is None else settings.burn_in
     kept = max(100, min(_KEPT, _ENTRIES // (settings.chains * math.prod(law.shape))))
     out["thin"] = settings.thin or max(1, settings.steps // kept)
+    bytes_kept = 8.0 * (3 + settings.steps // out["thin"]) * settings.chains * math.prod(law.shape)
+    if bytes_kept > _MEMORY:
+        raise ValueError(
+            f"{settings.steps // out['thin']} draws of {settings.chains} chains of {law.shape[0]}×{law.shape[1]} "
+            f"matrices take {bytes_kept / 1e9:.3g} GB, above {_MEMORY / 1e9:g}; keep fewer by --thin, or take fewer "
+            "chains."
+        )
     if settings.steps < out["thin"] + out["burn_in"]:
         raise ValueError(
             f"{settings.steps} steps leave nothing after a burn-in of {out['burn_in']} when one in {out['thin']} is "
@@ -281,13 +282,16 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
     estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each, **virial}.items()})
     estimates["virial"]["exact"] = 1.0
     exact = None
-    if law.law is not None:
-        grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
-        exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
-        means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean_entropy()}
-        means["free_energy"] = means["energy"] - means["entropy"] / law.beta
-        for name, value in means.items():
-            estimates[name]["exact"] = _number(value)
+    try:
+        if law.law is not None:
+            grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
+            means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean_entropy()}
+            means["free_energy"] = means["energy"] - means["entropy"] / law.beta
+            exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
+            for name, value in means.items():
+                estimates[name]["exact"] = _number(value)
+    except ValueError as error:  # of the quadrature, which must not cost the draws
+        notes.append(f"No exact values: {error}")
     worst = max((row["r_hat"] for row in estimates.values() if row["r_hat"] is not None), default=None)
     if worst is not None and worst > 1.01:
         notes.append(f"The chains do not agree yet (R-hat {worst:.3f}, above 1.01): take more steps.")
@@ -325,13 +329,14 @@ def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
 
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
-    out = columns("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")
     words = {"energy": "energy E", "entropy": "entropy S", "free_energy": "free energy E − S/β"}
+    rows = []
     for name, row in result["estimates"].items():
         cells = [(row["mean"], ".5g"), (row["mcse"], ".2g"), (row["exact"], ".5g"), (row["r_hat"], ".3f")]
         shown = ["" if value is None else f"{value:{form}}" for value, form in [*cells, (row["ess_bulk"], ".0f")]]
-        out.add_row(words.get(name, name.replace("lambda_", "λ ")), *shown)
-    return Group(Text(headline(result)), out, *map(Text, result["notes"]))
+        rows.append([words.get(name, name.replace("lambda_", "λ ")), *shown])
+    headings = "", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws"
+    return Group(Text(headline(result)), Figures(headings, rows), *map(Text, result["notes"]))
 
 
 def headline(result: dict[str, Any]) -> str:

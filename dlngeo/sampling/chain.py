@@ -25,7 +25,7 @@ from dlngeo.sampling.state import Draws, Standing, State
 __all__ = ["Sampler", "Samples"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Samples:
     """Draws of one or more chains.
 

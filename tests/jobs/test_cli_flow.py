@@ -132,7 +132,7 @@ def test_the_defaults_are_those_of_the_library():
         (["--rank", "9"], "rank 9 exceeds"),
         (["--target-rank", "9"], "rank 9 exceeds"),
         (["--size", "0"], "size must be at least 1"),
-        (["--size", "301"], "shape (301, 301)"),
+        (["--size", "301"], "the size must be at most 300, got 301"),
         (["--seed", "-1"], "seed must not be negative"),
         (["--rank", "2", "--depths", "inf"], "skipped"),
     ],
