@@ -1,9 +1,11 @@
 """Runs that are killed go on bit for bit, and what is no checkpoint of theirs is refused and left alone."""
 
+import copy
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -14,7 +16,15 @@ import numpy as np
 import pytest
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, SpectralPotential
+from dlngeo.sampling import (
+    CheckpointError,
+    ConstrainedHMC,
+    Langevin,
+    Sampler,
+    Samples,
+    SpectralPotential,
+    WorkerLostError,
+)
 
 N_STEPS = 60
 OPTIONS = {"burn_in": 7, "thin": 2}
@@ -289,6 +299,21 @@ def test_a_run_that_goes_on_is_read_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "load", slow)
     assert_same(Samples.load(path), whole())
     assert not meanwhile
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_samples_and_errors_are_copied_whole(again, tmp_path):
+    run(tmp_path / "a")
+    samples = Samples.load(tmp_path / "a")
+    assert_same(again(samples), samples)
+    assert again(samples).settings == samples.settings
+    assert samples == samples  # by identity: arrays have no truth
+    assert samples != again(samples)
+    lost = again(WorkerLostError("killed", [{"k": 1}]))
+    assert (str(lost), lost.cells) == ("killed", [{"k": 1}])
+    with pytest.raises(CheckpointError) as caught:
+        Samples.load(tmp_path)
+    assert (type(again(caught.value)), str(again(caught.value))) == (CheckpointError, str(caught.value))
 
 
 def test_numpy_and_json_read_it(tmp_path):
