@@ -34,26 +34,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare, and how.
-
-    Attributes
-    ----------
-    rank : int or None
-        Rank of the model; by default 20, or less for a small matrix.
-    depths : tuple of float
-        Depths of our metric, each at least 1; ``inf`` runs at full rank on the square matrix.
-    observed : float or None
-        Fraction of the known entries that are shown; by default 0.1 of a complete matrix and 0.8 of one with missing
-        entries.
-    start : float
-        Initial singular values, in units of the standard deviation of the data.
-    iterations : int
-        Limit of iterations for each method.
-    patience : int or None
-        Stop a method after so many iterations without improvement on validation entries; by default it runs to the
-        limit, and the best point is reported beside the last one.
-    seed : int
-        Seed of the choice of entries and of the initial point.
+    """What to compare, and how: the options of ``dlngeo compare``, which its help explains.
 
     Raises
     ------
@@ -196,10 +177,14 @@ class _Split:
         self.mean, self.scale = float(train.values.mean()), float(train.values.std())
         if self.scale == 0:
             raise ValueError(f"the {len(train)} entries to fit are all equal; show more of them.")
+        fitted, choosing, reported = (
+            MatrixCompletion(part.rows, part.cols, (part.values - self.mean) / self.scale, part.shape)
+            for part in (train, validation, test)
+        )
         self.task = methods.Task(
-            train=self._standardised(train),
-            validation=self._standardised(validation),
-            test=self._standardised(test),
+            fitted,
+            choosing,
+            reported,
             rank=_check.rank(settings.rank or min(20, m, n), m, n),
             start=settings.start,
             iterations=settings.iterations,
@@ -221,9 +206,6 @@ class _Split:
             "mean": self.mean,
             "scale": self.scale,
         }
-
-    def _standardised(self, part: MatrixCompletion) -> MatrixCompletion:
-        return MatrixCompletion(part.rows, part.cols, (part.values - self.mean) / self.scale, part.shape)
 
 
 def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
@@ -279,7 +261,18 @@ def table(result: dict[str, Any]) -> Group:
         "iterations\nbest/all",
         "seconds",
     ]
-    cells = [_cells(row) for row in result["rows"]]
+    cells = [
+        [
+            row["name"],
+            f"{row['error']:.3f}",
+            "" if row["psnr"] is None else f"{row['psnr']:.1f}",
+            f"{row['last_error']:.3f}" if row["history"] else "",
+            f"{row['effective_rank']:.1f}",
+            f"{row['best_iteration']}/{row['iterations']}" if row["history"] else "",
+            f"{row['seconds']:.1f}",
+        ]
+        for row in result["rows"]
+    ]
     errors = [row["error"] for row in result["rows"] if row["history"]]
     for row, line in zip(result["rows"], cells, strict=True):
         if row["history"] and row["error"] == min(errors):
@@ -297,19 +290,6 @@ def table(result: dict[str, Any]) -> Group:
         *map(Text, (*_NOTES, *result["notes"])),
         *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    has_path = bool(row["history"])
-    return [
-        row["name"],
-        f"{row['error']:.3f}",
-        "" if row["psnr"] is None else f"{row['psnr']:.1f}",
-        f"{row['last_error']:.3f}" if has_path else "",
-        f"{row['effective_rank']:.1f}",
-        f"{row['best_iteration']}/{row['iterations']}" if has_path else "",
-        f"{row['seconds']:.1f}",
-    ]
 
 
 def figure(result: dict[str, Any]) -> Figure:

@@ -34,28 +34,7 @@ _MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
 
 @dataclass(frozen=True)
 class Settings:
-    """What to integrate, and how.
-
-    Attributes
-    ----------
-    depths : tuple of float
-        Depths N; ``inf`` by the metric only, at full rank on square matrices.
-    by : "metric", "layers" or "descent"
-        Gradient flow of the metric, gradient flow of the layers, or gradient descent on them.
-    rank : int or None
-        Rank of the model; by default full.
-    observed : float
-        Fraction of the entries that the cost sees: 1 for approximation, less for completion.
-    start : float
-        Singular values of the start.
-    imbalance : float
-        Size of a random factor by which neighbouring layers differ at the start.
-    time : float
-        Last time, of the normalised metric: N times that of the layers, so that depths can be compared.
-    step_size : float
-        Step of gradient descent, in the same time.
-    seed : int
-        Seed of target, entries, start and imbalance.
+    """What to integrate, and how: the options of ``dlngeo flow``, which its help explains.
 
     Raises
     ------
@@ -203,35 +182,20 @@ def _row(
     times = np.concatenate(([0.0], np.geomspace(settings.time * 1e-4, settings.time, _OUTPUTS)))
     found: Any
     gaps = None
+    precisely: dict[str, Any] = {"cost": problem.cost, "rtol": 1e-9, "atol": 1e-11, "dense_output": False}
     if settings.by == "metric":
         m, n = start.shape
         space = FixedRankMatrices(m, n, rank, equip=False)
         space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
-        found = gradient_flow(
-            space,
-            problem.euclidean_gradient,
-            frames if depth >= 2 else start,
-            times,
-            cost=problem.cost,
-            rtol=1e-9,
-            atol=1e-11,
-            dense_output=False,
-            progress=lambda t: tick(name, t / settings.time),
-        )
-        singular = found.singular_values
+        precisely["progress"] = lambda t: tick(name, t / settings.time)
+        begin = frames if depth >= 2 else start
+        found = gradient_flow(space, problem.euclidean_gradient, begin, times, **precisely)
+        clock, singular = found.t, found.singular_values
     else:
         weights = _unbalanced(balanced_weights(start, int(depth), rank), settings.imbalance, rng)
         if settings.by == "layers":
-            found = training_flow(
-                weights,
-                problem.euclidean_gradient,
-                times / speed,
-                cost=problem.cost,
-                rtol=1e-9,
-                atol=1e-11,
-                dense_output=False,
-                progress=lambda t: tick(name, t * speed / settings.time),
-            )
+            precisely["progress"] = lambda t: tick(name, t * speed / settings.time)
+            found = training_flow(weights, problem.euclidean_gradient, times / speed, **precisely)
             clock = found.t * speed
         else:
             n_steps = max(1, round(settings.time / settings.step_size))
@@ -260,7 +224,7 @@ def _row(
         "depth": json_depth(depth),
         "status": str(found.status),
         "message": getattr(found, "message", ""),
-        "t": (found.t if settings.by == "metric" else clock).tolist(),
+        "t": clock.tolist(),
         "losses": found.losses.tolist(),
         "singular_values": singular.tolist(),
         "imbalance": gaps,
@@ -296,12 +260,12 @@ def table(result: dict[str, Any]) -> Group:
         Text(f"{data['name']}: {m}×{n}, {data['n_observed']} of {m * n} entries in the cost"),
         Figures(headings, rows),
         *map(Text, result["notes"]),
-        *(Text(f"{row['name']} ended: {row['status']}. {row['message']}") for row in result["rows"] if _odd(row)),
+        *(
+            Text(f"{row['name']} ended: {row['status']}. {row['message']}")
+            for row in result["rows"]
+            if row["status"] != "complete" or "rose" in row["message"]
+        ),
     )
-
-
-def _odd(row: dict[str, Any]) -> bool:
-    return row["status"] != "complete" or "rose" in row["message"]
 
 
 def figure(result: dict[str, Any]) -> Figure:

@@ -82,22 +82,19 @@ class Gibbs:
     @cached_property
     def entropy(self) -> SpectralEntropy:
         """Entropy of the layers."""
-        m, n = self.shape
-        if self.width is None:
-            return SpectralEntropy(m, n, self.depth, self.rank)
-        if not float(self.depth).is_integer():
-            raise ValueError(f"layers come in whole numbers; depth {self.depth:g} has none of width {self.width}.")
-        if self.depth > MAX_LAYERS:
-            raise ValueError(
-                f"at most {MAX_LAYERS} layers have a width, got depth {self.depth:g}; leave the width out."
-            )
-        return SpectralEntropy(m, n, self.depth, self.rank, self.widths)
+        return SpectralEntropy(*self.shape, self.depth, self.rank, self.widths)
 
     @property
     def widths(self) -> tuple[int, ...] | None:
         """Widths of the network, if the inner one was given."""
         if self.width is None:
             return None
+        if not float(self.depth).is_integer():
+            raise ValueError(f"layers come in whole numbers; depth {self.depth:g} has none of width {self.width}.")
+        if self.depth > MAX_LAYERS:
+            raise ValueError(
+                f"at most {MAX_LAYERS} layers have a width, got depth {self.depth:g}; leave the width out."
+            )
         return (self.shape[1], *[_check.positive_integer(self.width, "width")] * (int(self.depth) - 1), self.shape[0])
 
     def sampler(self, step_size: float) -> Langevin:

@@ -76,21 +76,9 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 def save(result: dict[str, Any], folder: str | Path, draw: Callable[[dict[str, Any]], Any]) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be.
+    """Write ``result.json`` and ``figure.png`` into a folder, made if need be, and return their paths.
 
-    Parameters
-    ----------
-    result : dict
-        What JSON can hold, without NaN or infinity.
-    folder : str or Path
-        Folder.
-    draw : callable
-        Result → matplotlib figure. It is given what was written, so that the file is known to suffice.
-
-    Returns
-    -------
-    json, figure : Path
-        The files.
+    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice.
 
     Raises
     ------

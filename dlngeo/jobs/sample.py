@@ -40,28 +40,9 @@ _BINS, _CURVE, _TRACE, _TRACED = 60, 240, 400, 12
 
 @dataclass(frozen=True)
 class Settings:
-    """What to sample, and for how long.
+    """What to sample, and for how long: the options of ``dlngeo sample``, which its help explains.
 
-    Attributes
-    ----------
-    energy : str
-        ``"lambda"``, ``"norm"``, ``"nuclear"`` or ``"target"``; see :data:`dlngeo.jobs.gibbs.ENERGIES`.
-    shape : tuple of int
-        ``(m, n)``.
-    depth, rank, width, beta, noise, kappa
-        As in :class:`dlngeo.jobs.gibbs.Gibbs`.
-    chains, steps : int
-        Number of chains, and of steps of each.
-    burn_in : int or None
-        Steps that the averages leave out; by default a fifth.
-    thin : int or None
-        Keep a point every so many steps; by default some 2000 of each chain.
-    step_size : float or None
-        Step; by default 0.02, or less where the energy is steep.
-    seed : int
-        Root of the streams of random numbers.
-    jobs : int
-        Processes among which the chains are divided. The draws depend on it, their law does not.
+    The draws depend on ``jobs``, their law does not.
 
     Raises
     ------
@@ -197,7 +178,9 @@ def run(
         "schema": SCHEMA,
         "status": status,
         "settings": filled,
-        "data": _data(target, name),
+        "data": None
+        if target is None
+        else {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()},
         "n_steps": min(part.n_steps for part in parts),
         **_report(parts, law, filled),
         "seconds": time.perf_counter() - began,
@@ -279,7 +262,10 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
     kept = steps > burn_in
     each = {f"lambda_{k + 1}": lam[:, :, k] for k in range(lam.shape[-1])}
     virial = {"virial": np.concatenate([part.statistics["virial"][:, :n_draws] for part in parts])}
-    estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each, **virial}.items()})
+    found = {name: diagnose(values[:, kept]) for name, values in {**columns, **each, **virial}.items()}
+    estimates: dict[str, dict[str, float | None]] = {
+        name: {**{key: _number(value) for key, value in row.items()}, "exact": None} for name, row in found.items()
+    }
     estimates["virial"]["exact"] = 1.0
     exact = None
     try:
@@ -312,19 +298,8 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
     }
 
 
-def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    rows = {name: {**diagnose(values), "exact": math.nan} for name, values in columns.items()}
-    return {name: {key: _number(value) for key, value in row.items()} for name, row in rows.items()}
-
-
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
-    if target is None:
-        return None
-    return {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()}
 
 
 def table(result: dict[str, Any]) -> Group:

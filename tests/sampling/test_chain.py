@@ -197,7 +197,7 @@ def test_progress_calls_after_each_step_or_shows_a_bar(rng, capsys):
         ({"thin": 0}, ValueError, "thin must be at least 1"),
         ({"burn_in": 5}, ValueError, "burn_in must be at least 0 and below n_steps = 5"),
         ({"burn_in": 1.5}, TypeError, "burn_in must be an integer"),
-        ({"burn_in": -1}, ValueError, "burn_in must be at least 0"),
+        ({"burn_in": -1}, ValueError, "burn_in must not be negative"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         ({"initial_points": [[np.nan, 0]]}, ValueError, "NaN or infinite"),
     ],
