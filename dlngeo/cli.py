@@ -324,18 +324,8 @@ def _finish(
 ) -> None:
     """End a command: write the two files, print the table, and say with the exit code how it went.
 
-    Parameters
-    ----------
-    result : dict
-        With the ``status``, and with ``rows`` and ``notes`` if it is made of rows.
-    output : Path
-        Folder for the files.
-    table, figure : callable
-        Result → what to print, and what to draw.
-    kept : str
-        Message after Ctrl-C.
-    again : str
-        How to go on if the files cannot be written.
+    The result has a ``status``, and ``rows`` and ``notes`` if it is made of rows; ``kept`` is said after Ctrl-C, and
+    ``again`` tells how to go on if the files cannot be written.
     """
     from dlngeo.jobs.output import save
 

@@ -71,21 +71,12 @@ def compare(
     *,
     tick: Callable[[str, int], None] = lambda name, iteration: None,
 ) -> dict[str, Any]:
-    """Complete a matrix by every method.
+    """Complete a matrix by every method; ``tick(name, iteration)`` is called as the work goes on.
 
     The known entries are split at random into those that are shown and the *test* entries; a tenth of the shown ones
     are set apart as *validation* entries, which choose when to stop. Values are standardised by the mean and the
     standard deviation of the entries that are fitted. Errors are relative, ``‖X − a‖/‖a − mean‖`` over the test
     entries, so that 1 is the error of predicting the mean.
-
-    Parameters
-    ----------
-    data : Data
-        The matrix.
-    settings : Settings, optional
-        What to compare.
-    tick : callable, optional
-        Called as ``tick(name, iteration)`` as the work goes on.
 
     Returns
     -------

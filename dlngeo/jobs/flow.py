@@ -98,17 +98,7 @@ def run(
     *,
     tick: Callable[[str, float], None] = lambda name, part: None,
 ) -> dict[str, Any]:
-    """Train at each depth from the same start.
-
-    Parameters
-    ----------
-    target : array, shape=[m, n]
-        Matrix to approximate, or to complete from a part of its entries.
-    name : str
-        What it is called in the result.
-    settings : Settings, optional
-    tick : callable, optional
-        Called as ``tick(name, part of the time done)``.
+    """Train at each depth from the same start; ``tick(name, part of the time done)`` is called as it goes on.
 
     Returns
     -------

@@ -193,14 +193,10 @@ def _npz(path: Path) -> np.ndarray:
         return _dense_of_npz(path, headers)
     matrices = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "biuf"]
     names = [name for name in _NAMES if name in headers]
-    if len(headers) == 1:
-        name = next(iter(headers))
-    elif len(matrices) == 1:
-        name = matrices[0]
-    elif names:
-        name = names[0]
-    else:
+    found = list(headers) if len(headers) == 1 else matrices if len(matrices) == 1 else names
+    if not found:
         raise DataError(f"holds {len(matrices)} matrices among {sorted(headers)[:9]}; keep one, or call it arr")
+    name = found[0]
     _check_header(*headers[name])
     with np.load(path, allow_pickle=False) as arrays:
         return arrays[name]

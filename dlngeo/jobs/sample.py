@@ -96,17 +96,8 @@ def run(
 ) -> dict[str, Any]:
     """Sample a Gibbs law.
 
-    Parameters
-    ----------
-    settings : Settings, optional
-    target : array, shape=[m, n], optional
-        T of the energy ``"target"``; its shape replaces that of the settings.
-    name : str
-        What the target is called in the result.
-    checkpoint : path, optional
-        Folder for the checkpoints; a run that was begun there goes on.
-    tick : callable, optional
-        Called now and then with the number of steps done in all processes.
+    A target T, called ``name`` in the result, brings the shape. A run that was begun in the folder ``checkpoint`` goes
+    on. ``tick`` is called now and then with the number of steps done in all processes.
 
     Returns
     -------

@@ -89,7 +89,10 @@ def read_table(
             if long is None:
                 long = _is_long(cells)
             if long:
-                index, header = _long_form(cells, index, header)
+                index = _numbered(cells) if index is None else index
+                if width < 3 + index:
+                    raise DataError(f"has {width - index} columns; a long table has three: row, column and value")
+                header = _named(cells[0][2 + index]) if header is None else header
             else:
                 index, header = _wide_form(cells, index, header)
             rows = _even(itertools.chain(peek, lines), width)
@@ -198,13 +201,6 @@ def _numbered(cells: Sequence[Cells]) -> bool:
     """Whether the first column has no name and holds whole numbers, none of them twice."""
     column = [row[0].strip() for row in cells[1:] if row]
     return not cells[0][0].strip() and _integers(column) and 0 < len(column) == len(set(column))
-
-
-def _long_form(cells: Sequence[Cells], index: bool | None, header: bool | None) -> tuple[bool, bool]:
-    index = _numbered(cells) if index is None else index
-    if len(cells[0]) < 3 + index:
-        raise DataError(f"has {len(cells[0]) - index} columns; a long table has three: row, column and value")
-    return index, _named(cells[0][2 + index]) if header is None else header
 
 
 def _wide_form(cells: Sequence[Cells], index: bool | None, header: bool | None) -> tuple[bool, bool]:

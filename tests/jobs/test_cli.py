@@ -134,6 +134,10 @@ def test_bad_files_get_one_line_and_code_2(command, tmp_path, name, content, mes
         (["--rank", "99"], "rank 99 exceeds"),
         (["--observed", "1.5"], "observed fraction"),
         (["--start", "0"], "start size"),
+        (["--start", "nan"], "start size"),
+        (["--rank", "0"], "rank must be at least 1"),
+        (["--patience", "0"], "patience must be at least 1"),
+        (["--seed", "-1"], "seed must not be negative"),
         (["--iterations", "0"], "iterations must be at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Networks, energies and points that the tests of constrained HMC share."""
+"""Networks, energies, points and comparisons that the tests of samplers share."""
 
 from itertools import pairwise
 
@@ -37,3 +37,18 @@ def balanced(rng, chains, widths, rank, low=0.7, high=1.8):
     frames = [haar(rng, (chains, d, rank)) for d in widths]
     lam = np.sort(rng.uniform(low, high, (chains, rank)))[:, ::-1]
     return [(q * lam[:, None]) @ p.mT for p, q in pairwise(frames)]
+
+
+def starts(chains, rng):
+    """Points of rank 2 among the 3×4 matrices."""
+    return np.einsum("cik,cjk->cij", rng.standard_normal((chains, 3, 2)), rng.standard_normal((chains, 4, 2)))
+
+
+def assert_same(a, b):
+    """Samples are the same bit for bit."""
+    assert (a.n_steps, a.status) == (b.n_steps, b.status)
+    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics), ({"x": a.points}, {"x": b.points})):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
+            assert ours[name].tobytes() == theirs[name].tobytes()
