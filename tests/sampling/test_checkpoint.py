@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from networks import SQUARES, assert_same, starts
 
 from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.sampling import (
@@ -22,7 +23,6 @@ from dlngeo.sampling import (
     Langevin,
     Sampler,
     Samples,
-    SpectralPotential,
     WorkerLostError,
 )
 
@@ -61,7 +61,6 @@ class Walk(Sampler):
         return {"sampler": "Walk", "size": self.size, "numbers": (np.float64(1), np.int64(2)), "bound": np.inf}
 
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SPACE = FixedRankMatrices(3, 4, 2, depth=3)
 SAMPLERS = {
     "walk": Walk(),
@@ -74,7 +73,7 @@ def start(name="walk"):
     rng = np.random.default_rng(0)
     if name == "walk":
         return rng.standard_normal((3, 2))
-    return np.einsum("cik,cjk->cij", rng.standard_normal((3, 3, 2)), rng.standard_normal((3, 4, 2)))
+    return starts(3, rng)
 
 
 def run(path, name="walk", n_steps=N_STEPS, every=4, rng=5, **options):
@@ -85,15 +84,6 @@ def run(path, name="walk", n_steps=N_STEPS, every=4, rng=5, **options):
 
 def whole(name="walk", n_steps=N_STEPS, rng=5):
     return SAMPLERS[name].sample(start(name), n_steps, rng=rng, **OPTIONS)
-
-
-def assert_same(a, b):
-    assert (a.n_steps, a.status) == (b.n_steps, b.status)
-    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics), ({"x": a.points}, {"x": b.points})):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
-            assert ours[name].tobytes() == theirs[name].tobytes()
 
 
 def contents(folder):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from geomstats.geometry.general_linear import GeneralLinear
+from networks import SQUARES
 
 from dlngeo import end_to_end, gradient_flow, imbalance
 from dlngeo._linalg import haar
@@ -16,7 +17,6 @@ from dlngeo.weights.balanced import BalancedFrame, dimension, inner, norm
 from dlngeo.weights.geodesics import shoot_balanced
 from dlngeo.weights.network import differential
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 # Repelled from low rank, where the bias of unadjusted steps is far from first order.
 REPELLED = SpectralPotential(lambda lam: np.sum(lam**2 / 2 - 12 * np.log(lam), -1), lambda lam: lam - 12 / lam)
 NONE = SpectralPotential(lambda lam: 0 * lam[:, 0], lambda lam: 0 * lam)
