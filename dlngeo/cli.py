@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+Output = Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")]
+Long = Annotated[
+    bool | None,
+    typer.Option(
+        "--long/--wide", help="Lines of a table are (row, column, value), or rows.", show_default="recognised"
+    ),
+]
+Index = Annotated[
+    bool | None,
+    typer.Option("--index/--no-index", help="The first column holds names, or not.", show_default="recognised"),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="The first line holds names, or not.", show_default="recognised"),
+]
+
 _NOTHING = "interrupted before anything was done; nothing is written."
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -20,6 +39,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 @app.callback()
 def main() -> None:
     """Explore the Riemannian geometry of the deep linear network."""
+    for stream in (sys.stdout, sys.stderr):  # letters that a terminal has not, and file names that are no text
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @app.command()
@@ -28,7 +49,7 @@ def compare(
         Path | None,
         typer.Argument(
             metavar="DATA",
-            help="A matrix: .npy, .npz, .csv or .mtx; NaN, empty cells and absent entries are missing. "
+            help="A matrix: .npy, .npz, .csv, .tsv or .mtx; NaN, empty cells and absent entries are missing. "
             "By default a photograph that scikit-learn ships.",
             show_default=False,
         ),
@@ -54,7 +75,10 @@ def compare(
     picture: Annotated[
         bool, typer.Option("--picture", help="DATA is a grey picture, up to 1 or 255: report the PSNR too.")
     ] = False,
-    output: Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")] = Path("dlngeo-compare"),
+    long: Long = None,
+    index: Index = None,
+    header: Header = None,
+    output: Output = Path("dlngeo-compare"),
 ) -> None:
     """Complete a matrix with most of its entries missing, at several depths and by other methods.
 
@@ -64,12 +88,12 @@ def compare(
     # Imported here so that --help does not wait for the compilers and solvers.
     from dlngeo.jobs.compare import Settings, figure, table
     from dlngeo.jobs.compare import compare as run
-    from dlngeo.jobs.load import load, photograph
+    from dlngeo.jobs.load import photograph
 
-    with _refused(ValueError):
+    with _refused():
         settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed)
-        matrix = photograph() if data is None else load(data, picture=picture)
-    with _refused(ValueError), _progress(lambda name: None if name == "ALS" else iterations) as tick:
+        matrix = _read(data, long, index, header, picture=picture) or photograph()
+    with _refused(), _progress(lambda name: None if name == "ALS" else iterations) as tick:
         result = run(matrix, settings, tick=tick)
     _finish(result, output, table, figure)
 
@@ -80,7 +104,7 @@ def flow(
         Path | None,
         typer.Argument(
             metavar="TARGET",
-            help="A matrix without missing entries: .npy, .npz, .csv or .mtx. By default a random one.",
+            help="A matrix without missing entries: .npy, .npz, .csv, .tsv or .mtx. By default a random one.",
             show_default=False,
         ),
     ] = None,
@@ -99,7 +123,10 @@ def flow(
     size: Annotated[int, typer.Option(help="Side of the random target.")] = 6,
     target_rank: Annotated[int, typer.Option(help="Rank of the random target.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of target, entries and start.")] = 0,
-    output: Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")] = Path("dlngeo-flow"),
+    long: Long = None,
+    index: Index = None,
+    header: Header = None,
+    output: Output = Path("dlngeo-flow"),
 ) -> None:
     """Train towards a matrix at several depths, in continuous time or by gradient descent.
 
@@ -107,17 +134,14 @@ def flow(
     minimiser, a saddle, or not yet one. Ctrl-C keeps what is done.
     """
     from dlngeo.jobs.flow import Settings, figure, random_target, run, table
-    from dlngeo.jobs.load import load
 
-    with _refused(ValueError, TypeError):
+    with _refused():
         chosen = _depths(depths or ("1,2,3,8,inf" if by == "metric" else "1,2,3,8"))
         settings = Settings(chosen, by, rank, observed, start, imbalance, time, step_size, seed)
-        if target is None:
-            matrix, name = random_target(size, target_rank, seed), f"random target of rank {target_rank}"
-        else:
-            data = load(target, whole=True)
-            matrix, name = data.matrix, data.name
-    with _refused(ValueError), _progress(lambda name: 100) as tick:
+        data = _read(target, long, index, header, whole=True)
+        matrix = random_target(size, target_rank, seed) if data is None else data.matrix
+        name = f"random target of rank {target_rank}" if data is None else data.name
+    with _refused(), _progress(lambda name: 100) as tick:
         result = run(matrix, name, settings, tick=lambda row, part: tick(row, 100 * part))
     _finish(result, output, table, figure)
 
@@ -128,7 +152,7 @@ def sample(
         Path | None,
         typer.Argument(
             metavar="TARGET",
-            help="Sample around a matrix T, by ½‖X − T‖²: .npy, .npz, .csv or .mtx, without missing entries.",
+            help="Sample around a matrix T, by ½‖X − T‖²: .npy, .npz, .csv, .tsv or .mtx, without missing entries.",
             show_default=False,
         ),
     ] = None,
@@ -164,22 +188,24 @@ def sample(
         Path | None,
         typer.Option(help="Folder to keep the chains in; the same command goes on from there.", show_default=False),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")] = Path("dlngeo-sample"),
+    long: Long = None,
+    index: Index = None,
+    header: Header = None,
+    output: Output = Path("dlngeo-sample"),
 ) -> None:
     """Sample matrices from the Gibbs law of an energy, by Riemannian Langevin dynamics.
 
     Reports energy, entropy, free energy and singular values with standard errors and diagnostics, beside their exact
     values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
     """
-    from dlngeo.jobs.load import load
-    from dlngeo.jobs.sample import CheckpointError, Settings, WorkerLostError, figure, run, table
+    from dlngeo.jobs.sample import Settings, WorkerLostError, figure, run, table
 
-    with _refused(ValueError, TypeError):
+    with _refused():
         if target is not None and (energy is not None or shape is not None):
             raise ValueError("TARGET brings its energy and its shape; leave out --energy and --shape.")
         if target is None and energy == "target":
             raise ValueError("the energy target needs a TARGET, a file with a matrix.")
-        data = None if target is None else load(target, whole=True)
+        data = _read(target, long, index, header, whole=True)
         settings = Settings(
             energy or "lambda" if data is None else "target",
             _shape(shape or "3x3"),
@@ -197,8 +223,7 @@ def sample(
             seed,
             jobs,
         )
-    errors = CheckpointError, WorkerLostError, ValueError, TypeError, OSError
-    with _refused(*errors), _progress(lambda name: settings.jobs * settings.steps) as tick:
+    with _refused(WorkerLostError, OSError), _progress(lambda name: settings.jobs * settings.steps) as tick:
         tick("steps", 0)
         result = run(
             settings,
@@ -258,13 +283,35 @@ def _progress(total: Callable[[str], float | None]) -> Iterator[Callable[[str, f
 
 @contextmanager
 def _refused(*errors: type[Exception]) -> Iterator[None]:
-    """End with the message and code 2 at one of these errors, and with code 130 at Ctrl-C."""
+    """End with the message and code 2 at an error of what was asked for, or one of these, and with 130 at Ctrl-C.
+
+    NumPy warns of nothing meanwhile: results are checked, and what is not finite is refused or left out.
+    """
+    import numpy as np
+
+    caught: tuple[type[Exception], ...] = (ValueError, TypeError, *errors)
     try:
-        yield
-    except errors as error:
+        with np.errstate(all="ignore"):
+            yield
+    except caught as error:
         _fail(str(error))
+    except MemoryError as error:
+        _fail(f"the memory does not suffice ({error or 'of this process'}); ask for less.")
+    except ArithmeticError as error:
+        _fail(f"numbers leave the range of doubles ({error}); give less extreme options.")
     except KeyboardInterrupt:
         _fail(_NOTHING, code=130)
+
+
+def _read(path: Path | None, long: bool | None, index: bool | None, header: bool | None, **options: bool) -> Any:
+    """Load the data, if there are any."""
+    from dlngeo.jobs.load import load
+
+    if path is not None:
+        return load(path, long=long, index=index, header=header, **options)
+    if (long, index, header) != (None, None, None):
+        raise ValueError("--long, --index and --header say how a file is written; give one.")
+    return None
 
 
 def _finish(
@@ -277,18 +324,8 @@ def _finish(
 ) -> None:
     """End a command: write the two files, print the table, and say with the exit code how it went.
 
-    Parameters
-    ----------
-    result : dict
-        With the ``status``, and with ``rows`` and ``notes`` if it is made of rows.
-    output : Path
-        Folder for the files.
-    table, figure : callable
-        Result → what to print, and what to draw.
-    kept : str
-        Message after Ctrl-C.
-    again : str
-        How to go on if the files cannot be written.
+    The result has a ``status``, and ``rows`` and ``notes`` if it is made of rows; ``kept`` is said after Ctrl-C, and
+    ``again`` tells how to go on if the files cannot be written.
     """
     from dlngeo.jobs.output import save
 
@@ -297,21 +334,32 @@ def _finish(
         if interrupted:
             _fail(_NOTHING, code=130)
         _fail(f"nothing was done; nothing is written. {' '.join(result['notes'])}")
-    console = Console(highlight=False)
     try:  # to save comes before to print: the reader of a pipe may have gone
         written = save(result, output, figure)
     except OSError as error:
-        console.print(table(result))
+        _print(table(result))
         _fail(f"cannot write to {output}: {error.strerror}. {again}")
-    console.print(table(result))
-    for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    _print(table(result), *(f"wrote {path}" for path in written))
     if interrupted:
         _fail(kept, code=130)
 
 
+def _print(table: Any, *lines: str) -> None:
+    """Print on standard output; a full disk there is told, as all else is done."""
+    console = Console(highlight=False)
+    try:
+        console.print(table)
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left fails again at the end otherwise
+        _fail(f"cannot print: {error.strerror}. {'; '.join(lines)}")
+
+
 def _fail(message: str, code: int = 2) -> NoReturn:
     """End with one line on standard error."""
-    line = f"dlngeo: {' '.join(message.split())}"
-    typer.echo(line.encode("utf-8", "replace").decode(), err=True)  # a file name need not be text
+    typer.echo(f"dlngeo: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

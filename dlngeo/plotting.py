@@ -1,4 +1,7 @@
-"""Figures, drawn from JSON-able results alone: what was computed can be drawn again, and differently."""
+"""Figures, drawn from JSON-able results alone: what was computed can be drawn again, and differently.
+
+They take a result as a job returned it or as its JSON file holds it, and touch no global state of pyplot.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,6 @@ def compare_figure(result: dict[str, Any]) -> Figure:
 
     The first row shows the matrix and what each method made of it, the second what was observed and the singular
     values along the path of each method, the third the error on the test entries along the paths.
-
-    Parameters
-    ----------
-    result : dict
-        The result, as returned or as loaded from its JSON file.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure; call its ``savefig``. No global state of pyplot is touched.
     """
     rows = result["rows"]
     columns = max(len(rows), 3)
@@ -50,17 +43,20 @@ def compare_figure(result: dict[str, Any]) -> Figure:
     below = figure.add_gridspec(1, 1, top=0.38, bottom=0.07, **sides)
     styles = _styles(rows)
     low, high = _grey_range(result)
-    limits = _spectral_range(rows)
+    # Five decades below the largest singular value: what lies further down is rank that was never used.
+    top = max((max(s) for row in rows if row["history"] for s in row["history"]["singular_values"]), default=1.0)
+    grey = matplotlib.colormaps["gray"].with_extremes(bad="#f4e3d0")  # missing entries in a colour of no grey value
 
     def show(axes: Axes, picture: list[list[float | None]], title: str, color: Any = "black") -> None:
         pixels = np.ma.masked_invalid(np.array(picture, dtype=float))
-        axes.imshow(pixels, cmap=_grey(), vmin=low, vmax=high, interpolation="nearest", aspect="auto")
+        axes.imshow(pixels, cmap=grey, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
         axes.set_box_aspect(min(max(pixels.shape[0] / pixels.shape[1], 0.5), 1))
         axes.set(xticks=[], yticks=[])
         axes.set_title(title, fontsize=9, color=color)
 
     show(figure.add_subplot(grid[0, 0]), result["pictures"]["original"], "original")
-    percent = 100 * (result["data"]["n_train"] + result["data"]["n_validation"]) / _n_known(result["data"])
+    counts = [result["data"][f"n_{part}"] for part in ("train", "validation", "test")]
+    percent = 100 * sum(counts[:2]) / sum(counts)
     show(figure.add_subplot(grid[1, 0]), result["pictures"]["observed"], f"observed: {percent:.3g} %")
 
     spectra: Axes | None = None
@@ -71,14 +67,16 @@ def compare_figure(result: dict[str, Any]) -> Figure:
             continue
         axes = figure.add_subplot(grid[1, column], sharex=spectra, sharey=spectra)
         axes.set_box_aspect(1)
-        _draw_spectrum(axes, row, style["color"], limits)
+        _draw_spectrum(axes, row, style["color"], (1e-5 * top, 2 * top))
         if spectra is None:
             spectra = axes
             axes.set_ylabel("singular values\n(standardised data)", fontsize=9)
         else:
             axes.tick_params(labelleft=False)
     _draw_errors(figure.add_subplot(below[0]), rows, styles)
-    figure.suptitle(_title(result), fontsize=11, parse_math=False, y=0.965)
+    settings, name = result["settings"], result["data"]["name"]
+    title = f"{name}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}"
+    figure.suptitle(_with_status(title, result), fontsize=11, parse_math=False, y=0.965)
     return figure
 
 
@@ -87,15 +85,6 @@ def flow_figure(result: dict[str, Any]) -> Figure:
 
     The first row shows the singular values along the flow at each depth, over those of the target; below are the loss
     and, where layers were trained, their imbalance.
-
-    Parameters
-    ----------
-    result : dict
-        The result, as returned or as loaded from its JSON file.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     rows, settings = result["rows"], result["settings"]
     trained = [row for row in rows if row["imbalance"] is not None]
@@ -143,17 +132,6 @@ def sample_figure(result: dict[str, Any], title: str = "") -> Figure:
 
     On the left the histogram of the singular values of the balanced layers, with the exact density where there is one;
     on the right energy, entropy and free energy of the chains, with their exact means.
-
-    Parameters
-    ----------
-    result : dict
-        The result, as returned or as loaded from its JSON file.
-    title : str
-        Heading.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     grid = figure.add_gridspec(3, 2, width_ratios=(1.05, 1))
@@ -233,13 +211,7 @@ def _draw_errors(axes: Axes, rows: list[dict[str, Any]], styles: list[dict[str, 
         else:
             axes.axhline(row["error"], label=row["name"], **style)
     axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-    axes.annotate(
-        "predicting the mean",
-        (0.995, 1.02),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        color="0.5",
-    )
+    axes.text(0.995, 1.02, "predicting the mean", transform=axes.get_yaxis_transform(), ha="right", color="0.5")
     errors = [row["error"] for row in rows]
     axes.set(xscale="log", xlabel="iterations (ALS: sweeps)", ylabel="held-out relative error")
     axes.set_ylim(0, max([1.3, *(1.2 * e for e in errors)]))
@@ -256,12 +228,6 @@ def _after_start(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Any
     iterations = np.array(row["history"]["iteration"])
     skip = int(np.count_nonzero(iterations < 1))
     return iterations[skip:], row["history"][column][skip:]
-
-
-def _spectral_range(rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Five decades below the largest singular value: what lies further down is rank that was never used."""
-    top = max((max(s) for row in rows if row["history"] for s in row["history"]["singular_values"]), default=1.0)
-    return 1e-5 * top, 2 * top
 
 
 def _styles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -282,29 +248,12 @@ def _styles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return styles
 
 
-def _grey() -> matplotlib.colors.Colormap:
-    """Grey scale that shows missing entries in a colour that no grey value has."""
-    return matplotlib.colormaps["gray"].with_extremes(bad="#f4e3d0")
-
-
 def _grey_range(result: dict[str, Any]) -> tuple[float, float]:
     if result["data"]["peak"] is not None:
         return 0.0, result["data"]["peak"]
     values = np.array(result["pictures"]["original"], dtype=float)
     low, high = np.nanpercentile(values, (1, 99)) if np.isfinite(values).any() else (0.0, 1.0)
     return float(low), float(high)
-
-
-def _n_known(data: dict[str, Any]) -> int:
-    return data["n_train"] + data["n_validation"] + data["n_test"]
-
-
-def _title(result: dict[str, Any]) -> str:
-    settings = result["settings"]
-    title = (
-        f"{result['data']['name']}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}"
-    )
-    return _with_status(title, result)
 
 
 def _with_status(title: str, result: dict[str, Any]) -> str:

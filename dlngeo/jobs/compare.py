@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from dlngeo import _check, plotting
 from dlngeo.jobs import methods
 from dlngeo.jobs.load import Data
-from dlngeo.jobs.output import columns, depth_name, json_depth
+from dlngeo.jobs.output import Figures, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 
 __all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
@@ -34,26 +34,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare, and how.
-
-    Attributes
-    ----------
-    rank : int or None
-        Rank of the model; by default 20, or less for a small matrix.
-    depths : tuple of float
-        Depths of our metric, each at least 1; ``inf`` runs at full rank on the square matrix.
-    observed : float or None
-        Fraction of the known entries that are shown; by default 0.1 of a complete matrix and 0.8 of one with missing
-        entries.
-    start : float
-        Initial singular values, in units of the standard deviation of the data.
-    iterations : int
-        Limit of iterations for each method.
-    patience : int or None
-        Stop a method after so many iterations without improvement on validation entries; by default it runs to the
-        limit, and the best point is reported beside the last one.
-    seed : int
-        Seed of the choice of entries and of the initial point.
+    """What to compare, and how: the options of ``dlngeo compare``, which its help explains.
 
     Raises
     ------
@@ -90,21 +71,12 @@ def compare(
     *,
     tick: Callable[[str, int], None] = lambda name, iteration: None,
 ) -> dict[str, Any]:
-    """Complete a matrix by every method.
+    """Complete a matrix by every method; ``tick(name, iteration)`` is called as the work goes on.
 
     The known entries are split at random into those that are shown and the *test* entries; a tenth of the shown ones
     are set apart as *validation* entries, which choose when to stop. Values are standardised by the mean and the
     standard deviation of the entries that are fitted. Errors are relative, ``‖X − a‖/‖a − mean‖`` over the test
     entries, so that 1 is the error of predicting the mean.
-
-    Parameters
-    ----------
-    data : Data
-        The matrix.
-    settings : Settings, optional
-        What to compare.
-    tick : callable, optional
-        Called as ``tick(name, iteration)`` as the work goes on.
 
     Returns
     -------
@@ -196,10 +168,14 @@ class _Split:
         self.mean, self.scale = float(train.values.mean()), float(train.values.std())
         if self.scale == 0:
             raise ValueError(f"the {len(train)} entries to fit are all equal; show more of them.")
+        fitted, choosing, reported = (
+            MatrixCompletion(part.rows, part.cols, (part.values - self.mean) / self.scale, part.shape)
+            for part in (train, validation, test)
+        )
         self.task = methods.Task(
-            train=self._standardised(train),
-            validation=self._standardised(validation),
-            test=self._standardised(test),
+            fitted,
+            choosing,
+            reported,
             rank=_check.rank(settings.rank or min(20, m, n), m, n),
             start=settings.start,
             iterations=settings.iterations,
@@ -221,9 +197,6 @@ class _Split:
             "mean": self.mean,
             "scale": self.scale,
         }
-
-    def _standardised(self, part: MatrixCompletion) -> MatrixCompletion:
-        return MatrixCompletion(part.rows, part.cols, (part.values - self.mean) / self.scale, part.shape)
 
 
 def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
@@ -279,7 +252,18 @@ def table(result: dict[str, Any]) -> Group:
         "iterations\nbest/all",
         "seconds",
     ]
-    cells = [_cells(row) for row in result["rows"]]
+    cells = [
+        [
+            row["name"],
+            f"{row['error']:.3f}",
+            "" if row["psnr"] is None else f"{row['psnr']:.1f}",
+            f"{row['last_error']:.3f}" if row["history"] else "",
+            f"{row['effective_rank']:.1f}",
+            f"{row['best_iteration']}/{row['iterations']}" if row["history"] else "",
+            f"{row['seconds']:.1f}",
+        ]
+        for row in result["rows"]
+    ]
     errors = [row["error"] for row in result["rows"] if row["history"]]
     for row, line in zip(result["rows"], cells, strict=True):
         if row["history"] and row["error"] == min(errors):
@@ -288,31 +272,15 @@ def table(result: dict[str, Any]) -> Group:
         del headings[2]
         for line in cells:
             del line[2]
-    out = columns(*headings)
-    for line in cells:
-        out.add_row(*line)
     return Group(
         Text(
             f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
             f"{data['n_test']} test"
         ),
-        out,
+        Figures(headings, cells),
         *map(Text, (*_NOTES, *result["notes"])),
         *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    has_path = bool(row["history"])
-    return [
-        row["name"],
-        f"{row['error']:.3f}",
-        "" if row["psnr"] is None else f"{row['psnr']:.1f}",
-        f"{row['last_error']:.3f}" if has_path else "",
-        f"{row['effective_rank']:.1f}",
-        f"{row['best_iteration']}/{row['iterations']}" if has_path else "",
-        f"{row['seconds']:.1f}",
-    ]
 
 
 def figure(result: dict[str, Any]) -> Figure:

@@ -20,42 +20,21 @@ from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
-from dlngeo.jobs.output import columns, depth_name, json_depth
+from dlngeo.jobs.output import Figures, depth_name, json_depth
 from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
 __all__ = ["SCHEMA", "Settings", "figure", "random_target", "run", "table"]
 
 SCHEMA = 1
-MAX_SIDE = 300
+MAX_SIDE, MAX_LAYERS, MAX_STEPS = 300, 1000, 10**8
 _OUTPUTS = 200
 _MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to integrate, and how.
-
-    Attributes
-    ----------
-    depths : tuple of float
-        Depths N; ``inf`` by the metric only, at full rank on square matrices.
-    by : "metric", "layers" or "descent"
-        Gradient flow of the metric, gradient flow of the layers, or gradient descent on them.
-    rank : int or None
-        Rank of the model; by default full.
-    observed : float
-        Fraction of the entries that the cost sees: 1 for approximation, less for completion.
-    start : float
-        Singular values of the start.
-    imbalance : float
-        Size of a random factor by which neighbouring layers differ at the start.
-    time : float
-        Last time, of the normalised metric: N times that of the layers, so that depths can be compared.
-    step_size : float
-        Step of gradient descent, in the same time.
-    seed : int
-        Seed of target, entries, start and imbalance.
+    """What to integrate, and how: the options of ``dlngeo flow``, which its help explains.
 
     Raises
     ------
@@ -80,14 +59,21 @@ class Settings:
             raise ValueError(f"--by must be metric, layers or descent, got {self.by!r}.")
         if self.by != "metric" and not all(float(depth).is_integer() for depth in self.depths):
             raise ValueError(f"layers come in whole numbers; {self.by} cannot take the depths {self.depths}.")
+        if self.by != "metric" and max(self.depths, default=1) > MAX_LAYERS:
+            raise ValueError(f"at most {MAX_LAYERS} layers are trained, got depth {max(self.depths):g}; lower it.")
         if self.by == "metric" and self.imbalance:
             raise ValueError("the metric is that of balanced layers; an imbalance needs --by layers or --by descent.")
         if not 0 < self.observed <= 1:
             raise ValueError(f"the observed fraction must lie in (0, 1], got {self.observed:g}.")
-        for name, low in (("start", 1e-100), ("time", 0.0), ("step_size", 0.0)):
-            value = getattr(self, name)
-            if not (low < value < math.inf):
-                raise ValueError(f"the {name.replace('_', ' ')} must be positive and finite, got {value:g}.")
+        for name, low, high in (("start", 1e-100, 1e100), ("time", 0.0, math.inf), ("step_size", 0.0, math.inf)):
+            value, words = getattr(self, name), name.replace("_", " ")
+            if not low < value < high:
+                raise ValueError(f"the {words} must be positive, and between {low:g} and {high:g}, got {value:g}.")
+        if self.by == "descent" and self.time / self.step_size > MAX_STEPS:
+            raise ValueError(
+                f"time {self.time:g} takes {self.time / self.step_size:.3g} steps of {self.step_size:g}, above "
+                f"{MAX_STEPS:g}; lower the time, or take longer steps."
+            )
         if not 0 <= self.imbalance <= 1:
             raise ValueError(f"the imbalance must lie in [0, 1], got {self.imbalance:g}.")
         if self.rank is not None:
@@ -97,7 +83,8 @@ class Settings:
 
 def random_target(size: int, rank: int, seed: int) -> np.ndarray:
     """Random square matrix with the singular values ``1, (r − 1)/r, …, 1/r``."""
-    size = _check.positive_integer(size, "size")
+    if _check.positive_integer(size, "size") > MAX_SIDE:
+        raise ValueError(f"the size must be at most {MAX_SIDE}, got {size}.")
     rank = _check.rank(rank, size, size)
     rng = np.random.default_rng(seed)
     u, v = haar(rng, (size, rank)), haar(rng, (size, rank))
@@ -111,17 +98,7 @@ def run(
     *,
     tick: Callable[[str, float], None] = lambda name, part: None,
 ) -> dict[str, Any]:
-    """Train at each depth from the same start.
-
-    Parameters
-    ----------
-    target : array, shape=[m, n]
-        Matrix to approximate, or to complete from a part of its entries.
-    name : str
-        What it is called in the result.
-    settings : Settings, optional
-    tick : callable, optional
-        Called as ``tick(name, part of the time done)``.
+    """Train at each depth from the same start; ``tick(name, part of the time done)`` is called as it goes on.
 
     Returns
     -------
@@ -195,35 +172,20 @@ def _row(
     times = np.concatenate(([0.0], np.geomspace(settings.time * 1e-4, settings.time, _OUTPUTS)))
     found: Any
     gaps = None
+    precisely: dict[str, Any] = {"cost": problem.cost, "rtol": 1e-9, "atol": 1e-11, "dense_output": False}
     if settings.by == "metric":
         m, n = start.shape
         space = FixedRankMatrices(m, n, rank, equip=False)
         space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
-        found = gradient_flow(
-            space,
-            problem.euclidean_gradient,
-            frames if depth >= 2 else start,
-            times,
-            cost=problem.cost,
-            rtol=1e-9,
-            atol=1e-11,
-            dense_output=False,
-            progress=lambda t: tick(name, t / settings.time),
-        )
-        singular = found.singular_values
+        precisely["progress"] = lambda t: tick(name, t / settings.time)
+        begin = frames if depth >= 2 else start
+        found = gradient_flow(space, problem.euclidean_gradient, begin, times, **precisely)
+        clock, singular = found.t, found.singular_values
     else:
         weights = _unbalanced(balanced_weights(start, int(depth), rank), settings.imbalance, rng)
         if settings.by == "layers":
-            found = training_flow(
-                weights,
-                problem.euclidean_gradient,
-                times / speed,
-                cost=problem.cost,
-                rtol=1e-9,
-                atol=1e-11,
-                dense_output=False,
-                progress=lambda t: tick(name, t * speed / settings.time),
-            )
+            precisely["progress"] = lambda t: tick(name, t * speed / settings.time)
+            found = training_flow(weights, problem.euclidean_gradient, times / speed, **precisely)
             clock = found.t * speed
         else:
             n_steps = max(1, round(settings.time / settings.step_size))
@@ -252,7 +214,7 @@ def _row(
         "depth": json_depth(depth),
         "status": str(found.status),
         "message": getattr(found, "message", ""),
-        "t": (found.t if settings.by == "metric" else clock).tolist(),
+        "t": clock.tolist(),
         "losses": found.losses.tolist(),
         "singular_values": singular.tolist(),
         "imbalance": gaps,
@@ -276,23 +238,24 @@ def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
     data = result["data"]
-    out = columns("", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds")
+    headings = "", "loss at\nthe end", "relative\nerror", "limit", "rank", "imbalance", "seconds"
+    rows = []
     for row in result["rows"]:
         limit = row["limit"] or {"kind": "", "rank": ""}
         gap = "" if row["imbalance"] is None else f"{row['imbalance'][-1]:.2g}"
         cells = [f"{row['losses'][-1]:.3g}", f"{row['relative_error']:.3g}", limit["kind"], str(limit["rank"]), gap]
-        out.add_row(row["name"], *cells, f"{row['seconds']:.1f}")
+        rows.append([row["name"], *cells, f"{row['seconds']:.1f}"])
     m, n = data["shape"]
     return Group(
         Text(f"{data['name']}: {m}×{n}, {data['n_observed']} of {m * n} entries in the cost"),
-        out,
+        Figures(headings, rows),
         *map(Text, result["notes"]),
-        *(Text(f"{row['name']} ended: {row['status']}. {row['message']}") for row in result["rows"] if _odd(row)),
+        *(
+            Text(f"{row['name']} ended: {row['status']}. {row['message']}")
+            for row in result["rows"]
+            if row["status"] != "complete" or "rose" in row["message"]
+        ),
     )
-
-
-def _odd(row: dict[str, Any]) -> bool:
-    return row["status"] != "complete" or "rose" in row["message"]
 
 
 def figure(result: dict[str, Any]) -> Figure:

@@ -23,6 +23,7 @@ __all__ = ["ENERGIES", "Gibbs"]
 
 ENERGIES = {"lambda": "½Σλ²", "norm": "½‖X‖²", "nuclear": "Σσ", "target": "½‖X − T‖²"}
 
+MAX_LAYERS = 10_000
 _NODES = {1: 200, 2: 120, 3: 60, 4: 30}  # of the exact law, by rank
 _STEP, _STIFF = 0.02, 0.05  # the largest step, and the largest step times curvature
 _SHARE = 0.1  # of the time of relaxation
@@ -73,25 +74,27 @@ class Gibbs:
             raise ValueError("a target belongs to the energy target, and that to a target.")
         if math.isinf(_check.depth(self.depth, allow_infinite=True)):
             raise ValueError("no law is normalised at infinite depth, where det X = 0 is infinitely far; lower it.")
-        _check.positive(self.beta, "beta")
-        _check.positive(self.kappa, "kappa")
+        for name in ("beta", "kappa"):
+            if not 1e-100 <= _check.positive(getattr(self, name), name) <= 1e100:
+                raise ValueError(f"{name} must lie in [1e-100, 1e100], got {getattr(self, name):g}.")
         self.sampler(1.0)  # which checks the rest
 
     @cached_property
     def entropy(self) -> SpectralEntropy:
         """Entropy of the layers."""
-        m, n = self.shape
-        if self.width is None:
-            return SpectralEntropy(m, n, self.depth, self.rank)
-        if not float(self.depth).is_integer():
-            raise ValueError(f"layers come in whole numbers; depth {self.depth:g} has none of width {self.width}.")
-        return SpectralEntropy(m, n, self.depth, self.rank, self.widths)
+        return SpectralEntropy(*self.shape, self.depth, self.rank, self.widths)
 
     @property
     def widths(self) -> tuple[int, ...] | None:
         """Widths of the network, if the inner one was given."""
         if self.width is None:
             return None
+        if not float(self.depth).is_integer():
+            raise ValueError(f"layers come in whole numbers; depth {self.depth:g} has none of width {self.width}.")
+        if self.depth > MAX_LAYERS:
+            raise ValueError(
+                f"at most {MAX_LAYERS} layers have a width, got depth {self.depth:g}; leave the width out."
+            )
         return (self.shape[1], *[_check.positive_integer(self.width, "width")] * (int(self.depth) - 1), self.shape[0])
 
     def sampler(self, step_size: float) -> Langevin:
@@ -114,32 +117,32 @@ class Gibbs:
     def cell(self, rng: np.random.Generator, chains: int, step_size: float) -> Cell:
         """Chains that start at random frames, and singular values of the typical size and of four times the spread."""
         (m, n), r = self.shape, self.entropy.rank
-        lam = self._scale ** (1 / self.depth) * np.exp(rng.uniform(-0.7, 0.7, (chains, r)))
+        lam = self._size * np.exp(rng.uniform(-0.7, 0.7, (chains, r)))
         u, v = (np.stack([haar(rng, (size, r)) for _ in range(chains)]) for size in (m, n))
         return Cell(self.sampler(step_size), (u, lam, np.swapaxes(v, 1, 2)))
 
     @property
-    def _scale(self) -> float:
-        """Size of a singular value, by sharing the energy equally among the dimensions."""
+    def _size(self) -> float:
+        """Size of a λ, by sharing the energy equally among the dimensions."""
         (m, n), r, depth = self.shape, self.entropy.rank, self.depth
         each = (m + n - r) * self.kappa / self.beta
         if self.energy == "lambda":
-            return each ** (depth / 2)
+            return math.sqrt(each)
         if self.energy == "nuclear":
-            return each / depth
+            return (each / depth) ** (1 / depth)
         size = 0.0 if self.target is None else float(np.linalg.norm(self.target)) / math.sqrt(r)
-        return math.hypot(size, math.sqrt(each / depth))
+        return math.hypot(size, math.sqrt(each / depth)) ** (1 / depth)
 
     @cached_property
     def step_size(self) -> float:
-        """A step that is short against the curvature of the energy in the metric, at twice the size expected.
+        """A step that is short against the curvature of the energy in the metric, at twice the size expected of σ.
 
         For ``½Σλ²`` at integer depth, where steps have little bias or none, it is a tenth of the time of relaxation.
         """
-        top = 2 * self._scale
+        depth = self.depth
+        lam = 2 ** (1 / depth) * self._size
         if self.target is not None:
-            top = max(top, float(np.linalg.norm(self.target, 2)))
-        lam, depth = top ** (1 / self.depth), self.depth
+            lam = max(lam, float(np.linalg.norm(self.target, 2)) ** (1 / depth))
         if self.energy == "lambda":
             if depth >= 2 and float(depth).is_integer():
                 return float(f"{_SHARE * depth / 2:.2g}")

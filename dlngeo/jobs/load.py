@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import math
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +12,17 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
+from dlngeo.jobs.tables import DataError, Form, read_table
+
 __all__ = ["Data", "DataError", "load", "photograph"]
 
 # The comparison works on dense copies; this is 200 MB for each.
 MAX_ENTRIES = 25_000_000
 _MAX_BYTES = 16 * MAX_ENTRIES
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 _NAMES = ("arr", "matrix", "X", "data", "arr_0")
 
 
-class DataError(ValueError):
-    """A data file that cannot be used; the message is one line and says why."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A matrix to complete.
 
@@ -40,11 +34,14 @@ class Data:
         The values, NaN where missing.
     peak : float or None
         Largest possible grey value, if the matrix is a picture.
+    form : Form or None
+        How the table was written that it is from, with the names of its rows and columns.
     """
 
     name: str
     matrix: np.ndarray
     peak: float | None = None
+    form: Form | None = None
 
 
 def photograph(name: str = "china.jpg", shrink: int = 2) -> Data:
@@ -62,19 +59,31 @@ def photograph(name: str = "china.jpg", shrink: int = 2) -> Data:
     return Data(f"scikit-learn's {name}, grey, {small.shape[0]}×{small.shape[1]}", small, peak=1.0)
 
 
-def load(path: str | Path, *, picture: bool = False, whole: bool = False) -> Data:
-    """Read a matrix from ``.npy``, ``.npz``, ``.csv`` or ``.mtx``.
+def load(
+    path: str | Path,
+    *,
+    picture: bool = False,
+    whole: bool = False,
+    long: bool | None = None,
+    index: bool | None = None,
+    header: bool | None = None,
+) -> Data:
+    """Read a matrix from ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or ``.mtx``.
 
     Parameters
     ----------
     path : path
         A NumPy array; an archive that holds one matrix (or one called ``arr``, ``matrix``, ``X`` or ``data``), or a
-        SciPy sparse matrix; comma-, semicolon- or tab-separated numbers, with or without a line of names; or a Matrix
-        Market file. NaN, empty cells and absent entries of a sparse matrix are missing.
+        SciPy sparse matrix; a table of numbers between commas, semicolons or tabs; or a Matrix Market file. NaN, empty
+        cells and absent entries of a sparse matrix or long table are missing.
     picture : bool
         Whether it is a grey picture, with values up to 1 or, if any is larger, up to 255.
     whole : bool
         Ask for every entry, rather than for enough of them to complete the others.
+    long : bool, optional
+        Whether a line of the table holds the name of a row, that of a column and a value, rather than a row.
+    index, header : bool, optional
+        Whether the first column, or the first line, holds names. What is not said of the three is recognised.
 
     Returns
     -------
@@ -84,11 +93,11 @@ def load(path: str | Path, *, picture: bool = False, whole: bool = False) -> Dat
     Raises
     ------
     DataError
-        If there is no usable matrix in it. Pickled objects are never loaded.
+        If there is no usable matrix in it, or it may be read in two ways. Pickled objects are never loaded.
     """
-    path = Path(path)
-    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".mtx": _mtx}
-    reader = readers.get(path.suffix.lower())
+    path, form = Path(path), None
+    readers = {".npy": _npy, ".npz": _npz, ".csv": read_table, ".mtx": _mtx, ".tsv": read_table}
+    reader: Any = readers.get(path.suffix.lower())
     try:
         if reader is None:
             raise DataError(f"cannot read {path.suffix or 'a file without a suffix'}; use {', '.join(readers)}")
@@ -100,25 +109,22 @@ def load(path: str | Path, *, picture: bool = False, whole: bool = False) -> Dat
             raise DataError(
                 f"is too large ({path.stat().st_size / 1e6:.0f} MB); at most {_MAX_BYTES / 1e6:.0f} MB are read"
             )
-        matrix = _checked(reader(path), whole)
+        if reader is read_table:
+            matrix, form = read_table(path, lambda *shape: _check_header(shape, np.dtype(float)), long, index, header)
+        elif (long, index, header) != (None, None, None):
+            raise DataError("is no table of text, to which alone long, index and header apply; leave them out")
+        else:
+            matrix = reader(path)
+        matrix = _checked(matrix, whole)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        EOFError,
-        OverflowError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # a file may make its reader fail in any way
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path}: not a readable {path.suffix} file ({reason})") from None
     name = path.name.encode("utf-8", "replace").decode()
-    return Data(name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None)
+    return Data(name, matrix, (255.0 if np.nanmax(matrix) > 1 else 1.0) if picture else None, form)
 
 
 def _checked(matrix: np.ndarray, whole: bool) -> np.ndarray:
@@ -187,14 +193,10 @@ def _npz(path: Path) -> np.ndarray:
         return _dense_of_npz(path, headers)
     matrices = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "biuf"]
     names = [name for name in _NAMES if name in headers]
-    if len(headers) == 1:
-        name = next(iter(headers))
-    elif len(matrices) == 1:
-        name = matrices[0]
-    elif names:
-        name = names[0]
-    else:
+    found = list(headers) if len(headers) == 1 else matrices if len(matrices) == 1 else names
+    if not found:
         raise DataError(f"holds {len(matrices)} matrices among {sorted(headers)[:9]}; keep one, or call it arr")
+    name = found[0]
     _check_header(*headers[name])
     with np.load(path, allow_pickle=False) as arrays:
         return arrays[name]
@@ -230,60 +232,3 @@ def _mtx(path: Path) -> np.ndarray:
     _check_header((rows, cols), kinds[field])
     matrix = scipy.io.mmread(path)
     return _dense(matrix) if scipy.sparse.issparse(matrix) else np.asarray(matrix)
-
-
-def _csv(path: Path) -> np.ndarray:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _parsed(file)
-    except UnicodeDecodeError:
-        raise DataError("is not text") from None
-    except csv.Error as error:
-        raise DataError(f"is not a table ({error})") from None
-
-
-def _parsed(file: Iterator[str]) -> np.ndarray:
-    first = next((line for line in file if line.strip()), None)
-    if first is None:
-        raise DataError("holds no numbers")
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(itertools.chain([first], file), delimiter=delimiter)
-    names = next(reader)
-    rows = [] if _is_header(names) else [_numbers(names, 1)]
-    for cells in reader:
-        if not any(cells) and len(cells) < len(names):
-            continue  # a blank line
-        if len(cells) != len(names):
-            raise DataError(f"line {reader.line_num} has {len(cells)} cells, line 1 has {len(names)}")
-        rows.append(_numbers(cells, reader.line_num))
-        if len(rows) * len(names) > MAX_ENTRIES:
-            raise DataError(f"is too large; at most {MAX_ENTRIES / 1e6:g} million entries are compared")
-    if not rows:
-        raise DataError("holds no numbers")
-    return np.array(rows)
-
-
-def _is_header(cells: list[str]) -> bool:
-    """Whether no cell is a number and some cell is a name."""
-    filled = [cell for cell in cells if cell.strip().lower() not in _MISSING]
-    return bool(filled) and not any(_is_number(cell) for cell in filled)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(cells: list[str], line: int) -> list[float]:
-    out = []
-    for column, cell in enumerate(cells, start=1):
-        if cell.strip().lower() in _MISSING:
-            out.append(math.nan)
-        elif _is_number(cell):
-            out.append(float(cell))
-        else:
-            raise DataError(f"{cell[:30]!r} in line {line}, column {column}, is not a number")
-    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,23 +29,7 @@ Tick = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Task:
-    """Standardised entries, and what every method is given.
-
-    Attributes
-    ----------
-    train, validation, test : MatrixCompletion
-        Entries to fit, entries that choose when to stop, and entries that are only reported.
-    rank : int
-        Rank of the model.
-    start : float
-        Singular values of the initial point.
-    iterations : int
-        Limit of iterations.
-    patience : int or None
-        Stop after so many iterations without an improvement on the validation entries.
-    seed : int
-        Seed of the random frames of the initial point.
-    """
+    """Standardised entries to fit, to choose when to stop, and only to report; and what every method is given."""
 
     train: MatrixCompletion
     validation: MatrixCompletion
@@ -107,14 +91,10 @@ class _Path:
 def manifold(task: Task, name: str, depth: float | None, tick: Tick) -> Row:
     """Conjugate gradient on a manifold of fixed rank: ours of the given depth, or pymanopt's if ``depth`` is None."""
     m, n = task.train.shape
-    space: Any
-    if depth is None:
-        space = pymanopt.manifolds.FixedRankEmbedded(m, n, task.rank)
-    else:
-        space = FixedRank(m, n, task.rank, depth=depth)
-    return _conjugate_gradient(
-        task, Row(name, depth), space, task.train.initial_point(task.rank, task.start, task.seed), tick
-    )
+    theirs = pymanopt.manifolds.FixedRankEmbedded
+    space = theirs(m, n, task.rank) if depth is None else FixedRank(m, n, task.rank, depth=depth)
+    start = task.train.initial_point(task.rank, task.start, task.seed)
+    return _conjugate_gradient(task, Row(name, depth), space, start, tick)
 
 
 def infinite_depth(task: Task, name: str, tick: Tick) -> Row:
@@ -230,13 +210,8 @@ def _grouped(
 def _ridge_solve(groups: list[tuple[np.ndarray, np.ndarray]], factor: np.ndarray, ridge: float) -> np.ndarray:
     """One half sweep: a small regularised least-squares problem for each row."""
     eye = ridge * np.eye(factor.shape[1])
-    return np.array([np.linalg.solve(f.T @ f + eye, f.T @ v) for f, v in _gathered(groups, factor)])
-
-
-def _gathered(
-    groups: list[tuple[np.ndarray, np.ndarray]], factor: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return ((factor[index], values) for index, values in groups)
+    pairs = ((factor[index], values) for index, values in groups)
+    return np.array([np.linalg.solve(f.T @ f + eye, f.T @ v) for f, v in pairs])
 
 
 def _svd_of_product(left: np.ndarray, right: np.ndarray) -> Point:

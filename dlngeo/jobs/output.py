@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["columns", "depth_name", "json_depth", "replace", "save"]
+__all__ = ["Figures", "depth_name", "json_depth", "replace", "save"]
 
 
 def json_depth(depth: float) -> float | str:
@@ -26,50 +30,55 @@ def depth_name(depth: float) -> str:
     return f"depth {'∞' if math.isinf(depth) else f'{depth:g}'}"
 
 
-def columns(*headings: str) -> Table:
-    """Make a table of figures: the first column to the left, the others to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
-    return table
+class Figures:
+    """A table of figures, the columns in order of importance: the last ones go where the terminal is too narrow."""
+
+    def __init__(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._headings, self._rows = headings, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for count in range(len(self._headings), 1, -1):
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for k, heading in enumerate(self._headings[:count]):
+                table.add_column(heading, justify="right" if k else "left", no_wrap=True, overflow="fold")
+            for row in self._rows:
+                table.add_row(*row[:count])
+            if table.__rich_measure__(console, options.update_width(10_000)).maximum <= options.max_width:
+                break
+        yield table
+        if hidden := [" ".join(heading.split()) for heading in self._headings[count:]]:
+            yield Text(f"Too narrow for: {', '.join(hidden)}.")
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, and move it there.
+    """Let ``write`` fill a temporary file beside ``path``, and move it there; and remove those of killed processes.
 
     Raises
     ------
     OSError
         If the folder cannot be written.
     """
+    for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
+        with suppress(OSError), left.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the process that writes it would hold
+            left.unlink()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    fcntl.flock(handle, fcntl.LOCK_EX)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
     return path
 
 
 def save(result: dict[str, Any], folder: str | Path, draw: Callable[[dict[str, Any]], Any]) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be.
+    """Write ``result.json`` and ``figure.png`` into a folder, made if need be, and return their paths.
 
-    Parameters
-    ----------
-    result : dict
-        What JSON can hold, without NaN or infinity.
-    folder : str or Path
-        Folder.
-    draw : callable
-        Result → matplotlib figure. It is given what was written, so that the file is known to suffice.
-
-    Returns
-    -------
-    json, figure : Path
-        The files.
+    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from dlngeo import _check, plotting
 from dlngeo.jobs.gibbs import ENERGIES, Gibbs
-from dlngeo.jobs.output import columns, replace
+from dlngeo.jobs.output import Figures, replace
 from dlngeo.sampling.chain import Samples
 from dlngeo.sampling.diagnostics import diagnose
 from dlngeo.sampling.runs.store import CheckpointError
@@ -33,33 +33,16 @@ SCHEMA = 1
 MAX_SIDE = 300
 _KEPT = 2000  # draws of each chain
 _ENTRIES = 20_000_000  # of all matrices that are kept
+_MOST = 10**12  # of anything that is counted
+_MEMORY = 4e9  # bytes of all that is kept at once
 _BINS, _CURVE, _TRACE, _TRACED = 60, 240, 400, 12
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to sample, and for how long.
+    """What to sample, and for how long: the options of ``dlngeo sample``, which its help explains.
 
-    Attributes
-    ----------
-    energy : str
-        ``"lambda"``, ``"norm"``, ``"nuclear"`` or ``"target"``; see :data:`dlngeo.jobs.gibbs.ENERGIES`.
-    shape : tuple of int
-        ``(m, n)``.
-    depth, rank, width, beta, noise, kappa
-        As in :class:`dlngeo.jobs.gibbs.Gibbs`.
-    chains, steps : int
-        Number of chains, and of steps of each.
-    burn_in : int or None
-        Steps that the averages leave out; by default a fifth.
-    thin : int or None
-        Keep a point every so many steps; by default some 2000 of each chain.
-    step_size : float or None
-        Step; by default 0.02, or less where the energy is steep.
-    seed : int
-        Root of the streams of random numbers.
-    jobs : int
-        Processes among which the chains are divided. The draws depend on it, their law does not.
+    The draws depend on ``jobs``, their law does not.
 
     Raises
     ------
@@ -85,7 +68,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("chains", "steps", "jobs"):
-            _check.positive_integer(getattr(self, name), name)
+            if _check.positive_integer(getattr(self, name), name) > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}, got {getattr(self, name)}.")
         for size in self.shape:
             if not 1 <= size <= MAX_SIDE:
                 raise ValueError(
@@ -112,17 +96,8 @@ def run(
 ) -> dict[str, Any]:
     """Sample a Gibbs law.
 
-    Parameters
-    ----------
-    settings : Settings, optional
-    target : array, shape=[m, n], optional
-        T of the energy ``"target"``; its shape replaces that of the settings.
-    name : str
-        What the target is called in the result.
-    checkpoint : path, optional
-        Folder for the checkpoints; a run that was begun there goes on.
-    tick : callable, optional
-        Called now and then with the number of steps done in all processes.
+    A target T, called ``name`` in the result, brings the shape. A run that was begun in the folder ``checkpoint`` goes
+    on. ``tick`` is called now and then with the number of steps done in all processes.
 
     Returns
     -------
@@ -149,17 +124,8 @@ def run(
             raise ValueError(f"the target has shape {target.shape}; matrices of up to {MAX_SIDE} rows or columns fit.")
         _check.finite(np, target, "the target")
         shape = (target.shape[0], target.shape[1])
-    law = Gibbs(
-        settings.energy,
-        shape,
-        settings.depth,
-        settings.rank,
-        settings.width,
-        settings.beta,
-        settings.noise,
-        settings.kappa,
-        target,
-    )
+    about = {name: getattr(settings, name) for name in ("energy", "depth", "rank", "width", "beta", "noise", "kappa")}
+    law = Gibbs(shape=shape, target=target, **about)
     began = time.perf_counter()
     if checkpoint is not None and settings.thin is None:  # its default depends on the number of steps, which may grow
         settings = dataclasses.replace(settings, thin=_claimed(Path(checkpoint)).get("thin"))
@@ -203,7 +169,9 @@ def run(
         "schema": SCHEMA,
         "status": status,
         "settings": filled,
-        "data": _data(target, name),
+        "data": None
+        if target is None
+        else {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()},
         "n_steps": min(part.n_steps for part in parts),
         **_report(parts, law, filled),
         "seconds": time.perf_counter() - began,
@@ -217,6 +185,13 @@ def _filled(settings: Settings, law: Gibbs) -> dict[str, Any]:
     out["burn_in"] = settings.steps // 5 if settings.burn_in is None else settings.burn_in
     kept = max(100, min(_KEPT, _ENTRIES // (settings.chains * math.prod(law.shape))))
     out["thin"] = settings.thin or max(1, settings.steps // kept)
+    bytes_kept = 8.0 * (3 + settings.steps // out["thin"]) * settings.chains * math.prod(law.shape)
+    if bytes_kept > _MEMORY:
+        raise ValueError(
+            f"{settings.steps // out['thin']} draws of {settings.chains} chains of {law.shape[0]}×{law.shape[1]} "
+            f"matrices take {bytes_kept / 1e9:.3g} GB, above {_MEMORY / 1e9:g}; keep fewer by --thin, or take fewer "
+            "chains."
+        )
     if settings.steps < out["thin"] + out["burn_in"]:
         raise ValueError(
             f"{settings.steps} steps leave nothing after a burn-in of {out['burn_in']} when one in {out['thin']} is "
@@ -278,16 +253,22 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
     kept = steps > burn_in
     each = {f"lambda_{k + 1}": lam[:, :, k] for k in range(lam.shape[-1])}
     virial = {"virial": np.concatenate([part.statistics["virial"][:, :n_draws] for part in parts])}
-    estimates = _estimates({name: values[:, kept] for name, values in {**columns, **each, **virial}.items()})
+    found = {name: diagnose(values[:, kept]) for name, values in {**columns, **each, **virial}.items()}
+    estimates: dict[str, dict[str, float | None]] = {
+        name: {**{key: _number(value) for key, value in row.items()}, "exact": None} for name, row in found.items()
+    }
     estimates["virial"]["exact"] = 1.0
     exact = None
-    if law.law is not None:
-        grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
-        exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
-        means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean_entropy()}
-        means["free_energy"] = means["energy"] - means["entropy"] / law.beta
-        for name, value in means.items():
-            estimates[name]["exact"] = _number(value)
+    try:
+        if law.law is not None:
+            grid = np.linspace(0, 1.15 * float(lam[:, kept].max()), _CURVE + 1)[1:]
+            means = {"energy": law.law.mean(law.spectral_energy), "entropy": law.law.mean_entropy()}
+            means["free_energy"] = means["energy"] - means["entropy"] / law.beta
+            exact = {"lambda": grid.tolist(), "density": law.law.density(grid).tolist()}
+            for name, value in means.items():
+                estimates[name]["exact"] = _number(value)
+    except ValueError as error:  # of the quadrature, which must not cost the draws
+        notes.append(f"No exact values: {error}")
     worst = max((row["r_hat"] for row in estimates.values() if row["r_hat"] is not None), default=None)
     if worst is not None and worst > 1.01:
         notes.append(f"The chains do not agree yet (R-hat {worst:.3f}, above 1.01): take more steps.")
@@ -308,30 +289,20 @@ def _report(parts: list[Samples], law: Gibbs, settings: dict[str, Any]) -> dict[
     }
 
 
-def _estimates(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
-    rows = {name: {**diagnose(values), "exact": math.nan} for name, values in columns.items()}
-    return {name: {key: _number(value) for key, value in row.items()} for name, row in rows.items()}
-
-
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _data(target: np.ndarray | None, name: str) -> dict[str, Any] | None:
-    if target is None:
-        return None
-    return {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()}
-
-
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes."""
-    out = columns("", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws")
     words = {"energy": "energy E", "entropy": "entropy S", "free_energy": "free energy E − S/β"}
+    rows = []
     for name, row in result["estimates"].items():
         cells = [(row["mean"], ".5g"), (row["mcse"], ".2g"), (row["exact"], ".5g"), (row["r_hat"], ".3f")]
         shown = ["" if value is None else f"{value:{form}}" for value, form in [*cells, (row["ess_bulk"], ".0f")]]
-        out.add_row(words.get(name, name.replace("lambda_", "λ ")), *shown)
-    return Group(Text(headline(result)), out, *map(Text, result["notes"]))
+        rows.append([words.get(name, name.replace("lambda_", "λ ")), *shown])
+    headings = "", "mean", "standard\nerror", "exact", "R-hat", "effective\ndraws"
+    return Group(Text(headline(result)), Figures(headings, rows), *map(Text, result["notes"]))
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from dlngeo.sampling.state import Draws, Standing, State
 __all__ = ["Sampler", "Samples"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Samples:
     """Draws of one or more chains.
 
@@ -227,9 +226,7 @@ class Sampler(ABC):
             fails: chains stop where they are rather than go on wrong.
         """
         n_steps, thin = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(thin, "thin")
-        if isinstance(burn_in, bool) or not isinstance(burn_in, Integral):
-            raise TypeError(f"burn_in must be an integer, got {burn_in!r} of type {type(burn_in).__name__}.")
-        if not 0 <= burn_in < n_steps:
+        if _check.integer(burn_in, "burn_in", 0) >= n_steps:
             raise ValueError(f"burn_in must be at least 0 and below n_steps = {n_steps}, got {burn_in}.")
         if checkpoint_every is not None:
             checkpoint_every = _check.positive_integer(checkpoint_every, "checkpoint_every")

@@ -37,9 +37,10 @@ def diagnose(values: np.ndarray) -> dict[str, float]:
     if values.size:
         found.update(mean=float(values.mean()), sd=float(values.std()))
     if values.shape[1] >= 4 and found["sd"] > 0:
-        found["mcse"] = float(array_stats.mcse(values))
-        found["ess_bulk"] = float(array_stats.ess(values))
-        found["ess_tail"] = float(array_stats.ess(values, method="tail", prob=(0.05, 0.95)))
-        if len(values) > 1:
-            found["r_hat"] = float(array_stats.rhat(values))
+        with np.errstate(all="ignore"):  # what a chain that stands still divides by zero becomes NaN
+            found["mcse"] = float(array_stats.mcse(values))
+            found["ess_bulk"] = float(array_stats.ess(values))
+            found["ess_tail"] = float(array_stats.ess(values, method="tail", prob=(0.05, 0.95)))
+            if len(values) > 1:
+                found["r_hat"] = float(array_stats.rhat(values))
     return found

@@ -99,13 +99,13 @@ def log_orthogonal_volume(d: int) -> float:
     TypeError, ValueError
         If ``d`` is not such an integer.
     """
-    d = 0 if d == 0 else _check.positive_integer(d, "d")
-    spheres = (math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2) for k in range(1, d + 1))
-    return d * (d - 1) / 4 * math.log(2) + math.fsum(spheres)
+    return log_stiefel_volume(d, d)
 
 
 def log_stiefel_volume(d: int, r: int) -> float:
     """Logarithm of the volume ``c_d/c_{d−r}`` of St(d, r) as a quotient of O(d) with its Frobenius metric.
+
+    It is that of r spheres, of dimensions ``d − r`` to ``d − 1``, however large d is.
 
     Parameters
     ----------
@@ -117,9 +117,11 @@ def log_stiefel_volume(d: int, r: int) -> float:
     TypeError, ValueError
         If they are not integers, or ``r`` is not between 0 and ``d``.
     """
+    d = _check.integer(d, "d", 0)
     if not 0 <= r <= d:
         raise ValueError(f"r must be between 0 and d = {d}, got {r}: no more than d columns are orthonormal.")
-    return log_orthogonal_volume(d) - log_orthogonal_volume(d - r)
+    spheres = (math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2) for k in range(d - r + 1, d + 1))
+    return r * (2 * d - r - 1) / 4 * math.log(2) + math.fsum(spheres)
 
 
 class SpectralEntropy:

@@ -181,7 +181,7 @@ class SpectralLaw:
         profile = np.where(np.isfinite(profile), profile, -np.inf) + np.log(_RANGE)
         if not np.isfinite(profile).any():
             raise ValueError("the density is NaN or zero everywhere: see that the energy is finite at singular values.")
-        large = np.flatnonzero(profile > np.max(profile) - _NEGLIGIBLE)
+        large = np.flatnonzero(profile >= np.max(profile) - _NEGLIGIBLE)
         if large[-1] == len(_RANGE) - 1:
             raise ValueError(
                 f"the density does not fall off below λ = {_RANGE[-1]:g}: the energy grows too slowly for a law."

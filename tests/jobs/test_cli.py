@@ -1,27 +1,35 @@
-"""The command line, end to end on small data."""
+"""The command line, end to end on small data: what all commands have in common, and ``dlngeo compare``."""
 
 import inspect
-import json
 import os
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
-from typer.testing import CliRunner
+from commands import QUICK, assert_one_line_and_code_2, call, result_of
 
 import dlngeo.cli
+import dlngeo.jobs.compare
+import dlngeo.jobs.flow
 import dlngeo.jobs.load
-from dlngeo.cli import app
-from dlngeo.jobs.compare import Settings
+import dlngeo.jobs.sample
+from dlngeo.jobs.output import replace
 
-QUICK = ["--rank", "3", "--depths", "1,3", "--observed", "0.6", "--iterations", "8"]
+over_commands = pytest.mark.parametrize("command", QUICK)
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+def process(code, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
+        **{"stdout": subprocess.PIPE, "env": {**os.environ, "PYTHONIOENCODING": "utf-8"}, **options},
+    )
 
 
 @pytest.fixture
@@ -30,13 +38,10 @@ def matrix():
     return rng.standard_normal((16, 2)) @ rng.standard_normal((2, 12)) + 0.1 * rng.standard_normal((16, 12))
 
 
-def assert_one_line_and_code_2(result, message):
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert result.stderr.startswith("dlngeo: ")
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.fixture
+def data(matrix, tmp_path):
+    np.save(tmp_path / "a.npy", matrix)
+    return tmp_path / "a.npy"
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "csv", "mtx"])
@@ -47,15 +52,15 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
     elif suffix == "npz":
         np.savez(path, arr=matrix)
     elif suffix == "csv":
-        np.savetxt(path, matrix, delimiter=",")
+        pd.DataFrame(matrix).to_csv(path)
     else:
         scipy.io.mmwrite(path, scipy.sparse.coo_array(matrix))
-    result = run(path, *QUICK, "--output", tmp_path / "out")
+    result = call("compare", path, *QUICK["compare"], "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for word in ("depth 1", "depth 3", "FixedRankEmbedded", "ALS", "SVD (floor)", "effective", "seconds"):
         assert word in result.stdout
     assert "PSNR" not in result.stdout
-    written = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    written = result_of(tmp_path / "out")
     assert written["schema"] == 1
     assert set(written) == {"schema", "status", "data", "settings", "notes", "rows", "pictures"}
     assert written["data"]["shape"] == [16, 12]
@@ -66,37 +71,38 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
 @pytest.mark.parametrize("name", ["[red][bogus=1]$x_{$.npy", "odd\udcff.npy"])
 def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
     np.save(tmp_path / name, matrix)
-    result = run(tmp_path / name, *QUICK, "--output", tmp_path / "[out]")
+    result = call("compare", tmp_path / name, *QUICK["compare"], "--output", tmp_path / "[out]")
     assert result.exit_code == 0, result.output
     assert name[:3] in result.stdout
     assert (tmp_path / "[out]" / "figure.png").exists()
-    assert_one_line_and_code_2(run(tmp_path / f"no{name}"), "no such file")
+    assert_one_line_and_code_2(call("compare", tmp_path / f"no{name}"), "no such file")
 
 
 def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
     photograph = dlngeo.jobs.load.photograph
     monkeypatch.setattr(dlngeo.jobs.load, "photograph", lambda: photograph(shrink=14))
-    result = run(*QUICK, "--output", tmp_path)
+    result = call("compare", *QUICK["compare"], "--output", tmp_path)
     assert result.exit_code == 0, result.output
     assert "PSNR" in result.stdout
     assert "china.jpg" in result.stdout
 
 
-def test_the_defaults_are_those_of_the_library():
-    parameters = inspect.signature(dlngeo.cli.compare).parameters
-    settings = Settings()
-    assert dlngeo.cli._depths(parameters["depths"].default) == settings.depths
-    for name in ("rank", "observed", "start", "iterations", "patience", "seed"):
-        assert parameters[name].default == getattr(settings, name)
+@over_commands
+def test_the_defaults_are_those_of_the_library(command):
+    parameters = inspect.signature(getattr(dlngeo.cli, command)).parameters
+    settings = vars(sys.modules[f"dlngeo.jobs.{command}"].Settings())
+    assert dlngeo.cli._depths("1,2,3,8,inf") == settings.get("depths", (1, 2, 3, 8, np.inf))
+    names = parameters.keys() & settings.keys() - {"depths", "shape", "energy"}
+    assert len(names) > 5
+    assert {name: parameters[name].default for name in names} == {name: settings[name] for name in names}
 
 
-def test_a_seed_reproduces_the_numbers(tmp_path, matrix):
-    np.save(tmp_path / "a.npy", matrix)
-    errors = []
+@pytest.mark.parametrize("command", ["compare", "flow"])
+def test_a_seed_reproduces_the_numbers(tmp_path, data, command):
+    errors, given = [], [data] if command == "compare" else []
     for seed in (5, 5, 6):
-        assert run(tmp_path / "a.npy", *QUICK, "--seed", seed, "--output", tmp_path).exit_code == 0
-        written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-        errors.append([row["error"] for row in written["rows"]])
+        assert call(command, *given, *QUICK[command], "--seed", seed, "--output", tmp_path).exit_code == 0
+        errors.append([row.get("error", row.get("losses")) for row in result_of(tmp_path)["rows"]])
     assert errors[0] == errors[1] != errors[2]
 
 
@@ -111,10 +117,11 @@ def test_a_seed_reproduces_the_numbers(tmp_path, matrix):
         ("table.xlsx", b"PK", "cannot read .xlsx"),
     ],
 )
-def test_bad_files_get_one_line_and_code_2(tmp_path, name, content, message):
+@over_commands
+def test_bad_files_get_one_line_and_code_2(command, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert_one_line_and_code_2(run(tmp_path / name, "--output", tmp_path / "out"), message)
+    assert_one_line_and_code_2(call(command, tmp_path / name, "--output", tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()
 
 
@@ -127,61 +134,130 @@ def test_bad_files_get_one_line_and_code_2(tmp_path, name, content, message):
         (["--rank", "99"], "rank 99 exceeds"),
         (["--observed", "1.5"], "observed fraction"),
         (["--start", "0"], "start size"),
+        (["--start", "nan"], "start size"),
+        (["--rank", "0"], "rank must be at least 1"),
+        (["--patience", "0"], "patience must be at least 1"),
+        (["--seed", "-1"], "seed must not be negative"),
         (["--iterations", "0"], "iterations must be at least 1"),
     ],
 )
-def test_bad_options_get_one_line_and_code_2(tmp_path, matrix, options, message):
-    np.save(tmp_path / "a.npy", matrix)
-    assert_one_line_and_code_2(run(tmp_path / "a.npy", *options, "--output", tmp_path / "out"), message)
+def test_bad_options_get_one_line_and_code_2(tmp_path, data, options, message):
+    assert_one_line_and_code_2(call("compare", data, *options, "--output", tmp_path / "out"), message)
 
 
-def test_an_output_that_is_a_file_gets_one_line(tmp_path, matrix):
-    np.save(tmp_path / "a.npy", matrix)
-    result = run(tmp_path / "a.npy", *QUICK, "--output", tmp_path / "a.npy")
+@over_commands
+def test_holes_and_options_without_a_table_are_refused(command, tmp_path):
+    assert_one_line_and_code_2(call(command, "--long"), "say how a file is written")
+    (tmp_path / "long.csv").write_text("".join(f"{k % 4},{k % 3},{k}\n" for k in range(12)))
+    assert_one_line_and_code_2(call(command, tmp_path / "long.csv"), "pass --long or --wide")
+    np.save(tmp_path / "holes.npy", np.array([[1.0, np.nan], [0.0, 1.0]]))
+    message = "only 3 entries are known" if command == "compare" else "1 of 4 entries are missing"
+    assert_one_line_and_code_2(call(command, tmp_path / "holes.npy", "--output", tmp_path / "out"), message)
+
+
+@over_commands
+def test_an_output_that_is_a_file_gets_one_line(command, tmp_path, data):
+    given = [data] if command == "compare" else []
+    result = call(command, *given, *QUICK[command], "--output", data)
     assert result.exit_code == 2
     assert "cannot write to" in result.stderr
     assert "Traceback" not in result.output
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path, matrix):
-    np.save(tmp_path / "a.npy", matrix)
-    # The process sends itself the signal that a terminal would, in the middle of the second method.
-    code = """
+@pytest.mark.parametrize(("command", "at"), [("compare", 4), ("flow", 0.3)])
+def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path, data, command, at):
+    # The process sends itself the signal that a terminal would, in the middle of the second row.
+    code = f"""
 import os, signal
-import dlngeo.jobs.compare as run
+import dlngeo.jobs.{command} as job
 from dlngeo.cli import app
-compare = run.compare
-def interrupted(data, settings, tick):
-    def tick(name, iteration):
-        if (name, iteration) == ("depth 3", 4):
+name = "compare" if hasattr(job, "compare") else "run"
+run = getattr(job, name)
+def interrupted(*arguments, tick):
+    def tick(name, done):
+        if name == "depth 3" and done >= {at}:
             os.kill(os.getpid(), signal.SIGINT)
-    return compare(data, settings, tick=tick)
-run.compare = interrupted
+    return run(*arguments, tick=tick)
+setattr(job, name, interrupted)
 app()
 """
-    process = subprocess.run(
-        [sys.executable, "-c", code, "compare", str(tmp_path / "a.npy"), *QUICK, "--output", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert process.returncode == 130, process.stderr
-    assert "Traceback" not in process.stderr
-    assert "interrupted" in process.stderr
-    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    given = [data] if command == "compare" else []
+    found = process(code, command, *given, *QUICK[command], "--output", tmp_path)
+    assert found.returncode == 130, found.stderr
+    assert "Traceback" not in found.stderr
+    assert "interrupted" in found.stderr
+    written = result_of(tmp_path)
     assert written["status"] == "interrupted"
-    assert [(row["name"], row["iterations"]) for row in written["rows"]] == [("depth 1", 8), ("depth 3", 4)]
-    assert "depth 3 ended: interrupted" in process.stdout
+    assert [row["name"] for row in written["rows"]] == ["depth 1", "depth 3"]
+    assert "depth 3 ended: interrupted" in found.stdout
     assert (tmp_path / "figure.png").exists()
+    if command == "compare":
+        assert [row["iterations"] for row in written["rows"]] == [8, 4]
+    else:
+        assert [row["status"] for row in written["rows"]] == ["complete", "interrupted"]
+        assert 6 < written["rows"][1]["t"][-1] < 20
 
 
-def test_help_is_quick_and_names_the_options():
-    result = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"})
+RUN = "from dlngeo.cli import app; app()"
+
+
+def test_an_output_in_ascii_loses_no_number_and_a_full_one_is_told(tmp_path):
+    arguments = "sample", *QUICK["sample"], "--output", tmp_path
+    plain = process(RUN, *arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert r"\u03bb 2" in plain.stdout
+    assert f"{result_of(tmp_path)['estimates']['energy']['mean']:.5g}" in plain.stdout
+    with open("/dev/full", "w") as full:
+        found = process(RUN, *arguments, stdout=full)
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1
+    assert f"cannot print: No space left on device. wrote {tmp_path}" in found.stderr
+
+
+@over_commands
+def test_narrow_tables_drop_columns_and_cut_no_number(command, tmp_path, data):
+    given = [data] if command == "compare" else []
+    result = call(command, *given, *QUICK[command], "--output", tmp_path, env={"COLUMNS": "40"})
+    assert result.exit_code == 0, result.output
+    assert "…" not in result.stdout
+    assert "Too narrow for: " in result.stdout
+    written = result_of(tmp_path)
+    if command == "sample":
+        numbers = [f"{row['mean']:.5g}" for row in written["estimates"].values()]
+    else:
+        numbers = [
+            f"{row['error']:.3f}" if command == "compare" else f"{row['losses'][-1]:.3g}" for row in written["rows"]
+        ]
+    assert all(number in result.stdout for number in numbers)
+
+
+def test_files_that_a_killed_run_left_are_removed(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from dlngeo.jobs.output import replace
+replace(Path(sys.argv[1]) / "figure.png", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    process(code, tmp_path)
+    assert len(list(tmp_path.glob(".figure-*.png"))) == 1
+    other = tmp_path / "result.json"
+
+    def write(path):
+        replace(other, lambda path: path.write_text("{}"))
+        replace(tmp_path / "figure.png", lambda path: path.write_text("second"))  # leaves that of this process alone
+        path.write_text("first")
+
+    replace(tmp_path / "figure.png", write)
+    assert (tmp_path / "figure.png").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "result.json"]
+
+
+@over_commands
+def test_help_is_quick_and_names_the_options(command):
+    result = call(command, "--help", env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    for word in ("--rank", "--depths", "--observed", "--start", "--iterations", "--seed", "--output", "--patience"):
-        assert word in result.output
-    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.jobs' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+    for name in inspect.signature(getattr(dlngeo.cli, command)).parameters:
+        assert name.replace("_", "-") in result.output.lower()
+    loaded = "import sys, dlngeo.cli; sys.exit(any(f'dlngeo.{room}' in sys.modules for room in ('jobs', 'sampling')))"
+    assert process(loaded).returncode == 0

@@ -1,41 +1,15 @@
 """``dlngeo flow``, end to end on small matrices."""
 
-import inspect
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import QUICK, assert_one_line_and_code_2, call, result_of
 
-import dlngeo.cli
-from dlngeo.cli import app
 from dlngeo.jobs.flow import Settings, random_target, run
-
-QUICK = ["--size", "3", "--target-rank", "2", "--depths", "1,3", "--time", "20"]
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, ["flow", *map(str, arguments)])
-
-
-def result_of(folder):
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def assert_one_line_and_code_2(result, message):
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert result.stderr.startswith("dlngeo: ")
-    assert message in result.stderr
 
 
 @pytest.mark.parametrize("by", ["metric", "layers", "descent"])
 def test_each_way_gives_a_table_a_figure_and_a_result(tmp_path, by):
-    result = call(*QUICK, "--by", by, "--output", tmp_path / "out")
+    result = call("flow", *QUICK["flow"], "--by", by, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for word in ("depth 1", "depth 3", "limit", "imbalance", "9 of 9 entries"):
         assert word in result.stdout
@@ -90,28 +64,12 @@ def test_the_target_is_reached_and_the_limit_named():
 
 def test_a_target_from_a_file_and_a_part_of_its_entries(tmp_path):
     np.savetxt(tmp_path / "a.csv", np.arange(12.0).reshape(4, 3), delimiter=",")
-    result = call(tmp_path / "a.csv", *QUICK[4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
+    result = call("flow", tmp_path / "a.csv", *QUICK["flow"][4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
     assert result.exit_code == 0, result.output
     written = result_of(tmp_path)
     assert written["data"]["shape"] == [4, 3]
     assert written["data"]["name"] == "a.csv"
     assert 0 < written["data"]["n_observed"] < 12
-
-
-def test_a_seed_reproduces_the_numbers(tmp_path):
-    losses = []
-    for seed in (5, 5, 6):
-        assert call(*QUICK, "--seed", seed, "--output", tmp_path).exit_code == 0
-        losses.append([row["losses"] for row in result_of(tmp_path)["rows"]])
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_the_defaults_are_those_of_the_library():
-    parameters = inspect.signature(dlngeo.cli.flow).parameters
-    settings = Settings()
-    for name in ("by", "rank", "observed", "start", "imbalance", "time", "step_size", "seed"):
-        assert parameters[name].default == getattr(settings, name)
-    assert dlngeo.cli._depths("1,2,3,8,inf") == settings.depths
 
 
 @pytest.mark.parametrize(
@@ -132,64 +90,14 @@ def test_the_defaults_are_those_of_the_library():
         (["--rank", "9"], "rank 9 exceeds"),
         (["--target-rank", "9"], "rank 9 exceeds"),
         (["--size", "0"], "size must be at least 1"),
-        (["--size", "301"], "shape (301, 301)"),
+        (["--size", "301"], "the size must be at most 300, got 301"),
+        (["--size", 10**11], "the size must be at most 300"),
+        (["--by", "layers", "--depths", "1e308"], "at most 1000 layers"),
+        (["--by", "descent", "--step-size", "1e-300"], "steps of 1e-300, above"),
         (["--seed", "-1"], "seed must not be negative"),
         (["--rank", "2", "--depths", "inf"], "skipped"),
     ],
 )
 def test_bad_options_get_one_line_and_code_2(tmp_path, options, message):
-    assert_one_line_and_code_2(call(*QUICK, *options, "--output", tmp_path / "out"), message)
+    assert_one_line_and_code_2(call("flow", *QUICK["flow"], *options, "--output", tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()
-
-
-def test_bad_files_get_one_line_and_code_2(tmp_path):
-    assert_one_line_and_code_2(call(tmp_path / "absent.npy"), "no such file")
-    np.save(tmp_path / "holes.npy", np.array([[1.0, np.nan], [0.0, 1.0]]))
-    assert_one_line_and_code_2(call(tmp_path / "holes.npy", "--output", tmp_path / "out"), "1 of 4 entries are missing")
-    np.save(tmp_path / "a.npy", np.eye(2))
-    result = call(tmp_path / "a.npy", *QUICK[4:], "--output", tmp_path / "a.npy")
-    assert result.exit_code == 2
-    assert "cannot write to" in result.stderr
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_keeps_what_is_done_and_gives_code_130(tmp_path):
-    # The process sends itself the signal that a terminal would, in the middle of the second depth.
-    code = """
-import os, signal
-import dlngeo.jobs.flow as flows
-from dlngeo.cli import app
-run = flows.run
-def interrupted(target, name, settings, tick):
-    def tick(name, part):
-        if name == "depth 3" and part > 0.3:
-            os.kill(os.getpid(), signal.SIGINT)
-    return run(target, name, settings, tick=tick)
-flows.run = interrupted
-app()
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", code, "flow", *QUICK, "--output", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert process.returncode == 130, process.stderr
-    assert "Traceback" not in process.stderr
-    assert "interrupted" in process.stderr
-    written = result_of(tmp_path)
-    assert written["status"] == "interrupted"
-    assert [row["status"] for row in written["rows"]] == ["complete", "interrupted"]
-    assert 6 < written["rows"][1]["t"][-1] < 20
-    assert (tmp_path / "figure.png").exists()
-
-
-def test_help_is_quick_and_names_the_options():
-    result = CliRunner().invoke(app, ["flow", "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0
-    for word in ("--by", "--depths", "--rank", "--observed", "--start", "--imbalance", "--time", "--seed", "--output"):
-        assert word in result.output
-    loaded = "import sys, dlngeo.cli; sys.exit('dlngeo.flows' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0

@@ -232,13 +232,6 @@ def test_the_json_draws_the_same_figure(shown):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_files_hold_the_result_and_its_figure(result, tmp_path):
-    file, figure = save(result, tmp_path / "new" / "folder", compare_figure)
-    assert json.loads(file.read_text(encoding="utf-8")) == result
-    assert figure.read_bytes()[:4] == b"\x89PNG"
-    assert sorted(p.name for p in file.parent.iterdir()) == ["figure.png", "result.json"]
-
-
 def test_the_figure_shows_every_row_and_labels_its_axes(result):
     figure = compare_figure(result)
     titles = " ".join(axes.get_title() for axes in figure.axes)
@@ -274,25 +267,6 @@ def test_the_table_fits_eighty_columns(result):
     text = console.export_text()
     assert "…" not in text
     assert all(row["name"] in text for row in result["rows"])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rank": 0}, "rank must be at least 1"),
-        ({"depths": (0.5,)}, "depth must be at least 1"),
-        ({"depths": (math.nan,)}, "depth must be at least 1"),
-        ({"observed": 1.0}, "observed fraction"),
-        ({"start": 0.0}, "start size must lie in"),
-        ({"start": math.nan}, "start size must lie in"),
-        ({"iterations": 0}, "iterations must be at least 1"),
-        ({"patience": 0}, "patience must be at least 1"),
-        ({"seed": -1}, "seed must not be negative"),
-    ],
-)
-def test_bad_settings_say_what_is_wrong(change, message):
-    with pytest.raises(ValueError, match=message):
-        Settings(**change)
 
 
 def test_a_rank_above_the_shape_and_too_few_entries_are_errors():

@@ -1,16 +1,19 @@
 """Reading a matrix: each format, and each way in which a file can be wrong."""
 
+import csv
 import io
 import pickle
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
 
 from dlngeo.jobs.load import DataError, load, photograph
+from dlngeo.jobs.tables import Form
 
 
 class Bomb:
@@ -101,7 +104,88 @@ def test_csv(tmp_path, delimiter, header):
     if header:
         lines.insert(0, delimiter.join(f'"film {k}"' for k in range(7)))
     path = write(tmp_path / "a.csv", "\ufeff" + "\r\n".join(lines) + "\r\n\r\n")
-    np.testing.assert_array_equal(load(path).matrix, a)
+    data = load(path)
+    np.testing.assert_array_equal(data.matrix, a)
+    columns = tuple(f"film {k}" for k in range(7)) if header else None
+    assert data.form == Form(False, None, columns, (), delimiter, ".")
+
+
+TABLE = pd.DataFrame(matrix(), columns=range(7))
+COUNTS = pd.DataFrame(np.random.default_rng(1).integers(1, 6, (12, 7)))
+NUMBERS, LETTERS = tuple("0123456"), tuple("abcdefghi")
+R = TABLE.set_axis([f"V{k}" for k in range(7)], axis=1).set_axis(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "columns", "names", "options"),
+    [
+        (TABLE.to_csv(), tuple("012345678"), NUMBERS, ("",), {}),
+        (TABLE.to_csv(index=False), None, NUMBERS, (), {}),
+        (TABLE.to_csv(header=False), tuple("012345678"), None, (), {"index": True}),
+        (TABLE.to_csv(header=False, index=False), None, None, (), {}),
+        (TABLE.set_axis(list(LETTERS)).to_csv(index_label="who"), LETTERS, NUMBERS, ("who",), {}),
+        (TABLE.set_axis([9, 2, 4, 6, 1, 11, 30, 5, 3]).to_csv(), ("9", "2", "4", "6", "1", "11", "30", "5", "3"),
+         NUMBERS, ("",), {}),
+        (R.to_csv(quoting=csv.QUOTE_NONNUMERIC), tuple("123456789"), tuple(R.columns), ("",), {}),
+        (R.to_csv()[1:], tuple("123456789"), tuple(R.columns), ("",), {}),
+        (TABLE.to_csv(index=False, header=False, lineterminator=",\n"), None, None, (), {}),
+        (R.to_csv(index=False, lineterminator=",\n"), None, tuple(R.columns), (), {}),
+        (TABLE.to_csv(sep="\t"), tuple("012345678"), NUMBERS, ("",), {}),
+        (TABLE.to_csv(sep=";", decimal=","), tuple("012345678"), NUMBERS, ("",), {}),
+        (R.to_csv(sep="\t", decimal=",", index=False), None, tuple(R.columns), (), {}),
+    ],
+    ids=[*"abcdefghijklm"],
+)  # fmt: skip
+def test_names_in_tables_are_recognised(tmp_path, text, rows, columns, names, options):
+    data = load(write(tmp_path / "a.csv", text), **options)
+    np.testing.assert_array_equal(data.matrix, matrix())
+    assert (data.form.rows, data.form.columns, data.form.names) == (rows, columns, names)
+
+
+LONG = pd.DataFrame({"user": np.arange(60) % 7 + 3, "item": np.arange(60) // 7, "rating": np.arange(60) % 5 + 0.5})
+WORDS = LONG.assign(user=[f"u{k}" for k in LONG.user]).rename(columns={"rating": "x"})
+DATED = LONG.assign(time=1)
+
+
+@pytest.mark.parametrize(
+    ("table", "written", "options"),
+    [
+        (LONG, {}, {}),
+        (LONG, {"index": False}, {}),
+        (LONG, {"index": False, "header": False}, {"long": True}),
+        (WORDS, {"index": False}, {}),
+        (WORDS, {"index": False, "header": False, "sep": ";", "decimal": ","}, {}),
+        (DATED, {"index": False}, {"long": True}),
+    ],
+    ids=["numbered", "named", "bare", "words", "european", "dated"],
+)
+def test_long_tables_become_matrices(tmp_path, table, written, options):
+    data = load(write(tmp_path / "a.csv", table.to_csv(**written)), **options)
+    wide = table.pivot(index="user", columns="item", values=table.columns[2])
+    rows, columns = list(map(str, wide.index)), list(map(str, wide.columns))
+    at = [rows.index(name) for name in data.form.rows], [columns.index(name) for name in data.form.columns]
+    np.testing.assert_array_equal(data.matrix, wide.to_numpy()[np.ix_(*at)])
+    assert data.form.names == (() if written.get("header") is False else tuple(table.columns[:3]))
+    assert data.form.long
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "settled", "shape"),
+    [
+        (TABLE.to_csv(header=False), "first column counts 0, 1, … .* --index or --no-index", {"index": False}, (9, 8)),
+        (COUNTS.to_csv(index=False), "line 1 counts 0, 1, … .* --header or --no-header", {"header": True}, (12, 7)),
+        (TABLE.set_axis(range(2010, 2017), axis=1).to_csv(index=False), "counts 2010", {"header": True}, (9, 7)),
+        (LONG.to_csv(index=False, header=False), "--long or --wide", {"long": False}, (60, 3)),
+        (DATED.to_csv(index=False), "a fourth column.* --long or --wide", {"long": False}, (60, 4)),
+        ("film,300\n" + "1,2.5\n2,1.5\n" * 9, "numbers and what is none, as 'film'", {"header": True}, (18, 2)),
+    ],
+    ids=["index", "header", "years", "long", "dated", "mixed"],
+)
+def test_two_readings_are_asked_back_with_the_option_that_settles_it(tmp_path, text, message, settled, shape):
+    path = write(tmp_path / "a.csv", text)
+    with pytest.raises(DataError, match=message):
+        load(path)
+    assert load(path, **settled).matrix.shape == shape
 
 
 def test_matrix_market(tmp_path):
@@ -169,6 +253,18 @@ BAD = {
         b"%%MatrixMarket matrix coordinate real general\n9 7 2\n1 1 1.0\n1 1 2.0\n",
         "entries twice",
     ),
+    "recursion.npy": (npy_header((9, 7), "[" * 3000), "not a readable .npy"),
+    "token.npy": (npy_header((9, 7)).replace(b"(9, 7)", b"(9, 7\x00"), "not a readable .npy"),
+    "longheader.npz": (zipped(arr=npy_header((9, 7), "(" * 9000)), "not a readable .npz"),
+    "underscore.csv": (b"1.5,2\n1_0,4\n", "'1_0' in line 2, column 1, is not a number; .* pass --index"),
+    "digits.csv": ("1.5,2\n3,٣\n".encode(), "'٣' in line 2, column 2"),
+    "points.csv": (b"1,5;2,5\n2.5;3,5\n" * 9, "'2.5' in line 2"),
+    "thousands.tsv": (b"1,234\t2,345\n" * 9, "may be a decimal or thousands"),
+    "short.csv": (b"1,2,4\n4,5\n", "line 2 has 2 cells, line 1 has 3"),
+    "late.csv": (b"1.5,2,\n" * 1500 + b"1.5,2,7\n", "line 1501 has a cell after the separator .* '7'"),
+    "again.csv": (b"user,item,rating\n" + b"a,b,1\na,c,2\nd,b,1\n" * 2, "two values at 'a', 'b'"),
+    "nameless.csv": (b"user,item,rating\n" + b"a,b,1\na,c,2\nd,,1\n", "line 4 names no row"),
+    "toolong.csv": ("i,j,value\n" + "".join(f"a{k},b{k},1\n" for k in range(5001)), "too large .5001×5001"),
     "words.csv": (b"a,b\n1,2\nx,3\n", "'x' in line 3, column 1, is not a number"),
     "ragged.csv": (b"1,2\n3,4,5\n", "line 2 has 3 cells, line 1 has 2"),
     "prose.csv": (b"It was the best of times\n", "no numbers"),
@@ -193,6 +289,11 @@ def test_what_is_no_file_says_so(tmp_path):
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         load(tmp_path / "folder.npy")
+
+
+def test_options_of_tables_are_refused_elsewhere(tmp_path):
+    with pytest.raises(DataError, match="is no table of text"):
+        load(write(tmp_path / "a.npy", npy(FULL)), long=True)
 
 
 def test_pickles_are_never_loaded(tmp_path):

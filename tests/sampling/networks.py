@@ -1,4 +1,4 @@
-"""Networks, energies and points that the tests of constrained HMC share."""
+"""Networks, energies, points and comparisons that the tests of samplers share."""
 
 from itertools import pairwise
 
@@ -63,3 +63,18 @@ def extrapolated(run, h):
     """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
     (coarse, a), (fine, b) = run(h), run(h / 2)
     return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
+
+
+def starts(chains, rng):
+    """Points of rank 2 among the 3×4 matrices."""
+    return np.einsum("cik,cjk->cij", rng.standard_normal((chains, 3, 2)), rng.standard_normal((chains, 4, 2)))
+
+
+def assert_same(a, b):
+    """Samples are the same bit for bit."""
+    assert (a.n_steps, a.status) == (b.n_steps, b.status)
+    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics), ({"x": a.points}, {"x": b.points})):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
+            assert ours[name].tobytes() == theirs[name].tobytes()

@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from networks import SQUARES, assert_same, starts
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import ConstrainedHMC, Langevin, Sampler, SpectralPotential, UpstairsLangevin
+from dlngeo.sampling import ConstrainedHMC, Langevin, Sampler, UpstairsLangevin
 from dlngeo.sampling.diagnostics import diagnose
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SPACE = FixedRankMatrices(3, 4, 2, depth=3)
 SAMPLERS = {
     "langevin": Langevin(SPACE, SQUARES, 2.0, 0.02),
@@ -56,20 +56,6 @@ class Interrupted(Walk):
         return state
 
 
-def starts(chains, rng):
-    return np.einsum("cik,cjk->cij", rng.standard_normal((chains, 3, 2)), rng.standard_normal((chains, 4, 2)))
-
-
-def assert_same(a, b):
-    assert (a.n_steps, a.status, a.settings) == (b.n_steps, b.status, b.settings)
-    assert np.array_equal(a.points, b.points)
-    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics)):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert ours[name].dtype == theirs[name].dtype
-            np.testing.assert_array_equal(ours[name], theirs[name])
-
-
 def test_points_are_kept_every_thin_steps_after_burn_in(rng):
     start = rng.standard_normal((5, 2))
     everything = Walk().sample(start, 20, rng=1)
@@ -104,6 +90,7 @@ def test_one_point_is_one_chain_and_seeds_reproduce(name, rng):
     assert single.points.shape == (1, 3, 3, 4)
     a, b, c = (sampler.sample(start, 3, rng=seed) for seed in (5, np.random.default_rng(5), 6))
     assert_same(a, b)
+    assert a.settings == b.settings
     assert not np.array_equal(a.points, c.points)
 
 
@@ -197,7 +184,7 @@ def test_progress_calls_after_each_step_or_shows_a_bar(rng, capsys):
         ({"thin": 0}, ValueError, "thin must be at least 1"),
         ({"burn_in": 5}, ValueError, "burn_in must be at least 0 and below n_steps = 5"),
         ({"burn_in": 1.5}, TypeError, "burn_in must be an integer"),
-        ({"burn_in": -1}, ValueError, "burn_in must be at least 0"),
+        ({"burn_in": -1}, ValueError, "burn_in must not be negative"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         ({"initial_points": [[np.nan, 0]]}, ValueError, "NaN or infinite"),
     ],

@@ -1,9 +1,11 @@
 """Runs that are killed go on bit for bit, and what is no checkpoint of theirs is refused and left alone."""
 
+import copy
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -12,9 +14,17 @@ import time
 
 import numpy as np
 import pytest
+from networks import SQUARES, assert_same, starts
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, SpectralPotential
+from dlngeo.sampling import (
+    CheckpointError,
+    ConstrainedHMC,
+    Langevin,
+    Sampler,
+    Samples,
+    WorkerLostError,
+)
 
 N_STEPS = 60
 OPTIONS = {"burn_in": 7, "thin": 2}
@@ -51,7 +61,6 @@ class Walk(Sampler):
         return {"sampler": "Walk", "size": self.size, "numbers": (np.float64(1), np.int64(2)), "bound": np.inf}
 
 
-SQUARES = SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
 SPACE = FixedRankMatrices(3, 4, 2, depth=3)
 SAMPLERS = {
     "walk": Walk(),
@@ -64,7 +73,7 @@ def start(name="walk"):
     rng = np.random.default_rng(0)
     if name == "walk":
         return rng.standard_normal((3, 2))
-    return np.einsum("cik,cjk->cij", rng.standard_normal((3, 3, 2)), rng.standard_normal((3, 4, 2)))
+    return starts(3, rng)
 
 
 def run(path, name="walk", n_steps=N_STEPS, every=4, rng=5, **options):
@@ -75,15 +84,6 @@ def run(path, name="walk", n_steps=N_STEPS, every=4, rng=5, **options):
 
 def whole(name="walk", n_steps=N_STEPS, rng=5):
     return SAMPLERS[name].sample(start(name), n_steps, rng=rng, **OPTIONS)
-
-
-def assert_same(a, b):
-    assert (a.n_steps, a.status) == (b.n_steps, b.status)
-    for ours, theirs in ((a.state, b.state), (a.statistics, b.statistics), ({"x": a.points}, {"x": b.points})):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
-            assert ours[name].tobytes() == theirs[name].tobytes()
 
 
 def contents(folder):
@@ -289,6 +289,21 @@ def test_a_run_that_goes_on_is_read_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "load", slow)
     assert_same(Samples.load(path), whole())
     assert not meanwhile
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_samples_and_errors_are_copied_whole(again, tmp_path):
+    run(tmp_path / "a")
+    samples = Samples.load(tmp_path / "a")
+    assert_same(again(samples), samples)
+    assert again(samples).settings == samples.settings
+    assert samples == samples  # by identity: arrays have no truth
+    assert samples != again(samples)
+    lost = again(WorkerLostError("killed", [{"k": 1}]))
+    assert (str(lost), lost.cells) == ("killed", [{"k": 1}])
+    with pytest.raises(CheckpointError) as caught:
+        Samples.load(tmp_path)
+    assert (type(again(caught.value)), str(again(caught.value))) == (CheckpointError, str(caught.value))
 
 
 def test_numpy_and_json_read_it(tmp_path):

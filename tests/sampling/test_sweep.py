@@ -11,10 +11,11 @@ import joblib
 import numba
 import numpy as np
 import pytest
+from networks import SQUARES
 from threadpoolctl import threadpool_info
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, SpectralPotential, sweep
+from dlngeo.sampling import Cell, CheckpointError, Langevin, Sampler, Samples, sweep
 from dlngeo.sampling.runs import lost_workers as _losses
 from dlngeo.sampling.runs import sweep as ensemble
 from dlngeo.sampling.runs.lost_workers import Losses
@@ -24,15 +25,11 @@ GRID = {"depth": [2, 3], "beta": [1.0, 4.0], "shape": [(2, 3), (3, 3)]}
 N_STEPS = 40
 
 
-def squares():
-    return SpectralPotential(lambda lam: np.sum(lam**2, -1) / 2, lambda lam: lam)
-
-
 def make(rng, depth, beta, shape, chains=3):
     m, n = shape
     space = FixedRankMatrices(m, n, 2, depth=depth)
     points = np.einsum("cik,cjk->cij", rng.standard_normal((chains, m, 2)), rng.standard_normal((chains, n, 2)))
-    return Cell(Langevin(space, squares(), beta, 0.02), points, {"norm": lambda x: np.linalg.norm(x, axis=(1, 2))})
+    return Cell(Langevin(space, SQUARES, beta, 0.02), points, {"norm": lambda x: np.linalg.norm(x, axis=(1, 2))})
 
 
 class Walk(Sampler):

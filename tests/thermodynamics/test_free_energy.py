@@ -620,9 +620,16 @@ def test_constants_and_lists_are_energies_and_gradients(rng):
     assert free_energy(1, torch.tensor(x), 3, 2.0).tolist() == pytest.approx(free_energy(1, x, 3, 2.0).tolist())
 
 
+def log_sphere(d):
+    """Logarithm of the area of the unit sphere in d dimensions, by Stirling's formula."""
+    return math.log(2) + d / 2 * math.log(math.pi) - ((d - 1) / 2 * math.log(d / 2) - d / 2 + math.log(2 * math.pi) / 2)
+
+
 def test_volumes_and_spectra_of_wrong_sizes_are_refused():
     assert (log_orthogonal_volume(0), log_stiefel_volume(3, 0)) == (0, 0)
-    with pytest.raises(ValueError, match="d must be at least 1"):
+    huge = log_stiefel_volume(10**11, 1)  # a sphere of radius √2, in no time
+    assert huge == pytest.approx((10**11 - 1) / 2 * math.log(2) + log_sphere(10**11), rel=1e-12)
+    with pytest.raises(ValueError, match="d must not be negative"):
         log_orthogonal_volume(-1)
     with pytest.raises(TypeError, match="d must be an integer"):
         log_orthogonal_volume(2.5)

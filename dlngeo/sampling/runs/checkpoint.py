@@ -38,21 +38,9 @@ _STATISTIC = "statistics/"
 class Checkpoint:
     """The checkpoint of one run, locked against other runs while it is open.
 
-    Parameters
-    ----------
-    path : path
-        Folder; made if there is none, or an empty one.
-    header : dict
-        What determines the chain, JSON-able, see :func:`header`; another one is refused. Its entry ``rng``, the state
-        of the generator at the start, is not compared if it is None.
-    standing : Standing
-        Where the chains stand at the start.
-    step : callable
-        One step under a fixed generator, from states to states.
-    n_steps : int
-        Steps to get to.
-    every : int, optional
-        Steps between checkpoints; by default every 30 seconds.
+    It is of the chain that a header determines, see :func:`header`, whose state of the generator is not compared if it
+    is None; that stood where ``standing`` says at the start, makes ``step`` under a fixed generator, and is to get to
+    ``n_steps``. One is made every so many steps, by default every 30 seconds.
 
     Attributes
     ----------
@@ -119,17 +107,7 @@ class Checkpoint:
             self.append(draws, standing, "interrupted")
 
     def append(self, draws: Draws, standing: Standing, status: str) -> None:
-        """Add the draws that are new, and where the chains stand after them.
-
-        Parameters
-        ----------
-        draws : Draws
-            All draws, of which those up to the last call are not looked at.
-        standing : Standing
-            Where the chains stand.
-        status : str
-            ``"complete"`` or ``"interrupted"``.
-        """
+        """Add what is new of all draws, and where the chains stand, ``"complete"`` or ``"interrupted"``."""
         last = self._manifest
         if (standing.n_steps, status) == (last["n_steps"], last["status"]):
             return
@@ -142,7 +120,7 @@ class Checkpoint:
             _store.write_manifest(self.path, manifest)
             self._manifest, self._when = manifest, time.monotonic()
             if last["part"] > 0:
-                _store.forget_state(self.path, last["part"])
+                _store.state_file(self.path, last["part"]).unlink(missing_ok=True)
 
     def _create(self, header: dict[str, Any], standing: Standing, step: Callable[[State], State]) -> int:
         """Make the checkpoint beside its path, move it there, and return the lock."""

@@ -36,16 +36,9 @@ class WorkerLostError(RuntimeError):
 
 
 class Losses:
-    """How often in a row each cell lost its worker.
+    """How often in a row each cell, of a checkpoint at its path, lost its worker.
 
-    Parameters
-    ----------
-    cells : sequence of dict
-        Coordinates.
-    paths : sequence of path or None
-        Their checkpoints.
-    retries : int
-        Losses in a row that are forgiven. They are counted afresh for a cell whose checkpoint got further since.
+    As many losses in a row as ``retries`` are forgiven, counted afresh where the checkpoint got further since.
     """
 
     def __init__(self, cells: Sequence[Mapping[str, Any]], paths: Sequence[Path | None], retries: int) -> None:

@@ -18,22 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "CheckpointError",
-    "Part",
-    "arrayed",
-    "digest_of",
-    "forget_state",
-    "lock",
-    "plain",
-    "read_manifest",
-    "read_part",
-    "remove_abandoned",
-    "sync",
-    "uninterrupted",
-    "write_manifest",
-    "write_part",
-]
+__all__ = ["CheckpointError", "Part"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,8 +43,8 @@ class Part(NamedTuple):
 
 def write_part(root: Path, number: int, arrays: Arrays, state: Arrays, rng: Any, n_steps: int, before: str) -> str:
     """Write one part to the disk, in place of one of that number, and return its digest."""
-    about = {"before": before, "rng": rng, "n_steps": n_steps, "state": _write(_state_file(root, number), state)}
-    return _write(_part_file(root, number), {**arrays, _ABOUT: np.array(json.dumps(about))})
+    about = {"before": before, "rng": rng, "n_steps": n_steps, "state": _write(state_file(root, number), state)}
+    return _write(root / f"part-{number}.npz", {**arrays, _ABOUT: np.array(json.dumps(about))})
 
 
 def read_part(root: Path, number: int, digest: str, *, state: bool = False) -> Part:
@@ -70,22 +55,14 @@ def read_part(root: Path, number: int, digest: str, *, state: bool = False) -> P
     CheckpointError
         If a file is missing or not what was written.
     """
-    arrays = _read(root, _part_file(root, number), digest)
+    arrays = _read(root, root / f"part-{number}.npz", digest)
     about = json.loads(arrays.pop(_ABOUT).item())
-    found = _read(root, _state_file(root, number), about["state"]) if state else {}
+    found = _read(root, state_file(root, number), about["state"]) if state else {}
     return Part(arrays, found, about["rng"], about["n_steps"], about["before"])
 
 
-def forget_state(root: Path, number: int) -> None:
-    """Remove the state after a part that is no longer the last."""
-    _state_file(root, number).unlink(missing_ok=True)
-
-
-def _part_file(root: Path, number: int) -> Path:
-    return root / f"part-{number}.npz"
-
-
-def _state_file(root: Path, number: int) -> Path:
+def state_file(root: Path, number: int) -> Path:
+    """Where the state after a part is."""
     return root / f"state-{number}.npz"
 
 
@@ -159,9 +136,9 @@ def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def digest_of(arrays: Mapping[str, np.ndarray], before: str = "") -> str:
-    """SHA-256 digest of names, types, shapes and entries, after a text."""
-    hashed = hashlib.sha256(before.encode())
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 digest of names, types, shapes and entries."""
+    hashed = hashlib.sha256()
     for name, array in arrays.items():
         hashed.update(f"{name} {array.dtype.str} {array.shape}".encode())
         hashed.update(np.ascontiguousarray(array).tobytes())

@@ -31,15 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
 from dlngeo.sampling.chain import Sampler
-from dlngeo.sampling.runs.lost_workers import (
-    RETRIES,
-    Losses,
-    WorkerLostError,
-    label,
-    loss_errors,
-    reporting,
-    words,
-)
+from dlngeo.sampling.runs.lost_workers import RETRIES, Losses, WorkerLostError, label, loss_errors, reporting, words
 from dlngeo.sampling.runs.store import CheckpointError, plain
 
 __all__ = ["Cell", "WorkerLostError", "cell_path", "run_cells", "sweep"]
@@ -159,10 +151,9 @@ def run_cells(
 ) -> list[dict[str, np.ndarray]]:
     """Run some cells, in parallel, and return observables and statistics of each; see :func:`sweep`."""
     n_steps = _check.positive_integer(n_steps, "n_steps")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}; every cell gets a stream of its own.")
-    if isinstance(retries, bool) or not isinstance(retries, (int, np.integer)) or retries < 0:
-        raise ValueError(f"retries must be an integer of at least 0, got {retries!r}.")
+    for name, value in (("seed", seed), ("retries", retries)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}.")
     paths = [None if checkpoint_dir is None else cell_path(checkpoint_dir, cell) for cell in cells]
     for path in paths:
         if path is not None and path.with_name(f"{path.name}.zarr").exists():
@@ -311,17 +302,17 @@ def _counted(
         counts, under_way = np.memmap(Path(folder) / "steps", dtype=np.int64, mode="w+", shape=(2, n_cells))
         task, over = bar.add_task("sampling", total=n_cells * n_steps), threading.Event()
 
-        def show() -> None:
-            while not over.wait(_POLL):
-                report()
-
         def report() -> None:
             done = int(np.sum(counts))
             bar.update(task, completed=done)
             if callable(progress):
                 progress(done)
 
-        watcher = threading.Thread(target=show, daemon=True)
+        def watch() -> None:
+            while not over.wait(_POLL):
+                report()
+
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield counts, under_way
