@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import time
 from typing import NamedTuple
 
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-
+import numba
 import numpy as np
 from arviz_stats.base import array_stats
 from geomstats.geometry.general_linear import GeneralLinear
@@ -345,5 +343,6 @@ def drifts():
 
 
 if __name__ == "__main__":
+    numba.set_num_threads(1)
     with threadpool_limits(1):
         main()
