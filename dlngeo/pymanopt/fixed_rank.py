@@ -35,7 +35,9 @@ class FixedRank(Manifold):
 
     Euclidean gradients, and vectors to project, are accepted as (m, n) arrays, SciPy sparse matrices and
     ``LinearOperator`` objects, pairs (m×k, k×n) that stand for their product, triples ``(U, S, V)`` for ``U S Vᵀ``,
-    and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``.
+    and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``, to which a symmetric
+    function of ``s`` may be added, such as the nuclear norm, and a function of one side, such as the norms of rows
+    ``(u * s)``; see :func:`dlngeo.pymanopt.ambient.tangent_part_of_autodiff`.
 
     Parameters
     ----------
@@ -306,14 +308,14 @@ class FixedRank(Manifold):
         point : tuple
             ``(u, s, vt)``.
         euclidean_gradient : array, sparse matrix, LinearOperator, or tuple or list of arrays
-            ``E′(X)`` in any form that :meth:`projection` takes, or the autodiff triple ``(du, ds, dvt)`` of a cost of
-            ``(u * s) @ vt``. It is not written to.
+            ``E′(X)`` in any form that :meth:`projection` takes, or an autodiff triple ``(du, ds, dvt)``. It is not
+            written to.
 
         Raises
         ------
         TypeError, ValueError
-            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on more than
-            ``(u * s) @ vt``, or if a singular value of the point is not positive and finite.
+            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on the signs or the
+            order of the factors, or if a singular value of the point is not positive and finite.
         """
         frame = self._frame(point)
         cotangent, self._largest_gradient = ambient.gradient_part(
