@@ -107,7 +107,10 @@ class MatrixCompletion(LeastSquares):
 
     @classmethod
     def from_matrix(cls, matrix: Any, observed: Any = None) -> MatrixCompletion:
-        """Observe the entries of a dense (m, n) array that are not NaN, or those where ``observed`` is true."""
+        """Observe the entries of a dense (m, n) array that are not NaN, or those where ``observed`` is true.
+
+        Entries of a masked array that are masked, and those of a table of pandas that are missing, are not observed.
+        """
         return cls(*_observations.of_matrix(matrix, observed))
 
     @classmethod
@@ -214,7 +217,7 @@ class MatrixCompletion(LeastSquares):
         *,
         depth: float = 4,
         heldout: MatrixCompletion | None = None,
-        tolerance: float = 1e-10,
+        tolerance: float | None = None,
         max_iterations: int = 300,
         rng: Any = None,
         callback: Callable[[Sweep, tuple[np.ndarray, np.ndarray, np.ndarray]], None] | None = None,
@@ -241,8 +244,9 @@ class MatrixCompletion(LeastSquares):
         heldout : MatrixCompletion, optional
             Held-out entries that choose the floor, in place of parts of the observed ones: the sweep of least error on
             them is returned, unless the fit is exact.
-        tolerance : float
-            Relative residual of an exact fit.
+        tolerance : float, optional
+            Relative residual of an exact fit. By default 1e-10; or the round-off of single precision, 2⁻²⁴, where all
+            values are such numbers with all of their digits in use. Data rounded to decimals want theirs.
         max_iterations : int
             Limit of sweeps.
         rng : numpy.random.Generator or int, optional
@@ -264,8 +268,8 @@ class MatrixCompletion(LeastSquares):
 
         Notes
         -----
-        Rows and columns without entries are filled with zeros, as no data determine them. The result is equivariant
-        under multiples of the values, transposition, and permutations of rows and of columns, to round-off.
+        Rows and columns without entries are filled with zeros, as no data determine them, and named in the result. It is
+        equivariant under multiples of the values, transposition, and permutations of rows and columns, to round-off.
 
         Examples
         --------

@@ -227,6 +227,8 @@ class _Factored(NamedTuple):
 def _read(point: Triple, gradient: Any, largest: float) -> _Factored:
     u, s, vt = point
     du, ds, dvt = _like(point, gradient)
+    for a in (du, ds, dvt):
+        _check.finite(np, a, "the Euclidean gradient of the cost")
     ev, etu = du / s, (dvt / s[:, None]).T
     p, q = u.T @ ev, etu.T @ vt.T
     scale = max(float(np.linalg.norm(a)) for a in (ev, etu, ds))
@@ -315,7 +317,8 @@ def _parts_of_autodiff(
     sizes = [np.linalg.norm(a) for a in (d_du, d_dvt)], [np.linalg.norm(a) * np.linalg.norm(z) for a in (ev, etu)]
     # A function of u alone, such as ‖u‖², leaves no trace in ds.
     of_u_alone = not two_sided and np.max(np.abs(read.extra + np.diagonal(read.p - read.q))) <= negligible
-    if of_u_alone or not np.max(np.abs(misfit)) <= of_this * float(np.sum(sizes)) / np.min(s):
+    contradicts = not np.max(np.abs(misfit)) <= of_this * float(np.sum(sizes)) / np.min(s)
+    if np.any(read.p) and (of_u_alone or contradicts):
         raise ValueError(
             f"the Hessian product with respect to u, s and vt contradicts itself by {np.max(np.abs(misfit)):.2e}: the "
             "cost depends on more than the matrix (u * s) @ vt and its singular values. Write it as a function of "

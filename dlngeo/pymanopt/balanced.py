@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import haar
+from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.vectors import LayerVector
 from dlngeo.weights.balanced import BalancedFrame, dimension, norm
 from dlngeo.weights.geodesics import shoot_balanced
@@ -36,7 +36,7 @@ class _OneLayer(int):
     __hash__ = int.__hash__
 
 
-class Balanced(Manifold):
+class Balanced(Remembering):
     r"""The balanced weights of given widths and rank r, with the Frobenius metric.
 
     .. math:: \mathcal M_r = \{(W_1, \dots, W_N) : W_{p+1}^\top W_{p+1} = W_p W_p^\top,\ \operatorname{rank} W_p = r\}
@@ -238,7 +238,8 @@ class Balanced(Manifold):
 
         That of a cost of the product is tangent already, and horizontal.
         """
-        return LayerVector(self._frame(point).tangent(self._layers(euclidean_gradient, "the Euclidean gradient")))
+        layers = self._layers(euclidean_gradient, "the Euclidean gradient of the cost", finite=True)
+        return LayerVector(self._frame(point).tangent(layers))
 
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
@@ -278,7 +279,7 @@ class Balanced(Manifold):
 
     def _layers(self, vector: Any, name: str, finite: bool = False) -> list[np.ndarray]:
         """NumPy arrays of the layers of anything that pymanopt or a user may pass."""
-        layers = [np.asarray(layer) for layer in vector]
+        layers = [_check.real(layer, name) for layer in vector]
         if [layer.shape for layer in layers] != self._shapes:
             raise ValueError(
                 f"{name} has layers of shapes {[layer.shape for layer in layers]}; expected {self._shapes}, first "

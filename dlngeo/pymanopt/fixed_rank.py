@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, haar
@@ -15,12 +14,13 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient
+from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.vectors import Point, TangentVector
 
 __all__ = ["FixedRank"]
 
 
-class FixedRank(Manifold):
+class FixedRank(Remembering):
     r"""The m×n matrices of rank r with the metric of the deep linear network, or of any kernel.
 
     A point is a triple ``(u, s, vt)`` of shapes (m, r), (r,), (r, n), with orthonormal columns of ``u`` and rows of
@@ -321,6 +321,8 @@ class FixedRank(Manifold):
         cotangent, self._largest_gradient = ambient.gradient_part(
             (frame.u, frame.s, frame.vt), euclidean_gradient, self._largest_gradient
         )
+        for a in cotangent:
+            _check.finite(np, a, "the Euclidean gradient of the cost")
         return self._tangent(frame.scale(self._blocks(cotangent), 1))
 
     def euclidean_to_riemannian_hessian(
@@ -377,7 +379,7 @@ class FixedRank(Manifold):
             # The kernel depends on s alone. A copy is compared, since identity says nothing of an array written into.
             if frame.u is u and frame.vt is vt and np.array_equal(s, seen):
                 return frame
-        u, s, vt = (np.asarray(a) for a in point)
+        u, s, vt = (_check.real(a, "the point") for a in point)
         r = self._rank
         if (u.shape, s.shape, vt.shape) != ((self._m, r), (r,), (r, self._n)):
             raise ValueError(
