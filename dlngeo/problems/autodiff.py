@@ -85,13 +85,7 @@ class AutodiffCost(MatrixCost):
         return _each(function.get_gradient_operator(), arrays)
 
     def euclidean_hessian(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``D²E(X)[Ż]`` at a dense point, the derivative of ``(du, ds, dvt)`` along a velocity at others.
-
-        Raises
-        ------
-        ValueError
-            If the direction at a factored point is no velocity of the factors.
-        """
+        """Evaluate ``D²E(X)[Ż]`` at a dense point, the derivative of ``(du, ds, dvt)`` along a velocity at others."""
         function, arrays = self._function(point)
         direction = tuple(direction) if is_factored(point) else (np.asarray(direction),)
         if [np.shape(a) for a in direction] != [a.shape for a in arrays]:

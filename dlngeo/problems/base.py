@@ -201,15 +201,7 @@ def is_factored(point: Any) -> bool:
 
 
 def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles.
-
-    Raises
-    ------
-    TypeError
-        If the point is not real.
-    ValueError
-        If it has the wrong shape.
-    """
+    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles."""
     m, n = shape
     arrays = tuple(_double(a, "the point") for a in (point if is_factored(point) else (point,)))
     shapes = tuple(a.shape for a in arrays)
@@ -232,11 +224,6 @@ def direction_factors(
     """Compute factors ``L`` (m×k) and ``R`` (k×n) of the direction ``Ż = L R`` at a factored point, k = 2r.
 
     ``places`` are the rows of L and the columns of R that are wanted, all by default.
-
-    Raises
-    ------
-    ValueError
-        If the direction is not a triple that fits the point.
     """
     u, s, vt = factors(point, shape)
     arrays = tuple(_double(a, "the direction") for a in direction)

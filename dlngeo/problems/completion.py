@@ -30,9 +30,7 @@ __all__ = ["MatrixCompletion", "Residual"]
 class MatrixCompletion(LeastSquares):
     r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
-    The sum is neither divided by the number of entries nor by the variance of the values. A point is a triple
-    ``(u, s, vt)`` for ``X = (u * s) @ vt``, as on the fixed-rank manifolds of :mod:`dlngeo.pymanopt` and
-    pymanopt, or a dense (m, n) array, as on every manifold of matrices.
+    The sum is neither divided by the number of entries nor by the variance of the values.
 
     Parameters
     ----------
@@ -152,8 +150,6 @@ class MatrixCompletion(LeastSquares):
 
         Parameters
         ----------
-        point, direction : tuple or array
-            As for :meth:`euclidean_hessian`.
         max_entries : int or None
             Take one in so many entries, evenly over rows and columns, that at least half as many are left. None takes
             all, and so does a dense point.
@@ -268,8 +264,8 @@ class MatrixCompletion(LeastSquares):
 
         Notes
         -----
-        Rows and columns without entries are filled with zeros, as no data determine them, and named in the result. It is
-        equivariant under multiples of the values, transposition, and permutations of rows and columns, to round-off.
+        Rows and columns without entries are filled with zeros, as no data determine them, and named in the result,
+        which is equivariant under multiples of the values, transposition, and permutations, to round-off.
 
         Examples
         --------

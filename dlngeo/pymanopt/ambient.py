@@ -39,10 +39,7 @@ class SecondOrderParts(NamedTuple):
 
 
 def gradient_part(point: Triple, gradient: Any, largest: float) -> tuple[Triple, float]:
-    """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient.
-
-    See :func:`tangent_part` and :func:`tangent_part_of_autodiff`.
-    """
+    """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient."""
     if _is_autodiff(gradient):
         return tangent_part_of_autodiff(point, gradient, largest)
     u, _, vt = point
@@ -54,22 +51,8 @@ def second_order_parts(
 ) -> tuple[SecondOrderParts, float]:
     """Parts of ``E′`` and ``D²E[Z]``, each in any form, that the Riemannian Hessian is made of.
 
-    Parameters
-    ----------
-    point, tangent : tuple of arrays
-        ``(u, s, vt)``, and ``(Up, M, Vp)`` of Z.
-    gradient, hessian : array, sparse matrix, LinearOperator or sequence of arrays
-        ``E′`` and ``D²E[Z]``.
-    bent : bool
-        Whether the rank is below m and n, so that ``E′`` has a normal part, which counts.
-    largest : float
-        Scale of the largest autodiff gradient so far, which is returned updated.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`gradient_part`; also if the gradient is an autodiff triple, the Hessian product a matrix, and E′ has a
-        normal part, of which the triple tells nothing.
+    Where the rank is below m and n (``bent``), ``E′`` has a normal part, which counts, and of which an autodiff triple
+    tells nothing: it cannot go with a product that is a matrix.
     """
     u, _, vt = point
     left, _, right = tangent
@@ -179,21 +162,8 @@ def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0)
     difference of singular values; a function of ``X Xᵀ`` adds ``K Σ`` with a symmetric K to the first of these alone.
     The diagonal is ``ds``.
 
-    Parameters
-    ----------
-    point : tuple of arrays
-        ``(u, s, vt)``.
-    gradient : sequence of arrays
-        ``(du, ds, dvt)``, of the shapes of the point; only read.
-    largest : float
-        Scale of the largest gradient so far.
-
-    Returns
-    -------
-    blocks : tuple of arrays
-        ``(Up, M, Vp)``.
-    largest : float
-        Updated scale.
+    Takes ``(du, ds, dvt)``, which is only read, and the scale of the largest gradient so far; returns ``(Up, M, Vp)``
+    and the updated scale.
 
     Raises
     ------
@@ -275,19 +245,6 @@ def _parts_of_autodiff(
     ``H V`` and ``E′ Z_r`` cannot be told apart, and need not be: the Riemannian Hessian holds their parts orthogonal to
     U as ``φ_0l (H V + E′ Z_r Σ⁻¹)`` only, and ``Uᵀ E′ Z_r`` is known from the gradient. Likewise on the other side.
     The first line holds for a function of ``X Xᵀ`` as well, whose part in the second is ``Z_r K`` and ``Σ Uᵀ H V``.
-
-    Returns
-    -------
-    gradient, blocks : tuple of arrays
-        ``(Up, M, Vp)`` of ``E′``, and ``((I − UUᵀ)(H V + E′ Z_r Σ⁻¹), Uᵀ H V, (I − VVᵀ)(Hᵀ U + E′ᵀ Z_l Σ⁻¹))``.
-    largest : float
-        Scale of the largest gradient so far.
-
-    Raises
-    ------
-    ValueError
-        If the shapes are not those of the point, the derivatives contradict each other, or the cost reads
-        ``s[:, None] * vt``, of whose velocity the product knows too little.
     """
     u, s, vt = point
     d_du, d_ds, d_dvt = _like(point, product)

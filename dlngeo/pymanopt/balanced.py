@@ -205,20 +205,7 @@ class Balanced(Remembering):
         return vector / self.norm(point, vector)
 
     def projection(self, point: Any, vector: Any) -> LayerVector:
-        """Project a vector of the space of all weights onto the tangent space, orthogonally.
-
-        Parameters
-        ----------
-        point : list of array
-            Balanced weights.
-        vector : sequence of array, shape=[d_p, d_{p−1}]
-            N matrices. They are not written to.
-
-        Raises
-        ------
-        ValueError
-            If there are not N matrices of these shapes.
-        """
+        """Project a vector of the space of all weights, N matrices that are only read, orthogonally."""
         return LayerVector(self._frame(point).tangent(self._layers(vector, "the vector")))
 
     to_tangent_space = projection
@@ -251,19 +238,7 @@ class Balanced(Remembering):
         with the tangent projection P and the shape operator of
         :meth:`dlngeo.weights.balanced.BalancedFrame.weingarten`.
 
-        Parameters
-        ----------
-        point : list of array
-            Balanced weights.
-        euclidean_gradient, euclidean_hessian : sequence of array, shape=[d_p, d_{p−1}]
-            ``L′(W)`` and ``D²L(W)[V]``. They are not written to.
-        tangent_vector : sequence of array, shape=[d_p, d_{p−1}]
-            Direction V.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not N matrices of these shapes.
+        A ValueError tells where one of them is not N matrices of the shapes of the weights.
         """
         frame = self._frame(point)
         normal = frame.normal(self._layers(euclidean_gradient, "the Euclidean gradient"))

@@ -247,17 +247,7 @@ class FixedRank(Remembering):
     def projection(self, point: Any, vector: Any) -> TangentVector:
         """Project an ambient matrix onto the tangent space, orthogonally in the Frobenius metric.
 
-        Parameters
-        ----------
-        point : tuple
-            ``(u, s, vt)``.
-        vector : array, sparse matrix, LinearOperator or tuple
-            The m×n matrix in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``vector`` is none of these, or of the wrong shape.
+        It comes in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes, which says what it raises.
         """
         u, _, vt = point
         return TangentVector(*ambient.tangent_part(u, vt, vector))
@@ -305,8 +295,6 @@ class FixedRank(Remembering):
 
         Parameters
         ----------
-        point : tuple
-            ``(u, s, vt)``.
         euclidean_gradient : array, sparse matrix, LinearOperator, or tuple or list of arrays
             ``E′(X)`` in any form that :meth:`projection` takes, or an autodiff triple ``(du, ds, dvt)``. It is not
             written to.
@@ -337,13 +325,9 @@ class FixedRank(Remembering):
 
         Parameters
         ----------
-        point : tuple
-            ``(u, s, vt)``.
         euclidean_gradient, euclidean_hessian : array, sparse matrix, LinearOperator, or tuple or list of arrays
             ``E′(X)`` and ``D²E(X)[Z]``, each in any form that :meth:`projection` takes, or as autodiff triples in the
-            factors, of a cost of ``(u * s) @ vt`` and the velocity :meth:`embedding`. They are not written to.
-        tangent_vector : tuple
-            Direction ``Z = (Up, M, Vp)``.
+            factors, the product along the velocity :meth:`embedding`. They are not written to.
 
         Raises
         ------
