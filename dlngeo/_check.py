@@ -115,6 +115,8 @@ def real(value: Any, name: str) -> np.ndarray:
         return value  # the common case
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must be real numbers, got a masked array, whose mask would be lost; fill it.")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be an array, got a sparse {type(value).__name__}; pass its toarray().")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere

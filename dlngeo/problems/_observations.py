@@ -75,16 +75,26 @@ def samples(inputs: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-    """Return ``(rows, cols, values, shape)`` of the entries that are not NaN, or of those where ``observed`` holds."""
+    """Return ``(rows, cols, values, shape)`` of the entries that are not missing and where ``observed`` holds."""
+    if scipy.sparse.issparse(matrix):
+        raise TypeError("the matrix is sparse; use from_sparse, which takes its stored entries as observed.")
+    hidden = np.ma.getmaskarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else None
+    if hidden is not None:
+        matrix = matrix.data
+    elif hasattr(matrix, "to_numpy") and hasattr(matrix, "columns"):  # a table, whose missing numbers may be pandas.NA
+        try:
+            matrix = matrix.to_numpy(dtype=np.float64, na_value=np.nan)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"the table must hold numbers alone: {error}; drop or encode the other columns.") from error
     matrix = _check.real(matrix, "the matrix")
     if matrix.ndim != 2:
         raise ValueError(f"a matrix has two axes, got an array of shape {matrix.shape}.")
-    observed = ~np.isnan(matrix.astype(np.float64)) if observed is None else np.asarray(observed)
+    observed = ~np.isnan(matrix.astype(np.float64)) if observed is None else _check.real(observed, "observed")
     if observed.dtype != bool or observed.shape != matrix.shape:
         raise ValueError(
             f"observed must be a boolean array of shape {matrix.shape}, got {observed.dtype} of shape {observed.shape}."
         )
-    rows, cols = np.nonzero(observed)
+    rows, cols = np.nonzero(observed if hidden is None else observed & ~hidden)
     return rows, cols, matrix[rows, cols], matrix.shape
 
 
@@ -98,14 +108,14 @@ def of_sparse(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[in
 
 def _indices(value: Any, name: str, bound: int) -> np.ndarray:
     """Return a 1-D integer array with entries in ``[0, bound)``."""
-    array = np.asarray(value)
+    if np.size(value) == 0:
+        value = np.zeros(np.shape(value), np.int64)
+    array = _check.real(value, name)
     if array.ndim != 1:
         raise ValueError(f"{name} must have one axis, got shape {array.shape}.")
-    if array.size == 0:
-        return array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got an array of {array.dtype}.")
-    low, high = array.min(), array.max()
+    low, high = array.min(initial=0), array.max(initial=0)
     if low < 0 or high >= bound:
         raise ValueError(f"{name} must lie in [0, {bound}), got {low if low < 0 else high}; indices count from 0.")
     return array if array.dtype in (np.int32, np.int64) else array.astype(np.int64)

@@ -55,6 +55,15 @@ class AutodiffCost(MatrixCost):
         self.shape = _observations.shape(shape)
         if backend not in ("autograd", "pytorch", "jax"):
             raise ValueError(f'backend must be "autograd", "pytorch" or "jax", got {backend!r}.')
+        self._made_of = function, backend, factored
+        self.__setstate__(self.__dict__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "_made_of": self._made_of}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        function, backend, factored = self._made_of
         decorator = getattr(pymanopt.function, backend)
 
         def of_factors(u: Any, s: Any, vt: Any) -> Any:
@@ -76,13 +85,7 @@ class AutodiffCost(MatrixCost):
         return _each(function.get_gradient_operator(), arrays)
 
     def euclidean_hessian(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``D²E(X)[Ż]`` at a dense point, the derivative of ``(du, ds, dvt)`` along a velocity at others.
-
-        Raises
-        ------
-        ValueError
-            If the direction at a factored point is no velocity of the factors.
-        """
+        """Evaluate ``D²E(X)[Ż]`` at a dense point, the derivative of ``(du, ds, dvt)`` along a velocity at others."""
         function, arrays = self._function(point)
         direction = tuple(direction) if is_factored(point) else (np.asarray(direction),)
         if [np.shape(a) for a in direction] != [a.shape for a in arrays]:

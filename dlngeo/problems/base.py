@@ -14,6 +14,7 @@ from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
+from dlngeo._linalg import haar_from
 from dlngeo.problems.monitor import Record, Solution, solve
 
 __all__ = ["LastPoint", "MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
@@ -60,16 +61,16 @@ class MatrixCost(abc.ABC):
         """Evaluate ``D²E(X)[Ż, Ż]``, by which a line search can step to the minimum along ``X + tŻ``."""
 
     def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal to ``size``.
+        """Draw ``(u, s, vt)`` with orthonormal frames of the uniform law and all singular values equal to ``size``.
 
         The smaller ``size``, the stronger the bias of a deep metric toward low rank. At one seed the frames of a
         smaller rank are the first columns of those of a larger one.
         """
         m, n = self.shape
         rank = _check.rank(rank, m, n)
-        of_u, of_v = np.random.default_rng(rng).spawn(2)
-        u, _ = np.linalg.qr(of_u.standard_normal((rank, m)).T)
-        v, _ = np.linalg.qr(of_v.standard_normal((rank, n)).T)
+        # Gaussian columns one after the other, so that fewer are the first of more.
+        sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
+        u, v = (haar_from(source.standard_normal((rank, size)).T) for source, size in sources)
         return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
 
     def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
@@ -181,7 +182,10 @@ class LastPoint:
         """Return what was kept for these arrays, or None, and then forget it, so that its memory is free."""
         if self._kept is not None:
             same, value = self._kept
-            if len(arrays) == len(same) and all(map(np.array_equal, arrays, same)):
+            # The body of np.array_equal, at a third of the cost on small arrays.
+            if len(arrays) == len(same) and all(
+                a.shape == b.shape and (a == b).all() for a, b in zip(arrays, same, strict=True)
+            ):
                 return value
             self._kept = None
         return None
@@ -197,15 +201,7 @@ def is_factored(point: Any) -> bool:
 
 
 def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles.
-
-    Raises
-    ------
-    TypeError
-        If the point is not real.
-    ValueError
-        If it has the wrong shape.
-    """
+    """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles."""
     m, n = shape
     arrays = tuple(_double(a, "the point") for a in (point if is_factored(point) else (point,)))
     shapes = tuple(a.shape for a in arrays)
@@ -228,11 +224,6 @@ def direction_factors(
     """Compute factors ``L`` (m×k) and ``R`` (k×n) of the direction ``Ż = L R`` at a factored point, k = 2r.
 
     ``places`` are the rows of L and the columns of R that are wanted, all by default.
-
-    Raises
-    ------
-    ValueError
-        If the direction is not a triple that fits the point.
     """
     u, s, vt = factors(point, shape)
     arrays = tuple(_double(a, "the direction") for a in direction)

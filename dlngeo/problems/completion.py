@@ -30,9 +30,7 @@ __all__ = ["MatrixCompletion", "Residual"]
 class MatrixCompletion(LeastSquares):
     r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
-    The sum is neither divided by the number of entries nor by the variance of the values. A point is a triple
-    ``(u, s, vt)`` for ``X = (u * s) @ vt``, as on the fixed-rank manifolds of :mod:`dlngeo.pymanopt` and
-    pymanopt, or a dense (m, n) array, as on every manifold of matrices.
+    The sum is neither divided by the number of entries nor by the variance of the values.
 
     Parameters
     ----------
@@ -107,7 +105,10 @@ class MatrixCompletion(LeastSquares):
 
     @classmethod
     def from_matrix(cls, matrix: Any, observed: Any = None) -> MatrixCompletion:
-        """Observe the entries of a dense (m, n) array that are not NaN, or those where ``observed`` is true."""
+        """Observe the entries of a dense (m, n) array that are not NaN, or those where ``observed`` is true.
+
+        Entries of a masked array that are masked, and those of a table of pandas that are missing, are not observed.
+        """
         return cls(*_observations.of_matrix(matrix, observed))
 
     @classmethod
@@ -149,8 +150,6 @@ class MatrixCompletion(LeastSquares):
 
         Parameters
         ----------
-        point, direction : tuple or array
-            As for :meth:`euclidean_hessian`.
         max_entries : int or None
             Take one in so many entries, evenly over rows and columns, that at least half as many are left. None takes
             all, and so does a dense point.
@@ -214,7 +213,7 @@ class MatrixCompletion(LeastSquares):
         *,
         depth: float = 4,
         heldout: MatrixCompletion | None = None,
-        tolerance: float = 1e-10,
+        tolerance: float | None = None,
         max_iterations: int = 300,
         rng: Any = None,
         callback: Callable[[Sweep, tuple[np.ndarray, np.ndarray, np.ndarray]], None] | None = None,
@@ -241,8 +240,9 @@ class MatrixCompletion(LeastSquares):
         heldout : MatrixCompletion, optional
             Held-out entries that choose the floor, in place of parts of the observed ones: the sweep of least error on
             them is returned, unless the fit is exact.
-        tolerance : float
-            Relative residual of an exact fit.
+        tolerance : float, optional
+            Relative residual of an exact fit. By default 1e-10; or the round-off of single precision, 2⁻²⁴, where all
+            values are such numbers with all of their digits in use. Data rounded to decimals want theirs.
         max_iterations : int
             Limit of sweeps.
         rng : numpy.random.Generator or int, optional
@@ -264,8 +264,8 @@ class MatrixCompletion(LeastSquares):
 
         Notes
         -----
-        Rows and columns without entries are filled with zeros, as no data determine them. The result is equivariant
-        under multiples of the values, transposition, and permutations of rows and of columns, to round-off.
+        Rows and columns without entries are filled with zeros, as no data determine them, and named in the result,
+        which is equivariant under multiples of the values, transposition, and permutations, to round-off.
 
         Examples
         --------

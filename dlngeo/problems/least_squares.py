@@ -65,34 +65,11 @@ class LeastSquares(MatrixCost):
     # The calculus.
 
     def residual(self, point: Any) -> Any:
-        """Evaluate ``𝒜X − b``.
-
-        Parameters
-        ----------
-        point : tuple or array
-            ``(u, s, vt)`` of shapes (m, r), (r,), (r, n), or a dense (..., m, n) array.
-
-        Returns
-        -------
-        array
-            The residual, read-only.
-
-        Raises
-        ------
-        ValueError
-            If the point has the wrong shape.
-        """
+        """Evaluate ``𝒜X − b``, a read-only array; a ValueError tells a point of the wrong shape."""
         return self._evaluate(point)[0]
 
     def cost(self, point: Any) -> Any:
-        """Evaluate ``½ ‖𝒜X − b‖²``.
-
-        Returns
-        -------
-        float or array, shape=[...]
-            The cost; ``inf``, never NaN, if the point holds a NaN or an infinity or the sum overflows, so that a line
-            search backs off.
-        """
+        """Evaluate ``½ ‖𝒜X − b‖²``; ``inf``, never NaN, if the point is not finite or the sum overflows."""
         return self._evaluate(point)[1]
 
     def euclidean_gradient(self, point: Any) -> Any:

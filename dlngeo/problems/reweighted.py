@@ -67,6 +67,8 @@ _INNER_SHARE, _LOOSEST, _TIGHTEST, _INNER_ITERATIONS = 0.01, 1e-4, 1e-13, 2000
 # Sweeps without a new least held-out error, or without a lower floor.
 _PATIENCE = 25
 _FOLDS, _FOLD_FRACTION = 3, 0.1
+# Mean relative error on held-out entries from where on zeros predict them as well.
+_NO_BETTER = 0.99
 # Matrices of so many entries are decomposed as a whole.
 _DENSE = 250_000
 
@@ -128,17 +130,22 @@ class Completed:
     status : str
         ``"exact"`` (all entries are met to the tolerance by a matrix with fewer parameters than entries; with hardly
         more entries than parameters there may be others),
-        ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` (before the floor that they chose) or
-        ``"interrupted"`` (Ctrl-C).
+        ``"held out"`` (held-out entries chose the floor), ``"iteration limit"`` (before the floor that they chose),
+        ``"undetermined"`` (held-out entries were predicted no better than by zeros, to a percent: too few entries, or
+        no low rank) or ``"interrupted"`` (Ctrl-C).
     point : tuple of array
         ``(u, s, vt)`` with ``X = (u * s) @ vt``, singular values in descending order.
     history : list of Sweep
         The sweeps that led to the point. Those of the folds, if there were any, are not among them.
+    empty_rows, empty_columns : array of int
+        Rows and columns without entries, which the point fills with zeros.
     """
 
     status: str
     point: Point
     history: list[Sweep] = field(repr=False)
+    empty_rows: Array = field(repr=False, default_factory=lambda: np.empty(0, int))
+    empty_columns: Array = field(repr=False, default_factory=lambda: np.empty(0, int))
 
     @property
     def rank(self) -> int:
@@ -152,7 +159,7 @@ def complete(
     *,
     depth: float,
     heldout: Entries | None,
-    tolerance: float,
+    tolerance: float | None,
     max_iterations: int,
     rng: Any,
     callback: Callable[[Sweep, Point], None] | None,
@@ -161,7 +168,7 @@ def complete(
     kernel = of_depth(depth, normalized=True)
     if depth < 2:
         raise ValueError(f"depth {depth} has no bias toward low rank in this method; take one of at least 2.")
-    tolerance = _check.positive(tolerance, "tolerance")
+    tolerance = _roundoff(problem.values) if tolerance is None else _check.positive(tolerance, "tolerance")
     max_iterations = _check.positive_integer(max_iterations, "max_iterations")
     if heldout is not None and heldout.shape != problem.shape:
         raise ValueError(f"heldout is {heldout.shape}, the problem is {problem.shape}; they must be of one matrix.")
@@ -169,20 +176,47 @@ def complete(
         raise ValueError("all observed values are 0, and so is the matrix of least rank; there is nothing to complete.")
     most = _largest_rank(problem) if rank is None else _check.rank(rank, *problem.shape)
     runner = _Runner(kernel, most, tolerance, max_iterations)
+    result = _choose(problem, runner, heldout, rng, callback)
+    result.empty_rows = np.flatnonzero(np.diff(problem.pattern.indptr) == 0)
+    result.empty_columns = np.setdiff1d(np.arange(problem.shape[1]), problem.pattern.indices)
+    return result
+
+
+def _roundoff(values: Array) -> float:
+    """Relative residual of an exact fit: that of single precision if all values have 24 bits and some use the last."""
+    bits = np.frexp(np.asarray(values, np.float64))[0] * 2.0**24
+    single = np.all(bits % 1 == 0) and np.any(bits % 16 != 0)  # whole numbers and halves are known exactly
+    return 2.0**-24 if single else 1e-10
+
+
+def _choose(
+    problem: Entries,
+    runner: _Runner,
+    heldout: Entries | None,
+    rng: Any,
+    callback: Callable[[Sweep, Point], None] | None,
+) -> Completed:
+    """Fit all entries exactly, or down to a floor that held-out ones choose."""
     result = runner.run(problem, heldout, callback)
     if heldout is not None or result.status in ("exact", "interrupted"):
+        if result.status == "held out" and result.history[-1].heldout_error > _NO_BETTER:
+            result.status = "undetermined"
         return result
     # There is noise, or no exact fit was found: entries that are held out in turn choose where to stop.
     generator = np.random.default_rng(rng)
-    floors = []
+    floors, errors = [], []
     for _ in range(_FOLDS):
         train, fold = problem.split(_FOLD_FRACTION, generator)
         found = runner.run(train, fold, None)
         if found.status == "interrupted":
             return Completed("interrupted", result.point, result.history)
         floors.append(found.history[-1].floor)
+        errors.append(found.history[-1].heldout_error)
     lowest = math.exp(float(np.mean(np.log(floors))))
-    return runner.run(problem, None, callback, lowest)
+    result = runner.run(problem, None, callback, lowest)
+    if result.status == "held out" and float(np.mean(errors)) > _NO_BETTER:
+        result.status = "undetermined"
+    return result
 
 
 @dataclass(frozen=True)

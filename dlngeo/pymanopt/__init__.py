@@ -4,12 +4,14 @@ from dlngeo.pymanopt.balanced import Balanced
 from dlngeo.pymanopt.checks import Check, check_gradient, check_hessian, check_retraction
 from dlngeo.pymanopt.fixed_rank import FixedRank
 from dlngeo.pymanopt.from_geomstats import from_geomstats
+from dlngeo.pymanopt.product import Product
 from dlngeo.pymanopt.pull_back import pull_back
 
 __all__ = [
     "Balanced",
     "Check",
     "FixedRank",
+    "Product",
     "check_gradient",
     "check_hessian",
     "check_retraction",

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-__all__ = ["apart", "draw", "relative", "seeded", "tangency"]
+__all__ = ["Remembering", "apart", "draw", "relative", "seeded", "tangency"]
+
+
+class Remembering(Manifold):
+    """A manifold that keeps the frame of the last point, but not in copies: a frame holds a module, its namespace."""
+
+    _frame_memo: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frame_memo": None}
 
 
 def draw(manifold: Manifold, point: Any, direction: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo._linalg import combine, gram
+from dlngeo._linalg import combine, gram, skew, symmetric
 
 __all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
 
@@ -23,6 +23,10 @@ Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Roundoff may break the identities of an autodiff gradient by a part of the largest gradient seen, since what is left
 # of it near a minimum is a difference of large numbers. A wrong cost breaks them by a part of the gradient itself.
 _TOLERANCE = {np.dtype(np.float64): (1e-6, 1e-11), np.dtype(np.float32): (1e-3, 1e-5)}
+
+# Singular values that are equal to round-off, relative to the largest; and so near that quotients of differences lose
+# half of their digits.
+_TIED, _NEAR = 1e-14, 1e-7
 
 
 class SecondOrderParts(NamedTuple):
@@ -35,10 +39,7 @@ class SecondOrderParts(NamedTuple):
 
 
 def gradient_part(point: Triple, gradient: Any, largest: float) -> tuple[Triple, float]:
-    """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient.
-
-    See :func:`tangent_part` and :func:`tangent_part_of_autodiff`.
-    """
+    """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient."""
     if _is_autodiff(gradient):
         return tangent_part_of_autodiff(point, gradient, largest)
     u, _, vt = point
@@ -50,29 +51,15 @@ def second_order_parts(
 ) -> tuple[SecondOrderParts, float]:
     """Parts of ``E′`` and ``D²E[Z]``, each in any form, that the Riemannian Hessian is made of.
 
-    Parameters
-    ----------
-    point, tangent : tuple of arrays
-        ``(u, s, vt)``, and ``(Up, M, Vp)`` of Z.
-    gradient, hessian : array, sparse matrix, LinearOperator or sequence of arrays
-        ``E′`` and ``D²E[Z]``.
-    bent : bool
-        Whether the rank is below m and n, so that ``E′`` has a normal part, which counts.
-    largest : float
-        Scale of the largest autodiff gradient so far, which is returned updated.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`gradient_part`; also if the gradient is an autodiff triple, the Hessian product a matrix, and E′ has a
-        normal part, of which the triple tells nothing.
+    Where the rank is below m and n (``bent``), ``E′`` has a normal part, which counts, and of which an autodiff triple
+    tells nothing: it cannot go with a product that is a matrix.
     """
     u, _, vt = point
     left, _, right = tangent
     along, across = np.zeros_like(left), np.zeros_like(right)
     if _is_autodiff(hessian):  # the normal part of E′ is in it
-        g, largest = gradient_part(point, gradient, largest)
-        return SecondOrderParts(g, _hessian_part_of_autodiff(point, hessian, g, tangent), along, across), largest
+        g, h, largest = _parts_of_autodiff(point, gradient, hessian, tangent, largest)
+        return SecondOrderParts(g, h, along, across), largest
     if not bent:
         g, largest = gradient_part(point, gradient, largest)
     elif _is_autodiff(gradient):
@@ -167,56 +154,89 @@ def _is_autodiff(vector: Any) -> bool:
 
 
 def tangent_part_of_autodiff(point: Triple, gradient: Any, largest: float = 0.0) -> tuple[Triple, float]:
-    r"""Tangent part of ``E′`` from the derivatives of ``E((u * s) @ vt)`` with respect to the factors.
+    r"""Tangent part of ``E′`` from the derivatives of a cost of the factors with respect to them.
 
-    By the chain rule ``du = E′ V Σ``, ``ds = diag(Uᵀ E′ V)`` and ``dvt = Σ Uᵀ E′``, whence ``M = Uᵀ du Σ⁻¹`` with no
-    division by a difference of singular values.
+    The cost may be ``F((u * s) @ vt) + h(s)``, with h symmetric in the singular values, and further a function of
+    ``u * s`` that is one of ``X Xᵀ``, or one of ``s[:, None] * vt`` that is one of ``XᵀX``. For F the chain rule gives
+    ``du = F′ V Σ`` and ``dvt = Σ Uᵀ F′``, whence the core ``P = Uᵀ du Σ⁻¹ = Σ⁻¹ dvt V`` with no division by a
+    difference of singular values; a function of ``X Xᵀ`` adds ``K Σ`` with a symmetric K to the first of these alone.
+    The diagonal is ``ds``.
 
-    Parameters
-    ----------
-    point : tuple of arrays
-        ``(u, s, vt)``.
-    gradient : sequence of arrays
-        ``(du, ds, dvt)``, of the shapes of the point; only read.
-    largest : float
-        Scale of the largest gradient so far.
-
-    Returns
-    -------
-    blocks : tuple of arrays
-        ``(Up, M, Vp)``.
-    largest : float
-        Updated scale.
+    Takes ``(du, ds, dvt)``, which is only read, and the scale of the largest gradient so far; returns ``(Up, M, Vp)``
+    and the updated scale.
 
     Raises
     ------
     ValueError
-        If the shapes are not those of the point, or the cost is seen to depend on more than the product
-        ``(u * s) @ vt``: then ``diag M ≠ ds``, or the two sides give two different M.
+        If the shapes are not those of the point, or the cost is seen not to be of this form; also where singular values
+        are equal and the derivatives do not tell which of the two sides the cost reads.
     """
+    read = _read(point, gradient, largest)
+    return (read.left, read.core + np.diag(read.extra), read.right), read.largest
+
+
+class _Factored(NamedTuple):
+    """Parts of an autodiff gradient: ``du Σ⁻¹ = U p + left``, ``dvtᵀ Σ⁻¹ = V qᵀ + right``, ``ds = diag core + extra``.
+
+    The core is p, or q where ``transposed``.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    extra: np.ndarray
+    transposed: bool
+    largest: float
+
+    @property
+    def core(self) -> np.ndarray:
+        return self.q if self.transposed else self.p
+
+
+def _read(point: Triple, gradient: Any, largest: float) -> _Factored:
     u, s, vt = point
     du, ds, dvt = _like(point, gradient)
+    for a in (du, ds, dvt):
+        _check.finite(np, a, "the Euclidean gradient of the cost")
     ev, etu = du / s, (dvt / s[:, None]).T
-    core, other = u.T @ ev, etu.T @ vt.T
+    p, q = u.T @ ev, etu.T @ vt.T
     scale = max(float(np.linalg.norm(a)) for a in (ev, etu, ds))
     largest = max(largest, scale)
     of_this, of_largest = _TOLERANCE.get(du.dtype, (1e-3, 1e-5))
     allowed = of_this * scale + of_largest * largest
-    mismatch = max(float(np.max(np.abs(np.diagonal(core) - ds))), float(np.max(np.abs(core - other))))
-    if mismatch > allowed:
+
+    # A function of XXᵀ adds KΣ to p − q, one of XᵀX takes ΣK; K is symmetric. Where singular values are equal that says
+    # nothing, but the rest of ds must then be equal as well, since h is symmetric.
+    apart = p - q - np.diag(np.diagonal(p - q))
+    gaps = np.abs(s[:, None] - s) / np.max(s)
+    wide = np.maximum(s[:, None], s)
+    misfits = []
+    for core, weighted, near in ((p, s[:, None] * apart, _NEAR), (q, apart * s, _NEAR)):
+        rest = ds - np.diagonal(core)
+        ties = np.abs(rest[:, None] - rest)[gaps <= (near if np.max(np.abs(apart)) > allowed else _TIED)]
+        misfits.append(max(float(np.max(np.abs(weighted - weighted.T) / wide)), float(np.max(ties))))
+    transposed = misfits[1] < misfits[0] and np.max(np.abs(apart)) > allowed
+    least, other = sorted(misfits)
+    if not least <= allowed or (np.max(np.abs(apart)) > allowed and other < 10 * allowed):
         raise ValueError(
-            f"the derivatives with respect to u, s and vt contradict each other by {mismatch:.2e} (allowed "
-            f"{allowed:.2e}): the cost depends on more than the matrix (u * s) @ vt. Write it as a function of "
-            "(u * s) @ vt, or pass euclidean_gradient as a matrix in any form that FixedRank.projection takes."
+            f"the derivatives with respect to u, s and vt contradict each other by {max(least, other):.2e} (allowed "
+            f"{allowed:.2e}): the cost depends on more than the matrix (u * s) @ vt and its singular values, or on the "
+            "signs or the order of the columns of u and the rows of vt. Write it as a function of (u * s) @ vt and a "
+            "symmetric one of s, or pass euclidean_gradient as a matrix in any form that FixedRank.projection takes."
         )
-    return (ev - u @ core, core, etu - vt.T @ core.T), largest
+    extra = ds - np.diagonal(q if transposed else p)
+    return _Factored(ev - u @ p, etu - vt.T @ q.T, p, q, extra, bool(transposed), largest)
 
 
-def _hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tangent: Triple) -> Triple:
-    r"""Blocks of ``D²E[Z]``, and of the normal part of ``E′`` with them, from an autodiff Hessian product.
+def _parts_of_autodiff(
+    point: Triple, gradient: Any, product: Any, tangent: Triple, largest: float
+) -> tuple[Triple, Triple, float]:
+    r"""Blocks of ``E′``, and of ``D²E[Z]`` with the normal part of ``E′``, from an autodiff Hessian product.
 
-    The product differentiates ``(du, ds, dvt)`` along the velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors. With
-    ``H = D²E[Z]``, ``u̇ = (Z_l + U offdiag M)/s``, ``ṡ = diag M`` and ``v̇ = Z_r/s`` the chain rule gives
+    The product differentiates ``(du, ds, dvt)`` along the velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors. For a cost of
+    ``(u * s) @ vt``, with ``H = D²E[Z]``, ``u̇ = (Z_l + U offdiag M)/s``, ``ṡ = diag M`` and ``v̇ = Z_r/s`` the chain
+    rule gives
 
     .. math::
         \dot{du} &= H V \Sigma + E' Z_r + E' V \dot\Sigma, \\
@@ -224,38 +244,89 @@ def _hessian_part_of_autodiff(point: Triple, product: Any, gradient: Triple, tan
 
     ``H V`` and ``E′ Z_r`` cannot be told apart, and need not be: the Riemannian Hessian holds their parts orthogonal to
     U as ``φ_0l (H V + E′ Z_r Σ⁻¹)`` only, and ``Uᵀ E′ Z_r`` is known from the gradient. Likewise on the other side.
-
-    Parameters
-    ----------
-    point : tuple of arrays
-        ``(u, s, vt)``.
-    product : sequence of arrays
-        Derivatives of ``(du, ds, dvt)``, of the shapes of the point; only read. That of ``ds`` is not needed.
-    gradient, tangent : tuple of arrays
-        ``(Up, M, Vp)`` of the Euclidean gradient and of Z.
-
-    Returns
-    -------
-    blocks : tuple of arrays
-        ``((I − UUᵀ)(H V + E′ Z_r Σ⁻¹), Uᵀ H V, (I − VVᵀ)(Hᵀ U + E′ᵀ Z_l Σ⁻¹))``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes are not those of the point.
+    The first line holds for a function of ``X Xᵀ`` as well, whose part in the second is ``Z_r K`` and ``Σ Uᵀ H V``.
     """
     u, s, vt = point
-    d_du, _, d_dvt = _like(point, product)
-    g_left, g, g_right = gradient
+    d_du, d_ds, d_dvt = _like(point, product)
     z_left, z, z_right = tangent
-    ev, etu = u @ g + g_left, vt.T @ g.T + g_right
+    if _is_autodiff(gradient):
+        read = _read(point, gradient, largest)
+    else:
+        left, core, right = tangent_part(u, vt, gradient)
+        read = _Factored(left, right, core, core, np.zeros_like(s), False, largest)
+    if read.transposed:
+        raise ValueError(
+            "the cost reads s[:, None] * vt, as the norms of columns do, whose Hessian product along a velocity of "
+            "this form is not known; minimise over the transposed matrix, or use a first-order solver."
+        )
+    of_this, of_largest = _TOLERANCE.get(d_du.dtype, (1e-3, 1e-5))
+    negligible = of_largest * max(read.largest, float(np.linalg.norm(read.p)))
+    ev, etu = u @ read.p + read.left, vt.T @ read.q.T + read.right
     hv = d_du - ev * np.diagonal(z)  # H V Σ + E′ Z_r
     htu = d_dvt.T - etu @ z  # Hᵀ U Σ + E′ᵀ Z_l
-    columns = u.T @ hv - g_right.T @ z_right  # UᵀHV Σ
-    rows = (vt @ htu - g_left.T @ z_left).T  # Σ UᵀHV
-    # Both give UᵀHV; by least squares, each entry is divided by the larger singular value, so to speak.
-    core = (columns * s + s[:, None] * rows) / (s**2 + s[:, None] ** 2)
-    return (hv - u @ (u.T @ hv)) / s, core, (htu - vt.T @ (vt @ htu)) / s
+    columns = u.T @ hv - read.right.T @ z_right  # UᵀHV Σ
+    rows = (vt @ htu - read.left.T @ z_left).T  # Σ UᵀHV, of what is a function of the product
+    two_sided = np.max(np.abs(read.p - read.q)) <= negligible
+    k = np.zeros_like(z) if two_sided else symmetric((read.p - read.q) / s)
+    misfit = columns / s - rows / s[:, None] - k @ z
+    if not two_sided:  # the rest is K̇ Σ, with K̇ symmetric
+        misfit = skew(misfit / s) * np.max(s)
+    sizes = [np.linalg.norm(a) for a in (d_du, d_dvt)], [np.linalg.norm(a) * np.linalg.norm(z) for a in (ev, etu)]
+    # A function of u alone, such as ‖u‖², leaves no trace in ds.
+    of_u_alone = not two_sided and np.max(np.abs(read.extra + np.diagonal(read.p - read.q))) <= negligible
+    contradicts = not np.max(np.abs(misfit)) <= of_this * float(np.sum(sizes)) / np.min(s)
+    if np.any(read.p) and (of_u_alone or contradicts):
+        raise ValueError(
+            f"the Hessian product with respect to u, s and vt contradicts itself by {np.max(np.abs(misfit)):.2e}: the "
+            "cost depends on more than the matrix (u * s) @ vt and its singular values. Write it as a function of "
+            "these, or pass the Hessian product as a matrix in any form that FixedRank.projection takes."
+        )
+    core = columns / s
+    if two_sided:  # by least squares each entry is divided by the larger singular value, so to speak
+        core = (columns * s + s[:, None] * rows) / (s**2 + s[:, None] ** 2)
+    left, right = (hv - u @ (u.T @ hv)) / s, (htu - vt.T @ (vt @ htu)) / s + z_right @ k
+    whole = read.left, read.core + np.diag(read.extra), read.right
+    if np.max(np.abs(read.extra)) <= negligible:
+        return whole, (left, core, right), read.largest
+    # What ds holds beside, the gradient of a symmetric h(s), whose derivative along diag M is known.
+    velocity = (z_left + u @ (z - np.diag(np.diagonal(z)))) / s
+    du = ev * s
+    change = d_ds - np.sum(velocity * du + u * d_du - u * ev * np.diagonal(z), axis=0) / s
+    core = core + _spectral_hessian(s, read.extra, change, z, negligible)
+    return whole, (left + z_left * (read.extra / s), core, right + z_right * (read.extra / s)), read.largest
+
+
+def _spectral_hessian(s: np.ndarray, slope: np.ndarray, change: np.ndarray, z: np.ndarray, noise: float) -> np.ndarray:
+    r"""Core of the Hessian product of a symmetric ``h(σ)``, from ``h′`` and ``change = h″ diag M``.
+
+    The symmetric part of an entry (k, l) of M is multiplied by ``(h′_l − h′_k)/(σ_l − σ_k)``, the skew part by
+    ``(h′_k + h′_l)/(σ_k + σ_l)``. Where σ_k = σ_l the former is ``h″_kk − h″_kl``, which is the quotient of the
+    differences of ``change`` and of ``diag M``.
+    """
+    m = np.diagonal(z)
+    gap, rise = s[:, None] - s, slope[:, None] - slope
+    tied = (np.abs(gap) <= _NEAR * np.max(s)) & (np.abs(rise) <= max(_NEAR * float(np.max(np.abs(slope))), noise))
+    along, seen = change[:, None] - change, m[:, None] - m
+    even, odd = symmetric(z), skew(z)
+    size = float(np.linalg.norm(z))
+    below = np.where(tied, seen, gap)
+    quotient = np.where(tied, along, rise) / np.where(below == 0, np.inf, below)
+    lost = tied & (np.abs(seen) <= _NEAR * size) & (np.abs(even) > _TIED * size) & ~np.eye(s.size, dtype=bool)
+    for k, j in np.argwhere(lost):  # h is symmetric, so that any two values of the cluster tell the same
+        cluster = np.flatnonzero(tied[k])
+        spread = np.ptp(m[cluster])
+        if spread <= _NEAR * size:
+            raise ValueError(
+                f"the singular values {s[k]} and {s[j]} are equal, where a Hessian product along a direction with "
+                "equal diagonal entries does not tell the second derivatives of a function of the singular values; "
+                "move the point by 1e-6 of its size, or take another direction."
+            )
+        high, low = cluster[np.argmax(m[cluster])], cluster[np.argmin(m[cluster])]
+        quotient[k, j] = (change[high] - change[low]) / spread
+    np.fill_diagonal(quotient, 0.0)
+    core = quotient * even + (slope[:, None] + slope) / (s[:, None] + s) * odd
+    np.fill_diagonal(core, change)
+    return core
 
 
 def _like(point: Triple, derivatives: Any) -> Triple:

@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import haar
+from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.vectors import LayerVector
 from dlngeo.weights.balanced import BalancedFrame, dimension, norm
 from dlngeo.weights.geodesics import shoot_balanced
@@ -36,7 +36,7 @@ class _OneLayer(int):
     __hash__ = int.__hash__
 
 
-class Balanced(Manifold):
+class Balanced(Remembering):
     r"""The balanced weights of given widths and rank r, with the Frobenius metric.
 
     .. math:: \mathcal M_r = \{(W_1, \dots, W_N) : W_{p+1}^\top W_{p+1} = W_p W_p^\top,\ \operatorname{rank} W_p = r\}
@@ -205,20 +205,7 @@ class Balanced(Manifold):
         return vector / self.norm(point, vector)
 
     def projection(self, point: Any, vector: Any) -> LayerVector:
-        """Project a vector of the space of all weights onto the tangent space, orthogonally.
-
-        Parameters
-        ----------
-        point : list of array
-            Balanced weights.
-        vector : sequence of array, shape=[d_p, d_{p−1}]
-            N matrices. They are not written to.
-
-        Raises
-        ------
-        ValueError
-            If there are not N matrices of these shapes.
-        """
+        """Project a vector of the space of all weights, N matrices that are only read, orthogonally."""
         return LayerVector(self._frame(point).tangent(self._layers(vector, "the vector")))
 
     to_tangent_space = projection
@@ -238,7 +225,8 @@ class Balanced(Manifold):
 
         That of a cost of the product is tangent already, and horizontal.
         """
-        return LayerVector(self._frame(point).tangent(self._layers(euclidean_gradient, "the Euclidean gradient")))
+        layers = self._layers(euclidean_gradient, "the Euclidean gradient of the cost", finite=True)
+        return LayerVector(self._frame(point).tangent(layers))
 
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
@@ -250,19 +238,7 @@ class Balanced(Manifold):
         with the tangent projection P and the shape operator of
         :meth:`dlngeo.weights.balanced.BalancedFrame.weingarten`.
 
-        Parameters
-        ----------
-        point : list of array
-            Balanced weights.
-        euclidean_gradient, euclidean_hessian : sequence of array, shape=[d_p, d_{p−1}]
-            ``L′(W)`` and ``D²L(W)[V]``. They are not written to.
-        tangent_vector : sequence of array, shape=[d_p, d_{p−1}]
-            Direction V.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not N matrices of these shapes.
+        A ValueError tells where one of them is not N matrices of the shapes of the weights.
         """
         frame = self._frame(point)
         normal = frame.normal(self._layers(euclidean_gradient, "the Euclidean gradient"))
@@ -278,7 +254,7 @@ class Balanced(Manifold):
 
     def _layers(self, vector: Any, name: str, finite: bool = False) -> list[np.ndarray]:
         """NumPy arrays of the layers of anything that pymanopt or a user may pass."""
-        layers = [np.asarray(layer) for layer in vector]
+        layers = [_check.real(layer, name) for layer in vector]
         if [layer.shape for layer in layers] != self._shapes:
             raise ValueError(
                 f"{name} has layers of shapes {[layer.shape for layer in layers]}; expected {self._shapes}, first "

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, haar
@@ -15,12 +14,13 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient
+from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.vectors import Point, TangentVector
 
 __all__ = ["FixedRank"]
 
 
-class FixedRank(Manifold):
+class FixedRank(Remembering):
     r"""The m×n matrices of rank r with the metric of the deep linear network, or of any kernel.
 
     A point is a triple ``(u, s, vt)`` of shapes (m, r), (r,), (r, n), with orthonormal columns of ``u`` and rows of
@@ -35,7 +35,9 @@ class FixedRank(Manifold):
 
     Euclidean gradients, and vectors to project, are accepted as (m, n) arrays, SciPy sparse matrices and
     ``LinearOperator`` objects, pairs (m×k, k×n) that stand for their product, triples ``(U, S, V)`` for ``U S Vᵀ``,
-    and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``.
+    and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``, to which a symmetric
+    function of ``s`` may be added, such as the nuclear norm, and a function of one side, such as the norms of rows
+    ``(u * s)``; see :func:`dlngeo.pymanopt.ambient.tangent_part_of_autodiff`.
 
     Parameters
     ----------
@@ -245,17 +247,7 @@ class FixedRank(Manifold):
     def projection(self, point: Any, vector: Any) -> TangentVector:
         """Project an ambient matrix onto the tangent space, orthogonally in the Frobenius metric.
 
-        Parameters
-        ----------
-        point : tuple
-            ``(u, s, vt)``.
-        vector : array, sparse matrix, LinearOperator or tuple
-            The m×n matrix in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``vector`` is none of these, or of the wrong shape.
+        It comes in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes, which says what it raises.
         """
         u, _, vt = point
         return TangentVector(*ambient.tangent_part(u, vt, vector))
@@ -303,22 +295,22 @@ class FixedRank(Manifold):
 
         Parameters
         ----------
-        point : tuple
-            ``(u, s, vt)``.
         euclidean_gradient : array, sparse matrix, LinearOperator, or tuple or list of arrays
-            ``E′(X)`` in any form that :meth:`projection` takes, or the autodiff triple ``(du, ds, dvt)`` of a cost of
-            ``(u * s) @ vt``. It is not written to.
+            ``E′(X)`` in any form that :meth:`projection` takes, or an autodiff triple ``(du, ds, dvt)``. It is not
+            written to.
 
         Raises
         ------
         TypeError, ValueError
-            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on more than
-            ``(u * s) @ vt``, or if a singular value of the point is not positive and finite.
+            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on the signs or the
+            order of the factors, or if a singular value of the point is not positive and finite.
         """
         frame = self._frame(point)
         cotangent, self._largest_gradient = ambient.gradient_part(
             (frame.u, frame.s, frame.vt), euclidean_gradient, self._largest_gradient
         )
+        for a in cotangent:
+            _check.finite(np, a, "the Euclidean gradient of the cost")
         return self._tangent(frame.scale(self._blocks(cotangent), 1))
 
     def euclidean_to_riemannian_hessian(
@@ -333,13 +325,9 @@ class FixedRank(Manifold):
 
         Parameters
         ----------
-        point : tuple
-            ``(u, s, vt)``.
         euclidean_gradient, euclidean_hessian : array, sparse matrix, LinearOperator, or tuple or list of arrays
             ``E′(X)`` and ``D²E(X)[Z]``, each in any form that :meth:`projection` takes, or as autodiff triples in the
-            factors, of a cost of ``(u * s) @ vt`` and the velocity :meth:`embedding`. They are not written to.
-        tangent_vector : tuple
-            Direction ``Z = (Up, M, Vp)``.
+            factors, the product along the velocity :meth:`embedding`. They are not written to.
 
         Raises
         ------
@@ -375,7 +363,7 @@ class FixedRank(Manifold):
             # The kernel depends on s alone. A copy is compared, since identity says nothing of an array written into.
             if frame.u is u and frame.vt is vt and np.array_equal(s, seen):
                 return frame
-        u, s, vt = (np.asarray(a) for a in point)
+        u, s, vt = (_check.real(a, "the point") for a in point)
         r = self._rank
         if (u.shape, s.shape, vt.shape) != ((self._m, r), (r,), (r, self._n)):
             raise ValueError(

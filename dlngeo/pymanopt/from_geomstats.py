@@ -14,6 +14,7 @@ from geomstats.geometry.connection import Connection
 from geomstats.geometry.manifold import Manifold as GeomstatsManifold
 from pymanopt.manifolds.manifold import Manifold
 
+from dlngeo import _check
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter
@@ -159,6 +160,7 @@ class _FromGeomstats(Manifold):
     # Derivatives.
 
     def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> np.ndarray:
+        _check.finite(np, np.asarray(euclidean_gradient), "the Euclidean gradient of the cost")
         return self._gradient(euclidean_gradient, point)
 
     def euclidean_to_riemannian_hessian(

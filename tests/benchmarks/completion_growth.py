@@ -61,7 +61,7 @@ def raw_parts(problem, point):
     left, right = padded(u, entries.dtype, s), padded(vt.T, entries.dtype)
     u, v = np.ascontiguousarray(u), np.ascontiguousarray(vt.T)
     parts = {
-        "sampled product": lambda: pattern.sample(left, right, problem._values),
+        "sampled product": lambda: pattern.sample(left, right, problem.values),
         "E v": lambda: pattern.times(entries, v),
         "Eᵀ u": lambda: pattern.transposed_times(entries, u),
         "QR and SVD": lambda: np.linalg.svd(np.linalg.qr(u)[1] @ np.linalg.qr(v)[1].T),

@@ -1,12 +1,12 @@
 """FixedRank costs what its size m + n says, in time and in memory; ratios only, all from one run."""
 
 import math
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.sparse
+from completion_growth import best_time
 from pymanopt.manifolds import FixedRankEmbedded
 from threadpoolctl import threadpool_limits
 
@@ -23,16 +23,6 @@ OPERATIONS = {
     "sparse gradient": lambda m, x, y, v, e: m.euclidean_to_riemannian_gradient(x, e),
     "factored gradient": lambda m, x, y, v, e: m.euclidean_to_riemannian_gradient(x, (x.u * x.s, y.vt)),
 }
-
-
-def best_time(operation, repeats=5):
-    """The shortest of several runs: other work on the machine only ever adds time."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        operation()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def instance(size, rank, depth, rng):

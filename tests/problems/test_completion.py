@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pymanopt.manifolds import FixedRankEmbedded, Stiefel
 from pymanopt.optimizers import ConjugateGradient
 
-from dlngeo.problems import MatrixCompletion
+from dlngeo.problems import LowRankApproximation, MatrixCompletion, QuadraticCost, Regression
 from dlngeo.problems._pattern import Pattern, padded
 from dlngeo.pymanopt import FixedRank
 
@@ -279,6 +279,53 @@ def test_constructors_agree():
             np.testing.assert_array_equal(getattr(other, name), getattr(problem, name))
 
 
+def test_masked_and_missing_entries_are_not_observed_and_masks_are_lost_nowhere():
+    pandas = pytest.importorskip("pandas")
+    values = np.array([[1.0, 2, -999], [4, -999, 6]])
+    mask = values == -999
+    masked = np.ma.array(values, mask=mask)
+    want = MatrixCompletion.from_matrix(values, ~mask)
+    holes = np.where(mask, np.nan, values)
+    some = np.ma.array(np.where(np.arange(6).reshape(2, 3) == 0, np.nan, values), mask=mask)
+    for matrix in (
+        masked,
+        np.matrix(holes),
+        pandas.DataFrame(holes),
+        pandas.DataFrame(holes).convert_dtypes(),  # integers with pandas.NA
+        pandas.DataFrame(holes.astype(object)),
+    ):
+        got = MatrixCompletion.from_matrix(matrix)
+        for name in ("rows", "cols", "values"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    assert MatrixCompletion.from_matrix(masked, np.ones((2, 3), bool)).values.tolist() == [1, 2, 4, 6]
+    assert MatrixCompletion.from_matrix(some).values.tolist() == [2, 4, 6]
+    assert len(MatrixCompletion.from_matrix(np.ma.array(np.ones((2, 3))))) == 6
+    index = np.ma.array([0, 1], mask=[False, True])
+    for make in (
+        lambda: MatrixCompletion(index, [0, 1], [1.0, 2.0], (2, 2)),
+        lambda: MatrixCompletion([0, 1], index, [1.0, 2.0], (2, 2)),
+        lambda: MatrixCompletion([0, 1], [0, 1], np.ma.array([1.0, 2.0], mask=[False, True]), (2, 2)),
+        lambda: MatrixCompletion.from_matrix(values, np.ma.array(~mask, mask=mask)),
+        lambda: LowRankApproximation(masked),
+        lambda: QuadraticCost(masked),
+        lambda: Regression(masked, np.ones((2, 3))),
+        lambda: Regression(np.ones((2, 3)), masked),
+        lambda: want.cost(masked),
+        lambda: FixedRank(2, 3, 2).norm(FixedRank(2, 3, 2).random_point()._replace(vt=masked), (masked,) * 3),
+    ):
+        with pytest.raises(TypeError, match="a masked array, whose mask would be lost"):
+            make()
+    sparse = scipy.sparse.csr_array(values)
+    for make, match in (
+        (lambda: MatrixCompletion.from_matrix(sparse), "use from_sparse"),
+        (lambda: MatrixCompletion.from_matrix(pandas.DataFrame({"a": ["x"]})), "numbers alone"),
+        (lambda: Regression(sparse, np.ones((2, 3))), r"got a sparse csr_array; pass its toarray\(\)"),
+        (lambda: want.cost(sparse), "got a sparse"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            make()
+
+
 def test_integers_and_huge_shapes_are_fine():
     problem = MatrixCompletion([0, 2**20], [2**40, 0], np.array([1, 2], dtype=np.int8), (2**21, 2**41))
     assert problem.values.dtype == np.float64
@@ -355,8 +402,6 @@ def test_bad_matrices_points_and_manifolds_say_what_is_wrong():
     ):
         with pytest.raises(TypeError, match="the point must be real numbers"):
             problem.cost(x)
-    with pytest.raises(TypeError, match="the matrix must be real numbers, got a masked array"):
-        MatrixCompletion.from_matrix(np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2)))
     with pytest.raises(ValueError, match="no observed entries"):
         MatrixCompletion.from_matrix(np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="two axes"):

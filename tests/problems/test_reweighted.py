@@ -169,6 +169,7 @@ def test_rows_without_entries_are_zero_and_a_given_rank_bounds_the_result(rng):
     found = less.complete()
     assert found.status == "exact"
     np.testing.assert_allclose(dense(found.point)[4], 0, atol=1e-10)
+    assert (found.empty_rows.tolist(), found.empty_columns.tolist()) == ([4], [])
     others = np.arange(30) != 4
     np.testing.assert_allclose(dense(found.point)[others], truth[others], atol=1e-7)
     bounded = problem.complete(2, rng=0)
@@ -223,9 +224,28 @@ def test_interruption_returns_the_last_point(rng):
 def test_single_precision_entries_are_met_in_double(rng):
     truth, problem = instance(30, 25, 2, 3, rng)
     single = MatrixCompletion(problem.rows, problem.cols, problem.values, (30, 25), dtype=np.float32)
-    found = single.complete(tolerance=1e-6)
-    assert found.status == "exact"
-    assert error(found.point, truth) < 1e-5
+    rounded = MatrixCompletion(problem.rows, problem.cols, single.values.astype(float), (30, 25))
+    for entries in (single, rounded):
+        found = entries.complete()
+        assert (found.status, found.rank) == ("exact", 2)
+        assert error(found.point, truth) < 1e-5
+    whole = np.rint(3 * truth[:, :1]) @ np.rint(3 * truth[:1])  # which single precision holds as well, but exactly
+    found = MatrixCompletion(problem.rows, problem.cols, whole[problem.rows, problem.cols], (30, 25)).complete()
+    assert (found.status, found.rank) == ("exact", 1)
+    assert found.history[-1].residual < 1e-10
+    assert error(found.point, whole) < 1e-8
+
+
+def test_a_fit_that_predicts_nothing_says_so(rng):
+    """One entry a row: the rows that are held out have none, and a column that is not seen is filled with zeros."""
+    for columns in (2, 3):
+        problem = MatrixCompletion(np.arange(60), rng.integers(0, 2, 60), rng.standard_normal(60), (60, columns))
+        found = problem.complete(rng=0)
+        assert found.status == "undetermined"
+        assert found.empty_rows.tolist() == []
+        assert found.empty_columns.tolist() == [2] * (columns - 2)
+    train, heldout = problem.split(0.5, 0)
+    assert train.complete(heldout=heldout).status == "undetermined"
 
 
 def test_bad_input_is_refused(rng):

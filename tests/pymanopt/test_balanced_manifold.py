@@ -8,7 +8,6 @@ import oracles
 import pymanopt
 import pytest
 from geomstats.geometry.general_linear import GeneralLinear
-from pymanopt.manifolds import Euclidean, Product
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.linalg import null_space
 
@@ -477,20 +476,6 @@ def test_autodiff_costs_have_the_derivatives_of_given_ones_and_train(make, name,
     for optimizer in (SteepestDescent, ConjugateGradient, TrustRegions):
         result = optimizer(verbosity=0, max_iterations=4).run(problem, initial_point=point)
         assert result.cost < problem.cost(point) - 1e-3
-
-
-def test_it_is_a_factor_of_a_product(rng):
-    manifold = Product([Balanced((3, 4, 2), rng=rng), Euclidean(2)])
-    target = rng.standard_normal((2, 3))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(first, second, bias):
-        import autograd.numpy as anp
-
-        return anp.sum((second @ first + bias[:, None] - target) ** 2)
-
-    result = TrustRegions(verbosity=0, max_iterations=100).run(pymanopt.Problem(manifold, cost))
-    assert result.cost < 1e-12
 
 
 def test_typical_distance_is_the_norm_of_typical_weights(rng):

@@ -335,3 +335,10 @@ def test_bad_arguments_are_refused(rng):
 
     with pytest.raises(ValueError, match="the cost is nan"), np.errstate(invalid="ignore"):
         check_gradient(pymanopt.Problem(manifold, cost), point, vector)
+
+
+@pytest.mark.parametrize("depth", [5, 8])
+def test_a_retraction_that_is_exact_passes_where_geodesics_are_integrated(depth):
+    """On 1×1 matrices both are the straight line in ``σ^{1/N}``."""
+    for seed in range(4):
+        assert check_retraction(FixedRank(1, 1, 1, depth, rng=seed)).slope == math.inf

@@ -176,13 +176,12 @@ def test_single_precision_autodiff_is_accepted(rng):
     )
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", [0, 2])
 @pytest.mark.parametrize("size", [1.0, 1e-4])
-def test_a_cost_of_more_than_the_product_is_found_out(which, size, rng):
+def test_a_cost_of_the_signs_of_the_factors_is_found_out(which, size, rng):
     manifold, point = setup(rng, SHAPES[0], 2)
     triple = list(autodiff_triple(point, rng.standard_normal((7, 5))))
-    addition = [point[0], np.ones(3), point[2]][which]  # such as the gradient of ½‖u‖², of the nuclear norm, of ½‖v‖²
-    triple[which] = triple[which] + size * addition
+    triple[which] = triple[which] + size  # the gradient of the sum of the entries
     with pytest.raises(ValueError, match=r"depends on more than .*\(u \* s\) @ vt"):
         manifold.euclidean_to_riemannian_gradient(point, triple)
 
