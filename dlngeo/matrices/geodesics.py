@@ -129,7 +129,7 @@ class KernelSurface(Surface):
         return frame.assemble(frame.scale(blocks, 0.5)), frame.assemble(frame.scale(blocks, -0.5))
 
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
-        """The straight line in Λ between aligned points, else as the head of this module says."""
+        """Go straight in Λ between aligned points, else as the head of this module says."""
         known = self._aligned(x0, x1)
         if known is not None:
             yield known.length, lambda: known
