@@ -33,7 +33,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,10 +92,6 @@ class KernelSurface(Surface):
         self.kernel, self.rank = kernel, rank
         self.depth = kernel.depth
 
-    @cached_property
-    def _smooth(self) -> bool:
-        return self.kernel.smooth_at_zero  # which is evaluated, and asked for at every step
-
     def _frame(self, x: Array) -> Frame:
         return Frame.at(x, self.kernel, self.rank)
 
@@ -115,7 +111,7 @@ class KernelSurface(Surface):
         no such trace, but the energy is no longer conserved. Where the kernel is smooth at zero, as at depth 1, and all
         matrices nearby have the rank of the points, nothing is wrong there.
         """
-        if self.rank == min(before.shape[-2:]) and self._smooth:
+        if self.rank == min(before.shape[-2:]) and self.kernel.smooth_at_zero:
             return False
         (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
         r = slice(self.rank)
@@ -133,7 +129,7 @@ class KernelSurface(Surface):
         return frame.assemble(frame.scale(blocks, 0.5)), frame.assemble(frame.scale(blocks, -0.5))
 
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
-        """Collocation and Newton's method, then balanced weights, then continuation: see the head of this module."""
+        """Go straight in Λ between aligned points, else as the head of this module says."""
         known = self._aligned(x0, x1)
         if known is not None:
             yield known.length, lambda: known
