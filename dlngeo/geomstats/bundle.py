@@ -11,7 +11,7 @@ from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
 from dlngeo._linalg import haar_from, skew
-from dlngeo.geomstats._backend import batch, draw, each_pair, to_numpy
+from dlngeo.geomstats._backend import Border, batch, draw, each_pair, to_numpy
 from dlngeo.geomstats.balanced import BalancedMatrices
 from dlngeo.geomstats.weights import FrobeniusMetric
 from dlngeo.weights.alignment import act, align
@@ -21,7 +21,7 @@ from dlngeo.weights.network import balanced_weights, differential, end_to_end
 __all__ = ["EndToEndBundle", "GaugeAction"]
 
 
-class GaugeAction(GroupAction):
+class GaugeAction(Border, GroupAction):
     r"""Action of the gauge group ``O(d)^{N−1}`` on the weights of N layers, which keeps their product.
 
     ``(Q_1, …, Q_{N−1})·W = (Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_N Q_{N−1}ᵀ)``. It is free on balanced weights of full rank,
@@ -44,6 +44,9 @@ class GaugeAction(GroupAction):
         """Shape of a group element."""
         return (self.depth - 1, self.d, self.d)
 
+    def _shape_of(self, argument: str, method: str) -> tuple[int, ...]:
+        return self.group_elem_shape if argument == "group_elem" else (self.depth, self.d, self.d)
+
     def __call__(self, group_elem: Any, point: Any) -> Any:
         """Turn weights by a group element.
 
@@ -58,18 +61,7 @@ class GaugeAction(GroupAction):
         -------
         array-like, shape=[..., N, d, d]
             Weights of the same product.
-
-        Raises
-        ------
-        ValueError
-            If a shape is wrong.
         """
-        for array, shape, name in (
-            (group_elem, self.group_elem_shape, "group element"),
-            (point, (self.depth, self.d, self.d), "point"),
-        ):
-            if tuple(array.shape[-3:]) != shape:
-                raise ValueError(f"the {name} has shape {tuple(array.shape)}; expected (..., {str(shape)[1:]}.")
         return act(group_elem, point)
 
     def random_element(self, n_samples: int = 1, rng: Any = None) -> Any:
@@ -78,7 +70,7 @@ class GaugeAction(GroupAction):
         return gs.from_numpy(haar_from(to_numpy(draw(shape, rng))))
 
 
-class EndToEndBundle(FiberBundle):
+class EndToEndBundle(Border, FiberBundle):
     r"""The bundle of balanced weights over their products, ``W ↦ X = W_N ⋯ W_1``, a Riemannian submersion [1]_.
 
     The base is the invertible matrices with ``DLNMetric`` of the same depth: ``QuotientMetric`` of geomstats on
@@ -110,6 +102,10 @@ class EndToEndBundle(FiberBundle):
 
     def __init__(self, total_space: BalancedMatrices) -> None:
         super().__init__(total_space=total_space)
+
+    def _shape_of(self, argument: str, method: str) -> tuple[int, ...]:
+        below = method in ("lift", "horizontal_lift") and argument != "fiber_point"
+        return self._total_space.shape[1:] if below else self._total_space.shape
 
     @staticmethod
     def riemannian_submersion(point: Any) -> Any:

@@ -8,7 +8,7 @@ import geomstats.backend as gs
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo import _check
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.matrices.frame import Frame
@@ -16,7 +16,7 @@ from dlngeo.matrices.frame import Frame
 __all__ = ["FixedRankMatrices"]
 
 
-class FixedRankMatrices(Manifold):
+class FixedRankMatrices(Border, Manifold):
     r"""Manifold of real m×n matrices of rank r.
 
     Points are dense matrices, shape=[..., m, n]; tangent vectors at ``X = U Σ Vᵀ`` are the matrices

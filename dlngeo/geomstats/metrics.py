@@ -9,7 +9,7 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.curvature import Curvature
@@ -19,7 +19,7 @@ from dlngeo.matrices.geodesics import KernelSurface
 __all__ = ["DLNMetric", "SpectralMetric"]
 
 
-class SpectralMetric(RiemannianMetric):
+class SpectralMetric(Border, RiemannianMetric):
     r"""Riemannian metric on matrices given by a kernel on their singular values.
 
     At ``X = U Σ Vᵀ``,

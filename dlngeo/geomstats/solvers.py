@@ -13,7 +13,7 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
-from dlngeo.geomstats._backend import each_pair, untraced
+from dlngeo.geomstats._backend import coarsest, common_type, each_pair, untraced
 from dlngeo.shooting import Surface, connect, shoot
 
 __all__ = ["ShootingExp", "ShootingLog"]
@@ -66,7 +66,8 @@ class ShootingExp(ExpSolver):
 
     def _solve(self, tangent_vec: Any, base_point: Any, times: np.ndarray) -> Any:
         x, v = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(tangent_vec, "tangent_vec"))
-        return gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
+        points = gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
+        return gs.cast(points, common_type(base_point, tangent_vec))
 
 
 class ShootingLog(LogSolver):
@@ -77,7 +78,7 @@ class ShootingLog(LogSolver):
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm.
+        Largest distance from the end point accepted, relative to its norm; in single precision at least 1e-6.
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-10) -> None:
@@ -102,8 +103,10 @@ class ShootingLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
+        # Points of single precision are on the manifold to that only.
+        tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
 
         def velocity(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-            return connect(start, end, self.surface, self.tolerance).velocity
+            return connect(start, end, self.surface, tolerance).velocity
 
         return each_pair(velocity, base_point, point, self.surface.point_ndim)

@@ -50,7 +50,7 @@ class UnbalancedMatrices(WeightManifold):
     """
 
     def __init__(self, imbalance: Any, equip: bool = True) -> None:
-        value = to_numpy(imbalance) if gs.is_array(imbalance) else np.asarray(imbalance, dtype=float)
+        value = _check.real(imbalance, "imbalance").astype(float)
         if value.ndim != 3 or value.shape[-1] != value.shape[-2] or 0 in value.shape:
             raise ValueError(
                 f"imbalance has shape {value.shape}; expected (N−1, d, d), as dlngeo.imbalance gives it. One layer has "
@@ -110,7 +110,7 @@ class UnbalancedMatrices(WeightManifold):
         ValueError
             If the method does not converge, as far from the level set or close to its singular points.
         """
-        return nearby(point, self.imbalance)
+        return gs.cast(nearby(gs.cast(point, gs.float64), self.imbalance), point.dtype)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0, rng: Any = None) -> Any:
         r"""Sample layer after layer, ``W_{p+1} = O_{p+1} (G_p + W_p W_pᵀ)^{1/2}`` with Haar-distributed O.

@@ -14,7 +14,7 @@ from geomstats.geometry.base import LevelSet, VectorSpace
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.weights.curvature import curvature, mean_curvature, scalar_curvature
 from dlngeo.weights.geodesics import WeightSurface
@@ -22,7 +22,7 @@ from dlngeo.weights.geodesics import WeightSurface
 __all__ = ["FrobeniusMetric", "WeightManifold", "WeightSpace"]
 
 
-class FrobeniusMetric(RiemannianMetric):
+class FrobeniusMetric(Border, RiemannianMetric):
     r"""Metric that the flat space of weights induces on a manifold in it, ``⟨V, Y⟩ = Σ_p Tr(V_pᵀ Y_p)``.
 
     Geodesics solve ``Ẅ = II(Ẇ, Ẇ)`` with the second fundamental form II. They are integrated to 1e-11 per step, and
@@ -147,7 +147,8 @@ class FrobeniusMetric(RiemannianMetric):
         array-like, shape=[..., N, d, d] or [n_samples, ..., N, d, d]
             Tangent vectors, independent.
         """
-        return self._space.to_tangent(draw((*batch(n_samples), *base_point.shape), rng), base_point)
+        noise = draw((*batch(n_samples), *base_point.shape), rng)
+        return self._space.to_tangent(gs.cast(noise, base_point.dtype), base_point)
 
 
 class WeightSpace(VectorSpace):
@@ -177,7 +178,7 @@ class WeightSpace(VectorSpace):
         return gs.reshape(gs.eye(self.dim), (self.dim, *self.shape))
 
 
-class WeightManifold(LevelSet):
+class WeightManifold(Border, LevelSet):
     """Manifold of stacked weights, a level set of their imbalance, in the flat space of all weights.
 
     Concrete classes give the surface, the level, which points of it are regular, projection and random points.
@@ -287,7 +288,8 @@ class WeightManifold(LevelSet):
         points = tuple(base_point.shape[:-3])
         if points and n_samples not in (1, points[0]):
             raise ValueError(f"{n_samples} samples at {points[0]} points; ask for 1 or {points[0]}, one at each.")
-        return self.to_tangent(draw((*(points or batch(n_samples)), *self.shape), rng), base_point)
+        noise = draw((*(points or batch(n_samples)), *self.shape), rng)
+        return self.to_tangent(gs.cast(noise, base_point.dtype), base_point)
 
     def tangent_basis(self, base_point: Any) -> Any:
         """Orthonormal basis of the tangent space.

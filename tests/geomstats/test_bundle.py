@@ -98,7 +98,7 @@ def test_the_gauge_group_takes_batches(rng):
 
 
 def test_the_gauge_group_refuses_other_shapes(rng):
-    with pytest.raises(ValueError, match=r"group element has shape \(3, 2, 2\); expected \(\.\.\., 2, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"group_elem has shape \(3, 2, 2\); expected \(\.\.\., 2, 2, 2\)"):
         GaugeAction(2, 3)(gsa(np.ones((3, 2, 2))), gsa(np.ones((3, 2, 2))))
     with pytest.raises(ValueError, match=r"point has shape \(2, 2, 2\); expected \(\.\.\., 3, 2, 2\)"):
         GaugeAction(2, 3)(gsa(np.ones((2, 2, 2))), gsa(np.ones((2, 2, 2))))

@@ -429,7 +429,7 @@ def test_what_is_not_finite_is_refused_by_name(value):
         metric.log(bad, good)
     with pytest.raises(ValueError, match="base_point holds NaN or infinite"):
         metric.log(good, bad)
-    with pytest.raises(ValueError, match="the point holds NaN or infinite"):
+    with pytest.raises(ValueError, match="base_point holds NaN or infinite"):
         metric.inner_product(good, good, bad)
 
 
