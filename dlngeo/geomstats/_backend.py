@@ -119,7 +119,7 @@ def untraced(array: Any, name: str) -> np.ndarray:
             "the geodesic solvers of dlngeo are not differentiated through; detach the arrays, or set "
             'metric.exp_solver = ExpODESolver(space, GSIVPIntegrator(20, "rk4")) of geomstats, which is.'
         )
-    values = np.asarray(gs.to_numpy(array), dtype=float)
+    values = _check.real(gs.to_numpy(array) if gs.is_array(array) else array, name).astype(float, copy=False)
     _check.finite(np, values, name)
     return values
 

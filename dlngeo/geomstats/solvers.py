@@ -35,17 +35,7 @@ class ShootingExp(ExpSolver):
         self.surface, self.tolerance = surface, tolerance
 
     def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Follow geodesics for unit time.
-
-        Parameters
-        ----------
-        tangent_vec, base_point : array-like, shape=[..., *point_shape]
-            Velocities and points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., *point_shape]
-            End points.
+        """Follow geodesics for unit time, shape=[..., *point_shape].
 
         Raises
         ------
@@ -58,7 +48,7 @@ class ShootingExp(ExpSolver):
         """Geodesics as functions of time. A function of times of shape [t] returns [..., t, *point_shape]."""
 
         def path(t: Any) -> Any:
-            times = np.atleast_1d(untraced(t, "t") if gs.is_array(t) else np.asarray(t, float))
+            times = np.atleast_1d(untraced(t, "t"))
             points = self._solve(tangent_vec, base_point, times)
             return gs.moveaxis(points, 0, -1 - self.surface.point_ndim)
 
@@ -86,17 +76,7 @@ class ShootingLog(LogSolver):
         self.surface, self.tolerance = surface, tolerance
 
     def log(self, point: Any, base_point: Any) -> Any:
-        """Find initial velocities of geodesics from ``base_point`` to ``point``.
-
-        Parameters
-        ----------
-        point, base_point : array-like, shape=[..., *point_shape]
-            End points and initial points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., *point_shape]
-            Tangent vectors at ``base_point``.
+        """Find initial velocities of geodesics from ``base_point`` to ``point``, shape=[..., *point_shape].
 
         Raises
         ------

@@ -72,15 +72,7 @@ class UnbalancedMatrices(WeightManifold):
     def submersion(self, point: Any) -> Any:
         """Imbalances less the given ones, which vanish on the level set.
 
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-
-        Returns
-        -------
-        array-like, shape=[..., N−1, d, d]
-            Symmetric matrices.
+        Returns shape=[..., N−1, d, d]. Symmetric matrices.
         """
         return imbalance_of(point) - self.imbalance
 
@@ -94,16 +86,6 @@ class UnbalancedMatrices(WeightManifold):
 
     def projection(self, point: Any) -> Any:
         """Move weights to the level set by Newton's method, to the nearest point up to second order in its distance.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights near the manifold.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Points.
 
         Raises
         ------
@@ -122,17 +104,8 @@ class UnbalancedMatrices(WeightManifold):
 
         Parameters
         ----------
-        n_samples : int
-            Number of points.
         bound : float
             Scale of the singular values.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Points.
         """
         gauss = to_numpy(draw((*batch(n_samples), *self.shape), rng))
         least = np.linalg.eigvalsh(self._imbalance)[..., 0]
