@@ -10,6 +10,7 @@ import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
+from backend import npa
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.learning.frechet_mean import FrechetMean
 
@@ -71,10 +72,6 @@ def calls(space):
     if isinstance(space, GeneralLinear):
         del found["to_tangent"]  # of geomstats
     return found
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 @over_spaces

@@ -4,6 +4,7 @@ import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
+from backend import gsa, npa
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.quotient_metric import QuotientMetric
 from geomstats.numerics.geodesic import ExpODESolver
@@ -15,14 +16,6 @@ from dlngeo.weights.alignment import act, align, procrustes
 
 CASES = [(3, 3), (2, 5), (3, 2), (2, 1)]
 over_cases = pytest.mark.parametrize(("d", "depth"), CASES)
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 def total(d, depth):
