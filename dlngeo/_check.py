@@ -11,7 +11,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
+
+from dlngeo._autodiff import is_traced, untraced
 
 _NUMPY = array_namespace(np.empty(0))
 
@@ -62,25 +64,41 @@ def rank(value: Any, m: int, n: int) -> int:
     return value
 
 
+def plain(value: Any, name: str = "the array") -> Any:
+    """Return ``value`` as a plain array of real numbers: of its library and type if it is one, else of NumPy.
+
+    So ``np.matrix``, whose ``*`` is another product, becomes an array. What is traced stays so.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of real numbers, or a masked one, whose mask would be lost.
+    """
+    values = untraced(value)
+    if not is_array_api_obj(values) or is_numpy_array(values):
+        values = real(values, name)
+        return value if is_traced(value) else values
+    if array_namespace(values).isdtype(values.dtype, "complex floating"):
+        raise TypeError(f"{name} must be real numbers, got an array of {values.dtype}.")
+    return value
+
+
 def floating(*arrays: Any) -> tuple[Any, ...]:
     """Return ``(xp, *arrays)``: the arrays as real floating arrays of their namespace ``xp``.
 
-    Python scalars, sequences and integer arrays become the default floating type.
+    Python scalars, sequences and integer arrays become the default floating type. Raises as :func:`plain`.
     """
     if all(type(a) is np.ndarray and a.dtype == np.float64 for a in arrays):
         return (_NUMPY, *arrays)  # the common case, at a tenth of the cost
-    known = [a for a in arrays if is_array_api_obj(a)]
-    xp = array_namespace(*known) if known else array_namespace(np.empty(0))
-    like = next((a for a in known if xp.isdtype(a.dtype, "real floating")), None)
+    values = [plain(a) for a in arrays]
+    known = [v for a, v in zip(arrays, values, strict=True) if is_array_api_obj(a)]
+    xp = array_namespace(*known) if known else _NUMPY
+    dtype = next((a.dtype for a in known if xp.isdtype(a.dtype, "real floating")), xp.float64)
     out = []
-    for a in arrays:
-        if not is_array_api_obj(a):
-            a = xp.asarray(a, dtype=xp.float64 if like is None else like.dtype)
-        if xp.isdtype(a.dtype, "complex floating"):
-            raise TypeError(f"real arrays are expected, got dtype {a.dtype}; pass real matrices.")
-        if not xp.isdtype(a.dtype, "real floating"):
-            a = xp.astype(a, xp.float64 if like is None else like.dtype)
-        out.append(a)
+    for given, value in zip(arrays, values, strict=True):
+        if not is_array_api_obj(given):
+            value = xp.asarray(value, dtype=dtype)
+        out.append(value if xp.isdtype(value.dtype, "real floating") else xp.astype(value, dtype))
     return (xp, *out)
 
 
@@ -113,7 +131,7 @@ def real(value: Any, name: str) -> np.ndarray:
     """
     if type(value) is np.ndarray and value.dtype == np.float64:
         return value  # the common case
-    if isinstance(value, np.ma.MaskedArray):
+    if _is_masked(value):
         raise TypeError(f"{name} must be real numbers, got a masked array, whose mask would be lost; fill it.")
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} must be an array, got a sparse {type(value).__name__}; pass its toarray().")
@@ -124,6 +142,11 @@ def real(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
     return array
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether it is a masked array, or a list of some, of which NumPy drops the masks."""
+    return isinstance(value, np.ma.MaskedArray) or (isinstance(value, (list, tuple)) and any(map(_is_masked, value)))
 
 
 def returned(

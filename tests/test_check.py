@@ -74,7 +74,7 @@ def test_floating_takes_the_type_of_the_arrays():
     assert a.dtype == b.dtype == c.dtype == np.float32
     _, a, b = _check.floating(np.array([1]), np.array([2.0], dtype=np.float32))
     assert a.dtype == b.dtype == np.float32
-    with pytest.raises(TypeError, match=r"real arrays.*complex64"):
+    with pytest.raises(TypeError, match=r"must be real numbers, got an array of complex64"):
         _check.floating(np.complex64(1))
     array = np.ones(3)
     assert _check.floating(array)[1] is array

@@ -67,15 +67,7 @@ class BalancedMatrices(WeightManifold):
     def submersion(self, point: Any) -> Any:
         """Imbalances ``G_p = W_{p+1}ᵀ W_{p+1} − W_p W_pᵀ``, which vanish on the manifold.
 
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-
-        Returns
-        -------
-        array-like, shape=[..., N−1, d, d]
-            Symmetric matrices.
+        Returns shape=[..., N−1, d, d]. Symmetric matrices.
         """
         return imbalance(point)
 
@@ -84,17 +76,7 @@ class BalancedMatrices(WeightManifold):
         return _check.floating(point)[0].linalg.svdvals(point[..., 0, :, :])[..., -1] > atol
 
     def projection(self, point: Any) -> Any:
-        """Project weights to the nearest balanced ones in the Frobenius norm.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights near the manifold.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Balanced weights.
+        """Project weights to the nearest balanced ones in the Frobenius norm, shape=[..., N, d, d].
 
         Raises
         ------
@@ -113,17 +95,8 @@ class BalancedMatrices(WeightManifold):
 
         Parameters
         ----------
-        n_samples : int
-            Number of points.
         bound : float
             Scale of the singular values.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Balanced weights.
         """
         gauss = to_numpy(draw((*batch(n_samples), *self.shape), rng))
         layers = [gauss[..., 0, :, :] * (bound / self.d**0.5)]

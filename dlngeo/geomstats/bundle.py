@@ -11,7 +11,7 @@ from geomstats.geometry.manifold import register_quotient
 
 from dlngeo import _check
 from dlngeo._linalg import haar_from, skew
-from dlngeo.geomstats._backend import batch, draw, each_pair, to_numpy
+from dlngeo.geomstats._backend import Border, batch, draw, each_pair, to_numpy
 from dlngeo.geomstats.balanced import BalancedMatrices
 from dlngeo.geomstats.weights import FrobeniusMetric
 from dlngeo.weights.alignment import act, align
@@ -21,7 +21,7 @@ from dlngeo.weights.network import balanced_weights, differential, end_to_end
 __all__ = ["EndToEndBundle", "GaugeAction"]
 
 
-class GaugeAction(GroupAction):
+class GaugeAction(Border, GroupAction):
     r"""Action of the gauge group ``O(d)^{N−1}`` on the weights of N layers, which keeps their product.
 
     ``(Q_1, …, Q_{N−1})·W = (Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_N Q_{N−1}ᵀ)``. It is free on balanced weights of full rank,
@@ -44,32 +44,11 @@ class GaugeAction(GroupAction):
         """Shape of a group element."""
         return (self.depth - 1, self.d, self.d)
 
+    def _shape_of(self, argument: str, method: str) -> tuple[int, ...]:
+        return self.group_elem_shape if argument == "group_elem" else (self.depth, self.d, self.d)
+
     def __call__(self, group_elem: Any, point: Any) -> Any:
-        """Turn weights by a group element.
-
-        Parameters
-        ----------
-        group_elem : array-like, shape=[..., N−1, d, d]
-            Orthogonal matrices.
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Weights of the same product.
-
-        Raises
-        ------
-        ValueError
-            If a shape is wrong.
-        """
-        for array, shape, name in (
-            (group_elem, self.group_elem_shape, "group element"),
-            (point, (self.depth, self.d, self.d), "point"),
-        ):
-            if tuple(array.shape[-3:]) != shape:
-                raise ValueError(f"the {name} has shape {tuple(array.shape)}; expected (..., {str(shape)[1:]}.")
+        """Turn weights by a group element, shape=[..., N, d, d]."""
         return act(group_elem, point)
 
     def random_element(self, n_samples: int = 1, rng: Any = None) -> Any:
@@ -78,7 +57,7 @@ class GaugeAction(GroupAction):
         return gs.from_numpy(haar_from(to_numpy(draw(shape, rng))))
 
 
-class EndToEndBundle(FiberBundle):
+class EndToEndBundle(Border, FiberBundle):
     r"""The bundle of balanced weights over their products, ``W ↦ X = W_N ⋯ W_1``, a Riemannian submersion [1]_.
 
     The base is the invertible matrices with ``DLNMetric`` of the same depth: ``QuotientMetric`` of geomstats on
@@ -111,65 +90,25 @@ class EndToEndBundle(FiberBundle):
     def __init__(self, total_space: BalancedMatrices) -> None:
         super().__init__(total_space=total_space)
 
+    def _shape_of(self, argument: str, method: str) -> tuple[int, ...]:
+        below = method in ("lift", "horizontal_lift") and argument != "fiber_point"
+        return self._total_space.shape[1:] if below else self._total_space.shape
+
     @staticmethod
     def riemannian_submersion(point: Any) -> Any:
-        """Product ``X = W_N ⋯ W_1``.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-
-        Returns
-        -------
-        array-like, shape=[..., d, d]
-        """
+        """Product ``X = W_N ⋯ W_1``, shape=[..., d, d]."""
         return end_to_end(point)
 
     def lift(self, point: Any) -> Any:
-        """Balanced weights of a matrix: ``Λ Vᵀ, Λ, …, Λ, U Λ`` with ``X = U Λ^N Vᵀ``.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., d, d]
-            Invertible matrix.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-        """
+        """Balanced weights of a matrix: ``Λ Vᵀ, Λ, …, Λ, U Λ`` with ``X = U Λ^N Vᵀ``, shape=[..., N, d, d]."""
         return gs.stack(balanced_weights(point, self._total_space.depth), axis=-3)
 
     def tangent_riemannian_submersion(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Velocity ``Σ_p W_N ⋯ W_{p+1} V_p W_{p−1} ⋯ W_1`` of the product.
-
-        Parameters
-        ----------
-        tangent_vec, base_point : array-like, shape=[..., N, d, d]
-            Velocity of the weights, and weights.
-
-        Returns
-        -------
-        array-like, shape=[..., d, d]
-        """
+        """Velocity ``Σ_p W_N ⋯ W_{p+1} V_p W_{p−1} ⋯ W_1`` of the product, shape=[..., d, d]."""
         return differential(tangent_vec, base_point)
 
     def horizontal_lift(self, tangent_vec: Any, base_point: Any = None, fiber_point: Any = None) -> Any:
-        """Horizontal vector over a tangent vector of the product, of the same length.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., d, d]
-            Tangent vector at X.
-        base_point : array-like, shape=[..., d, d], optional
-            X, of which ``lift`` gives weights if none are given.
-        fiber_point : array-like, shape=[..., N, d, d], optional
-            Balanced weights of X.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-        """
+        """Horizontal vector over a tangent vector of the product, of the same length, shape=[..., N, d, d]."""
         if fiber_point is None:
             if base_point is None:
                 raise ValueError("give base_point, a matrix, or fiber_point, balanced weights of it.")
@@ -200,15 +139,7 @@ class EndToEndBundle(FiberBundle):
         The nearest point of the fibre in the flat space is close to that, but only to third order in the distance, and
         the logarithm to it is not horizontal; see :mod:`dlngeo.weights.alignment`.
 
-        Parameters
-        ----------
-        point, base_point : array-like, shape=[..., N, d, d]
-            Balanced weights to turn, and to turn them to.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Weights of the same product as ``point``.
+        Returns shape=[..., N, d, d]. Weights of the same product as ``point``.
 
         Raises
         ------
@@ -218,20 +149,10 @@ class EndToEndBundle(FiberBundle):
         return each_pair(lambda base, weights: align(weights, base).weights, base_point, point, 3)
 
     def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
-        r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_.
+        r"""O'Neill's tensor ``A_X Y = ver ∇_{hor X} hor Y + hor ∇_{hor X} ver Y`` [2]_, shape=[..., N, d, d].
 
         The first part is ``½ ver [X, Y]``. For the second, ``Ω_p W_p − W_p Ω_{p−1}`` at fixed Ω is a vertical field,
         whose derivative along X is ``Ω_p X_p − X_p Ω_{p−1}``.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b, base_point : array-like, shape=[..., N, d, d]
-            Tangent vectors X and Y, and the point.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Tangent vector.
         """
         frame = BalancedFrame(base_point)
         x, y = frame.horizontal(tangent_vec_a), frame.horizontal(tangent_vec_b)

@@ -8,7 +8,7 @@ import geomstats.backend as gs
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo import _check
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.matrices.frame import Frame
@@ -16,7 +16,7 @@ from dlngeo.matrices.frame import Frame
 __all__ = ["FixedRankMatrices"]
 
 
-class FixedRankMatrices(Manifold):
+class FixedRankMatrices(Border, Manifold):
     r"""Manifold of real m×n matrices of rank r.
 
     Points are dense matrices, shape=[..., m, n]; tangent vectors at ``X = U Σ Vᵀ`` are the matrices
@@ -60,20 +60,7 @@ class FixedRankMatrices(Manifold):
         return DLNMetric, {"depth": self.depth}
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Check shape and rank: exactly r singular values exceed ``atol``.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-            Matrix.
-        atol : float
-            Absolute tolerance for a singular value that counts as zero.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Boolean.
-        """
+        """Check shape and rank: exactly r singular values exceed ``atol``, shape=[...]."""
         if tuple(point.shape[-2:]) != self.shape:
             return gs.zeros(point.shape[:-2], dtype=bool)
         xp, x = _check.floating(point)
@@ -82,17 +69,7 @@ class FixedRankMatrices(Manifold):
         return finite & (xp.sum(xp.astype(s > atol, xp.int64), axis=-1) == self.rank)
 
     def projection(self, point: Any) -> Any:
-        """Project to the nearest matrix of rank r in the Frobenius norm, by truncating the SVD.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-            Matrix of rank at least r.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Matrix of rank r.
+        """Project to the nearest matrix of rank r in the Frobenius norm, by truncating the SVD, shape=[..., m, n].
 
         Raises
         ------
@@ -105,57 +82,22 @@ class FixedRankMatrices(Manifold):
         return frame.point
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
-        """Project a matrix orthogonally, in the Frobenius metric, onto the tangent space.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-            Matrix.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Tangent vector.
-        """
+        """Project a matrix orthogonally, in the Frobenius metric, onto the tangent space, shape=[..., m, n]."""
         return self._frame(base_point).project(vector)
 
     def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Check that the normal part ``(I − UUᵀ) Z (I − VVᵀ)`` of a matrix vanishes.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-            Matrix.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-        atol : float
-            Absolute tolerance of an entry.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Boolean.
-        """
+        """Check that the normal part ``(I − UUᵀ) Z (I − VVᵀ)`` of a matrix vanishes, to ``atol`` in each entry."""
         if tuple(vector.shape[-2:]) != self.shape:
             return gs.zeros(vector.shape[:-2], dtype=bool)
         return gs.all(gs.abs(vector - self.to_tangent(vector, base_point)) <= atol, axis=(-2, -1))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Sample products of Gaussian factors, ``L R/√r`` with standard normal entries.
+        """Sample products of Gaussian factors, ``L R/√r`` with standard normal entries, shape=[..., m, n].
 
         Parameters
         ----------
-        n_samples : int
-            Number of matrices.
         bound : float
             Unused; the interface of geomstats has it for sampling in boxes.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Matrices of rank r.
         """
         many = batch(n_samples)
         left, right = draw((*many, self.m, self.rank)), draw((*many, self.rank, self.n))

@@ -11,12 +11,13 @@ from geomstats.geometry.manifold import Manifold
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
+from dlngeo.geomstats._backend import Border
 from dlngeo.geomstats.metrics import SpectralMetric
 
 __all__ = ["FlatChart"]
 
 
-class FlatChart(Manifold):
+class FlatChart(Border, Manifold):
     r"""Global chart of an open set of m×n matrices: the mn entries, row by row.
 
     Points and tangent vectors are vectors, shape=[..., mn], and the tensors of the metric are the closed forms of the
@@ -99,7 +100,7 @@ class FlatChart(Manifold):
         return self.to_vector(self.space.projection(self.to_matrix(point)))
 
 
-class _ChartMetric(RiemannianMetric):
+class _ChartMetric(Border, RiemannianMetric):
     """The metric of the matrix space in its flat chart."""
 
     def __init__(self, space: FlatChart) -> None:

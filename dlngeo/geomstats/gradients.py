@@ -39,10 +39,6 @@ class GradientConverter:
     def __call__(self, euclidean_gradient: Any, point: Any) -> np.ndarray:
         """Riemannian gradient at a point.
 
-        Parameters
-        ----------
-        euclidean_gradient, point : array-like, shape=[*point_shape]
-
         Returns
         -------
         numpy array, shape=[*point_shape]

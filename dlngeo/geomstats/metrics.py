@@ -9,7 +9,7 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.curvature import Curvature
@@ -19,7 +19,7 @@ from dlngeo.matrices.geodesics import KernelSurface
 __all__ = ["DLNMetric", "SpectralMetric"]
 
 
-class SpectralMetric(RiemannianMetric):
+class SpectralMetric(Border, RiemannianMetric):
     r"""Riemannian metric on matrices given by a kernel on their singular values.
 
     At ``X = U Σ Vᵀ``,
@@ -31,6 +31,10 @@ class SpectralMetric(RiemannianMetric):
     to 1e-10 or refused with a :class:`dlngeo.errors.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
     another solver of geomstats. On the autograd and PyTorch backends the tensors are differentiable in closed form, at
     repeated singular values too, see :class:`dlngeo.matrices.differentiable.DifferentiableFrame`.
+
+    Points X, tangent vectors Y and Z, Euclidean gradients ``E′(X)`` and Hessian products ``D²E(X)[Z]`` are arrays,
+    shape=[..., m, n], whose leading axes broadcast. Tensors in the entries of the matrix count them row by row. A
+    generator or seed ``rng`` defaults to the generator of ``gs.random``.
 
     Parameters
     ----------
@@ -78,13 +82,6 @@ class SpectralMetric(RiemannianMetric):
     def frame(self, base_point: Any, *vectors: Any) -> Any:
         """Factor a point once, for many evaluations there.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-        *vectors : array-like
-            Vectors that will be used there.
-
         Returns
         -------
         Frame or DifferentiableFrame
@@ -93,34 +90,13 @@ class SpectralMetric(RiemannianMetric):
         return frame_at(base_point, self.kernel, self.rank, *vectors)
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
-        """Inner product ``g_X(Y, Z)`` of tangent vectors.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., m, n]
-            Tangent vectors.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Inner products.
-        """
+        """Inner product ``g_X(Y, Z)`` of tangent vectors, shape=[...]."""
         return self.frame(base_point, tangent_vec_a, tangent_vec_b).inner(tangent_vec_a, tangent_vec_b)
 
     def metric_matrix(self, base_point: Any) -> Any:
         """Matrix of the metric in the entries of the matrix, row by row.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., mn, mn]
-            Symmetric; positive definite at full rank, and below it zero on normal vectors.
+        Returns shape=[..., mn, mn]. Symmetric; positive definite at full rank, and below it zero on normal vectors.
         """
         return self._matrix(base_point, "metric")
 
@@ -141,15 +117,8 @@ class SpectralMetric(RiemannianMetric):
     def christoffels(self, base_point: Any) -> Any:
         r"""Christoffel symbols ``Γ^k_{ij}`` in the entries of the matrix, row by row.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., mn, mn, mn]
-            The contravariant index comes first. Below full rank, the symbols of tangent parts, normal part included.
+        Returns shape=[..., mn, mn, mn]. The contravariant index comes first. Below full rank, the symbols of tangent
+        parts, normal part included.
         """
         basis = self._basis(base_point)
         size = len(basis)
@@ -157,73 +126,24 @@ class SpectralMetric(RiemannianMetric):
         return gs.moveaxis(gs.reshape(values, (*base_point.shape[:-2], size, size, size)), -1, -3)
 
     def geodesic_equation(self, state: Any) -> Any:
-        """Right-hand side of the geodesic equation, ``(Ẋ, −Γ(Ẋ, Ẋ))``.
-
-        Parameters
-        ----------
-        state : array-like, shape=[..., 2, m, n]
-            Position and velocity.
-
-        Returns
-        -------
-        array-like, shape=[..., 2, m, n]
-            Velocity and acceleration.
-        """
+        """Right-hand side of the geodesic equation, ``(Ẋ, −Γ(Ẋ, Ẋ))``, shape=[..., 2, m, n]."""
         position, velocity = state[..., 0, :, :], state[..., 1, :, :]
         return gs.stack([velocity, -self.frame(position, velocity).christoffel(velocity, velocity)], axis=-3)
 
     def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
-        """Riemannian gradient ``A_X(E′(X))``.
-
-        Parameters
-        ----------
-        euclidean_gradient : array-like, shape=[..., m, n]
-            Matrix ``E′(X)`` of partial derivatives.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Tangent vector.
-        """
+        """Riemannian gradient ``A_X(E′(X))``, shape=[..., m, n]."""
         return self.frame(base_point, euclidean_gradient).cometric(euclidean_gradient)
 
     def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
-        """Riemannian Hessian ``∇_Z grad E`` from Euclidean derivatives.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., m, n]
-            Direction Z.
-        euclidean_gradient : array-like, shape=[..., m, n]
-            ``E′(X)``.
-        euclidean_hessian : array-like, shape=[..., m, n]
-            Hessian product ``D²E(X)[Z]``.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Tangent vector.
-        """
+        """Riemannian Hessian ``∇_Z grad E`` from Euclidean derivatives, shape=[..., m, n]."""
         frame = self.frame(base_point, tangent_vec, euclidean_gradient, euclidean_hessian)
         return frame.hessian(tangent_vec, euclidean_gradient, euclidean_hessian)
 
     def riemann_tensor(self, base_point: Any) -> Any:
         r"""Curvature tensor ``R_{ijk}^l`` in the entries of the matrix, row by row.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., mn, mn, mn, mn]
-            ``R[..., i, j, k, l]`` is component l of ``R(X_j, X_k)X_i``, the index order of geomstats. Below full rank,
-            that of tangential parts.
+        Returns shape=[..., mn, mn, mn, mn]. ``R[..., i, j, k, l]`` is component l of ``R(X_j, X_k)X_i``, the index
+        order of geomstats. Below full rank, that of tangential parts.
         """
         basis = self._basis(base_point)
         size = len(basis)
@@ -232,36 +152,11 @@ class SpectralMetric(RiemannianMetric):
         return gs.reshape(values, (*base_point.shape[:-2], size, size, size, size))
 
     def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
-        r"""Curvature operator ``R(A, B)C = ∇_A∇_B C − ∇_B∇_A C − ∇_{[A, B]} C``; see :mod:`dlngeo.matrices.curvature`.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b, tangent_vec_c : array-like, shape=[..., m, n]
-            Tangent vectors.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Tangent vector.
-        """
+        """Curvature operator ``R(A, B)C = ∇_A∇_B C − ∇_B∇_A C − ∇_{[A, B]} C`` of :mod:`dlngeo.matrices.curvature`."""
         return self._curvature(base_point).apply(tangent_vec_a, tangent_vec_b, tangent_vec_c)
 
     def sectional_curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
-        """Sectional curvature of the plane of two tangent vectors.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., m, n]
-            Tangent vectors.
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Sectional curvature.
+        """Sectional curvature of the plane of two tangent vectors, shape=[...].
 
         Raises
         ------
@@ -273,33 +168,14 @@ class SpectralMetric(RiemannianMetric):
     def ricci_tensor(self, base_point: Any) -> Any:
         """Ricci tensor in the entries of the matrix, row by row.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., mn, mn]
-            Symmetric; below full rank zero on normal vectors.
+        Returns shape=[..., mn, mn]. Symmetric; below full rank zero on normal vectors.
         """
         basis = self._basis(base_point)
         values = self._curvature(base_point[..., None, :, :]).ricci_lower(basis)
         return gs.reshape(values, (*base_point.shape[:-2], len(basis), len(basis)))
 
     def scalar_curvature(self, base_point: Any) -> Any:
-        """Scalar curvature, the trace of the Ricci tensor.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Scalar curvature.
-        """
+        """Scalar curvature, the trace of the Ricci tensor, shape=[...]."""
         return self._curvature(base_point).scalar()
 
     def _curvature(self, base_point: Any) -> Curvature:
@@ -308,49 +184,21 @@ class SpectralMetric(RiemannianMetric):
     def log_volume_density(self, base_point: Any) -> Any:
         """Logarithm of the Riemannian volume density against Lebesgue (below full rank, Hausdorff) measure.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            ``½ log det g``.
+        Returns shape=[...]. ``½ log det g``.
         """
         return self.frame(base_point).log_volume_density()
 
     def brownian_drift(self, base_point: Any) -> Any:
         """Itô drift b of Brownian motion, ``dX = A_X^{1/2} dB + ½ b dt``, with generator ``½Δ``.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n]
-            Drift; see :meth:`dlngeo.matrices.frame.Frame.ito_drift`.
+        Returns shape=[..., m, n]. Drift; see :meth:`dlngeo.matrices.frame.Frame.ito_drift`.
         """
         return self.frame(base_point).ito_drift()
 
     def random_gaussian_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
         """Sample the centred Gaussian whose covariance is the cometric, ``N(0, g⁻¹)``: white noise of the metric.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-            Point.
-        n_samples : int
-            Number of vectors at every point.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., m, n] or [n_samples, ..., m, n]
-            Tangent vectors, independent.
+        Returns shape=[..., m, n] or [n_samples, ..., m, n].
         """
         noise = draw((*batch(n_samples), *base_point.shape), rng)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))

@@ -13,7 +13,7 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
-from dlngeo.geomstats._backend import each_pair, untraced
+from dlngeo.geomstats._backend import coarsest, common_type, each_pair, untraced
 from dlngeo.shooting import Surface, connect, shoot
 
 __all__ = ["ShootingExp", "ShootingLog"]
@@ -35,17 +35,7 @@ class ShootingExp(ExpSolver):
         self.surface, self.tolerance = surface, tolerance
 
     def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Follow geodesics for unit time.
-
-        Parameters
-        ----------
-        tangent_vec, base_point : array-like, shape=[..., *point_shape]
-            Velocities and points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., *point_shape]
-            End points.
+        """Follow geodesics for unit time, shape=[..., *point_shape].
 
         Raises
         ------
@@ -58,7 +48,7 @@ class ShootingExp(ExpSolver):
         """Geodesics as functions of time. A function of times of shape [t] returns [..., t, *point_shape]."""
 
         def path(t: Any) -> Any:
-            times = np.atleast_1d(untraced(t, "t") if gs.is_array(t) else np.asarray(t, float))
+            times = np.atleast_1d(untraced(t, "t"))
             points = self._solve(tangent_vec, base_point, times)
             return gs.moveaxis(points, 0, -1 - self.surface.point_ndim)
 
@@ -66,7 +56,8 @@ class ShootingExp(ExpSolver):
 
     def _solve(self, tangent_vec: Any, base_point: Any, times: np.ndarray) -> Any:
         x, v = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(tangent_vec, "tangent_vec"))
-        return gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
+        points = gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
+        return gs.cast(points, common_type(base_point, tangent_vec))
 
 
 class ShootingLog(LogSolver):
@@ -77,7 +68,8 @@ class ShootingLog(LogSolver):
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`.
+        Largest distance from the end point accepted, relative to its norm, see :func:`dlngeo.shooting.connect`; in single
+        precision at least 1e-6.
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-10) -> None:
@@ -85,25 +77,17 @@ class ShootingLog(LogSolver):
         self.surface, self.tolerance = surface, tolerance
 
     def log(self, point: Any, base_point: Any) -> Any:
-        """Find initial velocities of geodesics from ``base_point`` to ``point``.
-
-        Parameters
-        ----------
-        point, base_point : array-like, shape=[..., *point_shape]
-            End points and initial points, broadcast against each other.
-
-        Returns
-        -------
-        array-like, shape=[..., *point_shape]
-            Tangent vectors at ``base_point``.
+        """Find initial velocities of geodesics from ``base_point`` to ``point``, shape=[..., *point_shape].
 
         Raises
         ------
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
+        # Points of single precision are on the manifold to that only.
+        tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
 
         def velocity(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-            return connect(start, end, self.surface, self.tolerance).velocity
+            return connect(start, end, self.surface, tolerance).velocity
 
         return each_pair(velocity, base_point, point, self.surface.point_ndim)

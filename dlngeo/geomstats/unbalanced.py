@@ -50,7 +50,7 @@ class UnbalancedMatrices(WeightManifold):
     """
 
     def __init__(self, imbalance: Any, equip: bool = True) -> None:
-        value = to_numpy(imbalance) if gs.is_array(imbalance) else np.asarray(imbalance, dtype=float)
+        value = _check.real(imbalance, "imbalance").astype(float)
         if value.ndim != 3 or value.shape[-1] != value.shape[-2] or 0 in value.shape:
             raise ValueError(
                 f"imbalance has shape {value.shape}; expected (N−1, d, d), as dlngeo.imbalance gives it. One layer has "
@@ -72,15 +72,7 @@ class UnbalancedMatrices(WeightManifold):
     def submersion(self, point: Any) -> Any:
         """Imbalances less the given ones, which vanish on the level set.
 
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-
-        Returns
-        -------
-        array-like, shape=[..., N−1, d, d]
-            Symmetric matrices.
+        Returns shape=[..., N−1, d, d]. Symmetric matrices.
         """
         return imbalance_of(point) - self.imbalance
 
@@ -95,22 +87,12 @@ class UnbalancedMatrices(WeightManifold):
     def projection(self, point: Any) -> Any:
         """Move weights to the level set by Newton's method, to the nearest point up to second order in its distance.
 
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights near the manifold.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Points.
-
         Raises
         ------
         ValueError
             If the method does not converge, as far from the level set or close to its singular points.
         """
-        return nearby(point, self.imbalance)
+        return gs.cast(nearby(gs.cast(point, gs.float64), self.imbalance), point.dtype)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0, rng: Any = None) -> Any:
         r"""Sample layer after layer, ``W_{p+1} = O_{p+1} (G_p + W_p W_pᵀ)^{1/2}`` with Haar-distributed O.
@@ -122,17 +104,8 @@ class UnbalancedMatrices(WeightManifold):
 
         Parameters
         ----------
-        n_samples : int
-            Number of points.
         bound : float
             Scale of the singular values.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Points.
         """
         gauss = to_numpy(draw((*batch(n_samples), *self.shape), rng))
         least = np.linalg.eigvalsh(self._imbalance)[..., 0]

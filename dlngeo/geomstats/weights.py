@@ -14,7 +14,7 @@ from geomstats.geometry.base import LevelSet, VectorSpace
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
 from dlngeo import _check
-from dlngeo.geomstats._backend import batch, draw
+from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.weights.curvature import curvature, mean_curvature, scalar_curvature
 from dlngeo.weights.geodesics import WeightSurface
@@ -22,12 +22,13 @@ from dlngeo.weights.geodesics import WeightSurface
 __all__ = ["FrobeniusMetric", "WeightManifold", "WeightSpace"]
 
 
-class FrobeniusMetric(RiemannianMetric):
+class FrobeniusMetric(Border, RiemannianMetric):
     r"""Metric that the flat space of weights induces on a manifold in it, ``⟨V, Y⟩ = Σ_p Tr(V_pᵀ Y_p)``.
 
     Geodesics solve ``Ẅ = II(Ẇ, Ẇ)`` with the second fundamental form II. They are integrated to 1e-11 per step, and
     their ends projected to the manifold; between points they are found to 1e-10 or refused with a
-    :class:`dlngeo.errors.GeodesicError`.
+    :class:`dlngeo.errors.GeodesicError`. Points, tangent vectors V and Y, Euclidean gradients and Hessian products
+    ``D²E[V]`` are arrays, shape=[..., N, d, d].
 
     Parameters
     ----------
@@ -41,15 +42,7 @@ class FrobeniusMetric(RiemannianMetric):
         self.log_solver = ShootingLog(space.surface)
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
-        """Inner product of tangent vectors, shape=[...].
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, d, d]
-            Tangent vectors.
-        base_point : array-like, shape=[..., N, d, d], optional
-            Unused but for its shape: the metric is that of the flat space.
-        """
+        """Inner product of tangent vectors, shape=[...]."""
         product = gs.sum(tangent_vec_a * tangent_vec_b, axis=(-3, -2, -1))
         if base_point is not None and base_point.ndim - 3 > product.ndim:
             return gs.broadcast_to(product, base_point.shape[:-3])
@@ -60,18 +53,7 @@ class FrobeniusMetric(RiemannianMetric):
         return self._space.to_tangent(euclidean_gradient, base_point)
 
     def hessian(self, tangent_vec: Any, euclidean_gradient: Any, euclidean_hessian: Any, base_point: Any) -> Any:
-        """Riemannian Hessian ``P(D²E[V]) + S_ν(V)``, with ν the normal part of the Euclidean gradient.
-
-        Parameters
-        ----------
-        tangent_vec, euclidean_gradient, euclidean_hessian, base_point : array-like, shape=[..., N, d, d]
-            Direction V, Euclidean gradient, its derivative along V, and point.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Tangent vector.
-        """
+        """Riemannian Hessian ``P(D²E[V]) + S_ν(V)``, with ν the normal part of the Euclidean gradient."""
         frame = self._space.frame(base_point)
         bend = frame.weingarten(tangent_vec, frame.normal(euclidean_gradient))
         return frame.tangent(euclidean_hessian) + bend
@@ -81,33 +63,14 @@ class FrobeniusMetric(RiemannianMetric):
         return self._space.frame(base_point).second_fundamental_form(tangent_vec_a, tangent_vec_b)
 
     def geodesic_equation(self, state: Any) -> Any:
-        """Right-hand side of the geodesic equation, ``(Ẇ, II(Ẇ, Ẇ))``.
-
-        Parameters
-        ----------
-        state : array-like, shape=[..., 2, N, d, d]
-            Position and velocity.
-
-        Returns
-        -------
-        array-like, shape=[..., 2, N, d, d]
-            Velocity and acceleration.
-        """
+        """Right-hand side of the geodesic equation, ``(Ẇ, II(Ẇ, Ẇ))``, shape=[..., 2, N, d, d]."""
         position, velocity = state[..., 0, :, :, :], state[..., 1, :, :, :]
         return gs.stack([velocity, self.second_fundamental_form(velocity, velocity, position)], axis=-4)
 
     def curvature(self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any) -> Any:
         """Curvature ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_[X,Y] Z``, by the Gauss equation.
 
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b, tangent_vec_c, base_point : array-like, shape=[..., N, d, d]
-            Tangent vectors X, Y, Z and the point.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Tangent vector. ``sectional_curvature`` follows.
+        Returns shape=[..., N, d, d]; ``sectional_curvature`` follows.
         """
         return curvature(self._space.frame(base_point), tangent_vec_a, tangent_vec_b, tangent_vec_c)
 
@@ -118,36 +81,17 @@ class FrobeniusMetric(RiemannianMetric):
     def brownian_drift(self, base_point: Any) -> Any:
         """Itô drift b of Brownian motion, ``dW = P dB + ½ b dt``, with generator ``½Δ``: the mean curvature vector.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., N, d, d]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            The trace of the second fundamental form, a normal vector.
+        Returns shape=[..., N, d, d]. The trace of the second fundamental form, a normal vector.
         """
         return mean_curvature(self._space.frame(base_point), self._space.tangent_basis(base_point))
 
     def random_gaussian_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
         """Sample white noise of the metric, ``N(0, g⁻¹)``, at every point.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., N, d, d]
-            Point.
-        n_samples : int
-            Number of vectors at every point.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d] or [n_samples, ..., N, d, d]
-            Tangent vectors, independent.
+        Returns shape=[..., N, d, d] or [n_samples, ..., N, d, d].
         """
-        return self._space.to_tangent(draw((*batch(n_samples), *base_point.shape), rng), base_point)
+        noise = draw((*batch(n_samples), *base_point.shape), rng)
+        return self._space.to_tangent(gs.cast(noise, base_point.dtype), base_point)
 
 
 class WeightSpace(VectorSpace):
@@ -177,8 +121,11 @@ class WeightSpace(VectorSpace):
         return gs.reshape(gs.eye(self.dim), (self.dim, *self.shape))
 
 
-class WeightManifold(LevelSet):
+class WeightManifold(Border, LevelSet):
     """Manifold of stacked weights, a level set of their imbalance, in the flat space of all weights.
+
+    Points and vectors are arrays, shape=[..., N, d, d], whose leading axes broadcast. A generator or seed ``rng``
+    defaults to the generator of ``gs.random``.
 
     Concrete classes give the surface, the level, which points of it are regular, projection and random points.
 
@@ -211,20 +158,7 @@ class WeightManifold(LevelSet):
         return self.surface.frame(base_point)
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Check shape, imbalance and regularity.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, d, d]
-            Weights.
-        atol : float
-            Absolute tolerance of the entries of the imbalance, and for singular values that count as zero.
-
-        Returns
-        -------
-        array-like, shape=[...]
-            Boolean.
-        """
+        """Check shape, imbalance, whose entries vanish to ``atol``, and regularity, to singular values of ``atol``."""
         if tuple(point.shape[-3:]) != self.shape:
             return gs.zeros(point.shape[:-3], dtype=bool)
         xp, w = _check.floating(point)
@@ -239,68 +173,28 @@ class WeightManifold(LevelSet):
     def tangent_submersion(self, vector: Any, point: Any) -> Any:
         """Differentiate the imbalances along a vector.
 
-        Parameters
-        ----------
-        vector, point : array-like, shape=[..., N, d, d]
-            Vector and weights.
-
-        Returns
-        -------
-        array-like, shape=[..., N−1, d, d]
-            ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` and its transpose, added.
+        Returns shape=[..., N−1, d, d]. ``W_{p+1}ᵀ V_{p+1} − V_p W_pᵀ`` and its transpose, added.
         """
         half = _t(point[..., 1:, :, :]) @ vector[..., 1:, :, :] - vector[..., :-1, :, :] @ _t(point[..., :-1, :, :])
         return half + _t(half)
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
-        """Project a vector orthogonally onto the tangent space.
-
-        Parameters
-        ----------
-        vector, base_point : array-like, shape=[..., N, d, d]
-            Vector and point.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Tangent vector.
-        """
+        """Project a vector orthogonally onto the tangent space, shape=[..., N, d, d]."""
         return self.frame(base_point).tangent(vector)
 
     def random_tangent_vec(self, base_point: Any, n_samples: int = 1, rng: Any = None) -> Any:
         """Sample the standard normal law of the tangent space: the tangent part of independent normal entries.
 
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., N, d, d]
-            Point.
-        n_samples : int
-            Number of vectors; with a batch of points, 1 or their number, for one at each.
-        rng : numpy.random.Generator or int, optional
-            Generator or seed. Defaults to the generator of ``gs.random``.
-
-        Returns
-        -------
-        array-like, shape=[..., N, d, d]
-            Tangent vectors.
+        With a batch of points, ``n_samples`` is 1 or their number, for one vector at each.
         """
         points = tuple(base_point.shape[:-3])
         if points and n_samples not in (1, points[0]):
             raise ValueError(f"{n_samples} samples at {points[0]} points; ask for 1 or {points[0]}, one at each.")
-        return self.to_tangent(draw((*(points or batch(n_samples)), *self.shape), rng), base_point)
+        noise = draw((*(points or batch(n_samples)), *self.shape), rng)
+        return self.to_tangent(gs.cast(noise, base_point.dtype), base_point)
 
     def tangent_basis(self, base_point: Any) -> Any:
-        """Orthonormal basis of the tangent space.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., N, d, d]
-            Point.
-
-        Returns
-        -------
-        array-like, shape=[..., dim, N, d, d]
-        """
+        """Orthonormal basis of the tangent space, shape=[..., dim, N, d, d]."""
         return self.surface.basis_at(base_point)
 
 

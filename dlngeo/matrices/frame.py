@@ -74,7 +74,10 @@ class Frame:
         self.u, self.s, self.vt = u, s, vt
         self.kernel = kernel
         self.m, self.n, self.rank = u.shape[-2], vt.shape[-1], s.shape[-1]
-        self._xp = _check.floating(s)[0]
+
+    @property
+    def _xp(self) -> Any:
+        return _check.floating(self.s)[0]  # a module, which a frame that is pickled cannot hold
 
     @classmethod
     def at(cls, x: Any, kernel: Kernel, rank: int | None = None) -> Frame:
@@ -160,7 +163,7 @@ class Frame:
         Blocks
             Its core, left and right blocks.
         """
-        v, ut = self.vt.mT, self.u.mT
+        v, ut, z = self.vt.mT, self.u.mT, _check.plain(z, "the vector")
         if self.m == self.n == self.rank:
             return Blocks(ut @ z @ v, None, None)
         zv, utz = z @ v, ut @ z
@@ -179,7 +182,7 @@ class Frame:
     def project(self, z: Any) -> Any:
         """Orthogonal projection of a dense matrix onto the tangent space, in the Frobenius metric."""
         if self.m == self.n == self.rank:
-            return z + self._xp.zeros_like(self.s[..., :1, None])
+            return _check.plain(z, "the vector") + self._xp.zeros_like(self.s[..., :1, None])
         return self.assemble(self.split(z))
 
     def scale(self, blocks: Blocks, power: float) -> Blocks:
@@ -423,7 +426,7 @@ class Frame:
         z, euclidean_gradient, euclidean_hessian : array, shape=[..., m, n]
             Direction Z, ``E′(X)`` and ``D²E(X)[Z]``.
         """
-        g, zb = euclidean_gradient, self.split(z)
+        g, zb = _check.plain(euclidean_gradient, "the gradient"), self.split(z)
         g_right = gt_left = None
         if zb.left is not None and zb.right is not None:
             g_right, gt_left = g @ zb.right, g.mT @ zb.left

@@ -81,7 +81,7 @@ class BalancedFrame:
         self.depth = len(layers)
         least = min(self.widths)
         self.rank = least if rank is None else _check.rank(rank, least, least)
-        self.xp = xp = _check.floating(layers[0])[0]
+        xp = _check.floating(layers[0])[0]
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
@@ -95,10 +95,15 @@ class BalancedFrame:
             q, r = xp.linalg.qr(w @ self.q[-1])
             self.q.append(xp.where(xp.linalg.diagonal(r)[..., None, :] < 0, -q, q))
 
+    @property
+    def xp(self) -> Any:
+        """Namespace of the arrays."""
+        return _check.floating(self.lam)[0]
+
     def expand(self) -> BalancedFrame:
         """Return the frame with one more batch axis, of length 1, so that many vectors broadcast against one point."""
         frame = object.__new__(BalancedFrame)
-        frame.widths, frame.depth, frame.rank, frame.xp = self.widths, self.depth, self.rank, self.xp
+        frame.widths, frame.depth, frame.rank = self.widths, self.depth, self.rank
         frame.weights = stack_like(self.weights, [w[..., None, :, :] for w in layers_of(self.weights)])
         frame.lam, frame.q = self.lam[..., None, :], [q[..., None, :, :] for q in self.q]
         return frame

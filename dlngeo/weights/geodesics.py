@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -104,21 +105,25 @@ def balanced(rank: int | None = None) -> WeightSurface:
     half turn; in a step that resolves the geodesic it turns by far less than a right angle, which makes the r largest
     singular values of the sum of both at least √2.
     """
-
-    def crossing(before: Array, after: Array) -> bool:
-        r = slice(before.shape[-1] if rank is None else rank)
-        factors = (np.linalg.svd(weights[..., 0, :, :]) for weights in (before, after))
-        total = sum(u[..., :, r] @ vt[..., r, :] for u, _, vt in factors)
-        return bool(np.any(np.linalg.svd(total, compute_uv=False)[..., r] < np.sqrt(2)))
-
     return WeightSurface(
-        frame=lambda w: BalancedFrame(w, rank),
-        basis_at=lambda w: tangent_basis(BalancedFrame(w, rank)),
-        project=lambda w: nearest(w, rank),
-        retract=lambda w: snap(w, rank),
+        frame=partial(BalancedFrame, rank=rank),
+        basis_at=partial(_balanced_basis, rank=rank),
+        project=partial(nearest, rank=rank),
+        retract=partial(snap, rank=rank),
         path=balanced_weights_path,
-        crossing=crossing,
+        crossing=partial(_turns, rank=rank),
     )
+
+
+def _balanced_basis(weights: Array, rank: int | None) -> Array:
+    return tangent_basis(BalancedFrame(weights, rank))
+
+
+def _turns(before: Array, after: Array, rank: int | None) -> bool:
+    r = slice(before.shape[-1] if rank is None else rank)
+    factors = (np.linalg.svd(weights[..., 0, :, :]) for weights in (before, after))
+    total = sum(u[..., :, r] @ vt[..., r, :] for u, _, vt in factors)
+    return bool(np.any(np.linalg.svd(total, compute_uv=False)[..., r] < np.sqrt(2)))
 
 
 def leaf(imbalance: Array) -> WeightSurface:
@@ -127,20 +132,26 @@ def leaf(imbalance: Array) -> WeightSurface:
     A geodesic that goes straight through a singular point of a leaf, as it can if some ``G_p`` is singular, is followed
     beyond it.
     """
+    project = partial(nearby, target=imbalance)
+    return WeightSurface(LeafFrame, _leaf_basis, project, project, partial(_chord, project), _never)
 
-    def project(weights: Array) -> Array:
-        return nearby(weights, imbalance)
 
-    def path(w0: Array, w1: Array) -> Path:
-        def points(t: Array) -> Array:
-            try:
-                return project(w0 + t[:, None, None, None] * (w1 - w0))
-            except ValueError as error:
-                raise not_converged(f"the chord cannot be projected to the leaf ({error})") from None
+def _leaf_basis(weights: Array) -> Array:
+    return LeafFrame(weights).tangent_basis()
 
-        return points
 
-    return WeightSurface(LeafFrame, lambda w: LeafFrame(w).tangent_basis(), project, project, path, lambda *_: False)
+def _never(before: Array, after: Array) -> bool:
+    return False
+
+
+def _chord(project: Callable[[Array], Array], w0: Array, w1: Array) -> Path:
+    def points(t: Array) -> Array:
+        try:
+            return project(w0 + t[:, None, None, None] * (w1 - w0))
+        except ValueError as error:
+            raise not_converged(f"the chord cannot be projected to the leaf ({error})") from None
+
+    return points
 
 
 def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e-12) -> Weights:

@@ -118,7 +118,7 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     below = [None, layers[0]]
     for w in layers[1:-1]:
         below.append(w @ below[-1])
-    gradient, out = euclidean_gradient, []
+    gradient, out = _check.plain(euclidean_gradient, "the gradient"), []
     for w, product in zip(reversed(layers), reversed(below[: len(layers)]), strict=True):
         out.append(gradient if product is None else gradient @ product.mT)
         gradient = w.mT @ gradient
@@ -147,7 +147,8 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    gradient, change, out = euclidean_gradient, euclidean_hessian, []
+    gradient, change = (_check.plain(a, "the derivative") for a in (euclidean_gradient, euclidean_hessian))
+    out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
         out.append(change if b is None else change @ b.mT + gradient @ b_dot.mT)
@@ -191,7 +192,7 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
     -------
     array, shape=[..., d_N, d_0]
     """
-    layers = layers_of(weights)
+    layers, p = layers_of(weights), _check.plain(p, "the covector")
     below, above = [None], [None]
     for w in layers[:-1]:
         below.append(w if below[-1] is None else w @ below[-1])

@@ -56,11 +56,15 @@ class LeafFrame:
         self.layers = layers_of(weights)
         self.widths = widths(weights)
         self.depth = len(self.layers)
-        self.xp = xp = _check.floating(self.layers[0])[0]
         self.spectra = []
         for lower, upper in pairwise(self.layers):
-            c, q = xp.linalg.eigh(upper.mT @ upper + lower @ lower.mT)
+            c, q = self.xp.linalg.eigh(upper.mT @ upper + lower @ lower.mT)
             self.spectra.append((c, q))
+
+    @property
+    def xp(self) -> Any:
+        """Namespace of the arrays."""
+        return _check.floating(self.layers[0])[0]
 
     def expand(self) -> LeafFrame:
         """Return the frame with one more batch axis, of length 1, so that many vectors broadcast against one point."""

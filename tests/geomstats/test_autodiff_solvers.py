@@ -4,6 +4,7 @@ import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
+from backend import gsa, npa
 from geomstats.distributions.brownian_motion import BrownianMotion
 from geomstats.geometry.euclidean import Euclidean
 from geomstats.geometry.full_rank_matrices import FullRankMatrices
@@ -18,14 +19,6 @@ from geomstats.numerics.path import UniformlySampledPathEnergy
 from dlngeo.geomstats import BalancedMatrices, DLNMetric, FixedRankMatrices, FlatChart
 
 needs_autodiff = pytest.mark.skipif(not gs.has_autodiff(), reason="the NumPy backend has no automatic differentiation")
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 def space_of(m, n, depth):

@@ -5,6 +5,7 @@ import numpy as np
 import oracles
 import pymanopt
 import pytest
+from backend import gsa, npa
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.integrate import solve_ivp
 
@@ -22,14 +23,6 @@ from dlngeo.weights.network import layer_gradient
 
 SIZES = [(3, 3), (2, 5), (4, 2), (1, 3), (3, 1)]
 over_sizes = pytest.mark.parametrize(("d", "depth"), SIZES)
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 def weights(rng, d, depth, lam=None):

@@ -4,19 +4,12 @@ import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
+from backend import gsa, npa
 
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 
 SHAPES = [(4, 3, 2), (3, 4, 2), (4, 3, 3), (3, 3, 3), (5, 2, 1), (1, 1, 1)]
 over_shapes = pytest.mark.parametrize(("m", "n", "r"), SHAPES)
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 @over_shapes

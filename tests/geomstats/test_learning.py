@@ -1,19 +1,238 @@
-"""What geomstats builds on exp, log and dist, on our metrics; and what fails in geomstats itself, with its reason."""
+"""What geomstats builds on exp, log and dist, on our metrics; and what fails in geomstats itself, with its reason.
+
+docs/learners.md has a row for each learner, and is read here for what happens on the backend that is active.
+"""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
 
 import geomstats.backend as gs
 import numpy as np
 import pytest
+from backend import npa
 from geomstats.geometry.general_linear import GeneralLinear
+from geomstats.learning.agglomerative_hierarchical_clustering import AgglomerativeHierarchicalClustering
+from geomstats.learning.expectation_maximization import RiemannianEM
 from geomstats.learning.frechet_mean import FrechetMean, GradientDescent, variance
+from geomstats.learning.geodesic_regression import GeodesicRegression
+from geomstats.learning.geometric_median import GeometricMedian
+from geomstats.learning.incremental_frechet_mean import IncrementalFrechetMean
+from geomstats.learning.kernel_density_estimation_classifier import KernelDensityEstimationClassifier
 from geomstats.learning.kmeans import RiemannianKMeans
+from geomstats.learning.kmedoids import RiemannianKMedoids
 from geomstats.learning.knn import KNearestNeighborsClassifier
+from geomstats.learning.mdm import RiemannianMinimumDistanceToMean
+from geomstats.learning.online_kmeans import OnlineKMeans
 from geomstats.learning.pca import TangentPCA
+from geomstats.learning.preprocessing import ToTangentSpace
+from geomstats.learning.riemannian_mean_shift import RiemannianMeanShift
+from geomstats.learning.wrapped_gaussian_process import WrappedGaussianProcess
 from geomstats.numerics.bvp import ScipySolveBVP
 from geomstats.numerics.geodesic import ExpODESolver, LogODESolver
 from geomstats.numerics.ivp import GSIVPIntegrator
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.neighbors import KNeighborsClassifier
 
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.geomstats import BalancedMatrices, DLNMetric, FixedRankMatrices
+
+PAGE = Path(__file__).parents[2] / "docs" / "learners.md"
+LABELS = np.repeat([0, 1], 2)
+
+
+def gl():
+    space = GeneralLinear(2, positive_det=True, equip=False).equip_with_metric(DLNMetric, depth=3)
+    return space, gs.array([[1.5, 0.3], [-0.4, 1.0]])
+
+
+def fixed_rank():
+    return FixedRankMatrices(3, 2, 1, depth=2), gs.array([[1.0, 2.0], [0.5, 1.0], [-1.0, -2.0]])
+
+
+def balanced():
+    space = BalancedMatrices(2, 2)
+    return space, space.projection(gs.array([[[1.2, 0.1], [-0.2, 1.0]], [[1.1, 0.0], [0.3, 0.9]]]))
+
+
+SPACES = {"GeneralLinear": gl, "FixedRankMatrices": fixed_rank, "BalancedMatrices": balanced}
+
+
+def cloud(space, centre, count, scale, seed):
+    noise = scale * np.random.default_rng(seed).standard_normal((count, *space.shape))
+    return space.metric.exp(space.to_tangent(gs.from_numpy(noise), centre), centre)
+
+
+def clusters(space, centre):
+    return gs.concatenate([cloud(space, c, 2, 0.05, seed) for seed, c in enumerate((centre, 2 * centre))])
+
+
+def separates(labels):
+    labels = npa(labels)
+    assert labels[0] == labels[1] != labels[2] == labels[3]
+
+
+def is_mean(space, points, mean, atol=1e-3):
+    logs = npa(space.metric.log(points, mean))
+    assert np.linalg.norm(logs.mean(0)) < atol * np.linalg.norm(npa(mean))
+
+
+def mean(**options):
+    def check(space, points):
+        estimator = FrechetMean(space, **options).set(max_iter=30, epsilon=1e-7)
+        is_mean(space, points[:2], estimator.fit(points[:2]).estimate_)
+
+    return check
+
+
+def batch_mean(space, points):
+    pairs = gs.stack([points[:2], points[2:]], axis=1)
+    for i, found in enumerate(FrechetMean(space, method="batch").set(max_iter=30, epsilon=1e-7).fit(pairs).estimate_):
+        is_mean(space, points[2 * i : 2 * i + 2], found)
+
+
+def incremental_mean(space, points):
+    is_mean(space, points[:2], IncrementalFrechetMean(space).fit(points[:2]).estimate_, atol=1e-2)
+
+
+def median(space, points):
+    found = GeometricMedian(space, max_iter=3).fit(points[:2]).estimate_
+    apart = npa(space.metric.dist(points[0], points[1]))
+    assert npa(space.metric.dist(points[:2], found)).sum() < 1.001 * apart
+
+
+def k_means(space, points):
+    estimator = RiemannianKMeans(space, n_clusters=2, init=gs.stack([points[0], points[2]]))
+    estimator.mean_estimator.set(max_iter=10, epsilon=1e-4)
+    separates(estimator.fit(points).labels_)
+    separates(estimator.predict(points))
+
+
+def k_medoids(space, points):
+    estimator = RiemannianKMedoids(space, n_clusters=2)
+    estimator.fit(points)
+    separates(estimator.predict(points))
+
+
+def online_k_means(space, points):
+    gs.random.seed(3)
+    separates(OnlineKMeans(space, n_clusters=2, n_repetitions=1, max_iter=4, atol=0.1).fit(points).predict(points))
+
+
+def minimum_distance(space, points):
+    separates(RiemannianMinimumDistanceToMean(space).fit(points, gs.array(LABELS)).predict(points))
+
+
+def mean_shift(space, points):
+    estimator = RiemannianMeanShift(space, bandwidth=0.5, n_clusters=2)
+    estimator.fit(points)
+    separates(estimator.predict(points))
+
+
+def tangent_space(space, points):
+    features = ToTangentSpace(space).fit(points).transform(points)
+    assert npa(features).shape == (4, int(np.prod(space.shape)))
+
+
+def pca(space, points):
+    scores = TangentPCA(space, n_components=1).fit_transform(points)
+    separates(npa(scores)[:, 0] > 0)
+
+
+def pca_inverse(space, points):
+    estimator = TangentPCA(space).fit(points)
+    np.testing.assert_allclose(npa(estimator.inverse_transform(estimator.transform(points))), npa(points), atol=1e-6)
+
+
+def gaussian_process(space, points):
+    base = GradientDescent(max_iter=5).minimize(space, points)
+    times = np.linspace(0, 1, 4)[:, None]
+    estimator = WrappedGaussianProcess(space, prior=lambda t: gs.stack([base] * len(t))).set(kernel=RBF(1.0))
+    found = estimator.fit(gs.array(times), points).predict(gs.array(times))
+    np.testing.assert_allclose(npa(found), npa(points), atol=1e-4)
+
+
+def regression(space, points):
+    times = gs.linspace(0.0, 1.0, 4)
+    estimator = GeodesicRegression(space, method="riemannian", initialization="warm_start")
+    estimator.fit(times, points)
+    assert npa(estimator.predict(times)).shape == npa(points).shape
+
+
+def neighbours(space, points):
+    separates(KNearestNeighborsClassifier(space, n_neighbors=1).fit(points, LABELS).predict(points))
+
+
+def agglomerative(space, points):
+    separates(AgglomerativeHierarchicalClustering(space, n_clusters=2).fit(points).labels_)
+
+
+def density(space, points):
+    separates(KernelDensityEstimationClassifier(space).fit(points, LABELS).predict(points))
+
+
+def mixture(space, points):
+    RiemannianEM(space, n_gaussians=2).fit(points)
+
+
+def distances(space, points):
+    estimator = KNeighborsClassifier(n_neighbors=1, metric="precomputed")
+    separates(
+        estimator.fit(npa(space.metric.dist_pairwise(points)), LABELS).predict(npa(space.metric.dist_pairwise(points)))
+    )
+
+
+LEARNERS = {
+    "`FrechetMean`": mean(),
+    '`FrechetMean(method="adaptive")`': mean(method="adaptive"),
+    '`FrechetMean(method="batch")`': batch_mean,
+    "`IncrementalFrechetMean`": incremental_mean,
+    "`GeometricMedian`": median,
+    "`RiemannianKMeans`": k_means,
+    "`RiemannianKMedoids`": k_medoids,
+    "`OnlineKMeans`": online_k_means,
+    "`RiemannianMinimumDistanceToMean`": minimum_distance,
+    "`RiemannianMeanShift`": mean_shift,
+    "`ToTangentSpace`": tangent_space,
+    "`TangentPCA`": pca,
+    "`TangentPCA.inverse_transform`": pca_inverse,
+    "`WrappedGaussianProcess`": gaussian_process,
+    "`GeodesicRegression`": regression,
+    "`KNearestNeighborsClassifier`": neighbours,
+    "`AgglomerativeHierarchicalClustering`": agglomerative,
+    "`KernelDensityEstimationClassifier`": density,
+    "`RiemannianEM`": mixture,
+    "scikit-learn on `metric.dist_pairwise`": distances,
+}
+
+
+def expected(learner, space):
+    """Name of the error of the row, if there is one."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "| " in line]
+    column = 1 + ["numpy", "autograd", "pytorch"].index(gs.__name__.rpartition(".")[2])
+    (cell,) = (row[column] for row in rows if row[0] == learner)
+    somewhere = dict(re.findall(r"(\w+): `(\w+)`", cell))
+    return somewhere.get(space) if somewhere or cell == "works" else cell.strip("`")
+
+
+def test_the_page_has_the_learners_and_the_version():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| .*\|$", text, re.MULTILINE)
+    assert [row for row in rows if row not in ("learner", "---")] == list(LEARNERS)
+    assert f"geomstats {version('geomstats')}" in text
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda name: name.strip("`"))
+def test_each_row_of_the_page_holds(learner, space):
+    geometry, centre = SPACES[space]()
+    points, error = clusters(geometry, centre), expected(learner, space)
+    if error is None:
+        LEARNERS[learner](geometry, points)
+    else:
+        with pytest.raises(Exception, match="") as caught:
+            LEARNERS[learner](geometry, points)
+        assert type(caught.value).__name__ == error
+
 
 torch_fails = pytest.mark.xfail(
     gs.__name__.endswith("pytorch"),
@@ -22,26 +241,7 @@ torch_fails = pytest.mark.xfail(
 )
 
 
-def gl():
-    space = GeneralLinear(2, positive_det=True, equip=False)
-    space.equip_with_metric(DLNMetric, depth=3)
-    return space, gs.array([[1.5, 0.3], [-0.4, 1.0]])
-
-
-def fixed_rank():
-    return FixedRankMatrices(3, 2, 1, depth=2), gs.array([[1.0, 2.0], [0.5, 1.0], [-1.0, -2.0]])
-
-
 over_spaces = pytest.mark.parametrize("make", [gl, fixed_rank])
-
-
-def cloud(space, centre, count, scale, seed):
-    noise = scale * np.random.default_rng(seed).standard_normal((count, *space.shape))
-    return space.metric.exp(space.to_tangent(gs.from_numpy(noise), centre), centre)
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 def tangent_mean(space, points, mean, weights=None):
@@ -98,45 +298,6 @@ def test_tangent_pca_finds_the_geodesic_that_points_lie_on(make):
     assert pca.explained_variance_ratio_[0] == pytest.approx(1, abs=1e-8)
     flat = npa(direction).ravel()
     assert abs(npa(pca.components_)[0] @ flat) == pytest.approx(np.linalg.norm(flat), rel=1e-6)
-    scores = pca.transform(points)
-    if space.shape[0] == space.shape[1]:
-        np.testing.assert_allclose(npa(pca.inverse_transform(scores)), npa(points), atol=1e-6)
-    else:
-        # geomstats 2.8.0 reshapes the scores to square matrices, whatever the space.
-        with pytest.raises(ValueError, match="cannot reshape"):
-            pca.inverse_transform(scores)
-
-
-def test_k_means_separates_two_clusters():
-    space, centre = gl()
-    clusters = [cloud(space, c, 2, 0.1, seed) for seed, c in enumerate((centre, 2 * centre))]
-    points = gs.concatenate(clusters)
-    kmeans = RiemannianKMeans(space, n_clusters=2, init=gs.stack([points[0], points[2]]))
-    kmeans.mean_estimator.set(max_iter=100, epsilon=1e-8)
-    kmeans.fit(points)
-    assert npa(kmeans.labels_).tolist() == [0, 0, 1, 1]
-    assert npa(kmeans.predict(points)).tolist() == [0, 0, 1, 1]
-    for centre_, members in zip(kmeans.cluster_centers_, clusters, strict=True):
-        assert tangent_mean(space, members, centre_) < 1e-3
-
-
-def test_nearest_neighbours_work_on_dist_though_not_through_the_class_of_geomstats():
-    """geomstats 2.8.0 hands matrices to scikit-learn, which takes vectors only; and flattened, dist cannot know them.
-
-    The distances themselves, precomputed, serve.
-    """
-    space, centre = gl()
-    points = gs.concatenate([cloud(space, c, 3, 0.1, seed) for seed, c in enumerate((centre, 2 * centre))])
-    asked = gs.concatenate([cloud(space, c, 1, 0.1, seed) for seed, c in enumerate((2 * centre, centre))])
-    labels = np.repeat([0, 1], 3)
-    with pytest.raises(ValueError, match="dim 3"):
-        KNearestNeighborsClassifier(space, n_neighbors=1).fit(npa(points), labels)
-    flat = KNearestNeighborsClassifier(space, n_neighbors=1).fit(npa(points).reshape(6, 4), labels)
-    with pytest.raises((ValueError, IndexError)):
-        flat.predict(npa(asked).reshape(2, 4))
-    neighbours = KNeighborsClassifier(n_neighbors=3, metric="precomputed")
-    neighbours.fit(npa(space.metric.dist_pairwise(points)), labels)
-    assert neighbours.predict(npa(space.metric.dist_broadcast(asked, points))).tolist() == [1, 0]
 
 
 @over_spaces

@@ -2,10 +2,10 @@
 
 import math
 
-import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
+from backend import gsa, npa
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.spd_matrices import SPDMatrices
@@ -15,14 +15,6 @@ from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 INF = math.inf
 SHAPES = [(2, 2, 2, 3), (3, 3, 3, 2.5), (2, 2, 2, INF), (3, 2, 2, 2), (3, 2, 1, 3), (3, 3, 2, 1)]
 over_shapes = pytest.mark.parametrize(("m", "n", "r", "depth"), SHAPES)
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return a if isinstance(a, np.ndarray) else np.asarray(gs.to_numpy(a))
 
 
 def space_of(m, n, r, depth):

@@ -1,10 +1,10 @@
 """Leaves of weights with a given imbalance in geomstats, and the training flows that stay on them."""
 
-import geomstats.backend as gs
 import numpy as np
 import oracles
 import pymanopt
 import pytest
+from backend import gsa, npa
 from pymanopt.optimizers import ConjugateGradient
 
 import dlngeo
@@ -14,14 +14,6 @@ from dlngeo.weights.network import layer_gradient
 
 CASES = [(3, 2), (2, 4), (3, 3)]
 over_cases = pytest.mark.parametrize(("d", "depth"), CASES)
-
-
-def gsa(a):
-    return gs.from_numpy(np.array(a, dtype=float))
-
-
-def npa(a):
-    return np.asarray(gs.to_numpy(a))
 
 
 def imbalances(w):
