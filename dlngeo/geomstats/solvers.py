@@ -68,7 +68,7 @@ class ShootingLog(LogSolver):
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm, see :func:`dlngeo.shooting.connect`; in single
+        Largest distance from the end point accepted, relative to its norm, by :func:`dlngeo.shooting.connect`; in single
         precision at least 1e-6.
     """
 
