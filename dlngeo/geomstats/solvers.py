@@ -68,8 +68,8 @@ class ShootingLog(LogSolver):
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm, by :func:`dlngeo.shooting.connect`; in single
-        precision at least 1e-6.
+        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`. In
+        single precision at least 1e-6.
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-10) -> None:

@@ -63,6 +63,11 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     ValueError
         If the space has no metric, or is complex.
 
+    References
+    ----------
+    .. [1] N. Guigui and X. Pennec, "Numerical accuracy of ladder schemes for parallel transport on manifolds", Found.
+       Comput. Math. 22 (2022).
+
     Examples
     --------
     >>> from geomstats.geometry.hypersphere import Hypersphere
@@ -157,6 +162,17 @@ class _FromGeomstats(Manifold):
             return to_numpy(moved)
         return self.projection(point_b, tangent_vector_a)
 
+    def parallel_transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> np.ndarray:
+        """Transport along the geodesic: in closed form, or by a rung of the pole ladder, exact to second order [1]_."""
+        if self._parallel or np.array_equal(point_a, point_b):
+            return self.transport(point_a, point_b, tangent_vector_a)
+        size, span = self.norm(point_a, tangent_vector_a), self.dist(point_a, point_b)
+        if size == 0:
+            return np.zeros_like(tangent_vector_a)
+        middle = self.pair_mean(point_a, point_b)
+        shot = self.exp(point_a, tangent_vector_a * (span / size))
+        return self.log(point_b, self.exp(middle, -self.log(middle, shot))) * (-size / span)
+
     # Derivatives.
 
     def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> np.ndarray:
@@ -170,7 +186,8 @@ class _FromGeomstats(Manifold):
         if not hasattr(metric, "hessian"):
             raise NotImplementedError(
                 f"{type(metric).__name__} has no method hessian(tangent_vec, euclidean_gradient, euclidean_hessian, "
-                "base_point); use a first-order solver, such as ConjugateGradient."
+                "base_point); pose the problem by dlngeo.pymanopt.GradientProblem, whose Hessian is a difference of "
+                "gradients, or use a first-order solver, such as ConjugateGradient."
             )
         value = metric.hessian(
             tangent_vec=to_gs(tangent_vector),
