@@ -70,7 +70,7 @@ def main(seed=0):
         metric = space.equip_with_metric(SpectralMetric, kernel=kernel).metric
         path = metric.geodesic(ends[0], end_point=ends[1])(np.linspace(0, 1, 41))
         start = np.tile(np.eye(2), (20, 1, 1))
-        points = Langevin(space, lambda x: x @ x.mT @ x - x, BETA, 0.05).sample(start, 300, rng=seed).points[:, 50:]
+        points = Langevin(space, lambda x: x @ x.mT @ x - x, BETA, 0.04).sample(start, 500, rng=seed).points[:, 125:]
         results[name] = {
             "report": report,
             "observed_error": np.linalg.norm(error[shown]) / np.linalg.norm(truth[shown]),
