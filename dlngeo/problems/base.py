@@ -14,7 +14,6 @@ from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo._linalg import haar_from
 from dlngeo.problems.monitor import Record, Solution, solve
 
 __all__ = ["LastPoint", "MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
@@ -61,16 +60,17 @@ class MatrixCost(abc.ABC):
         """Evaluate ``D²E(X)[Ż, Ż]``, by which a line search can step to the minimum along ``X + tŻ``."""
 
     def initial_point(self, rank: int, size: float, rng: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw ``(u, s, vt)`` with orthonormal frames of the uniform law and all singular values equal to ``size``.
+        """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal to ``size``.
 
         The smaller ``size``, the stronger the bias of a deep metric toward low rank. At one seed the frames of a
         smaller rank are the first columns of those of a larger one.
         """
         m, n = self.shape
         rank = _check.rank(rank, m, n)
-        # Gaussian columns one after the other, so that fewer are the first of more.
+        # Gaussian columns one after the other, so that fewer are the first of more. The signs are left as QR gives them:
+        # the figures of docs/bias.md and of the README start here.
         sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
-        u, v = (haar_from(source.standard_normal((rank, size)).T) for source, size in sources)
+        u, v = (np.linalg.qr(source.standard_normal((rank, size)).T)[0] for source, size in sources)
         return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
 
     def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
