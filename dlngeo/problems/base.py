@@ -67,8 +67,8 @@ class MatrixCost(abc.ABC):
         """
         m, n = self.shape
         rank = _check.rank(rank, m, n)
-        # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them, for
-        # the figures of docs/bias.md and of the README, which start here.
+        # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them:
+        # the figures of docs/bias.md and of the README start here.
         sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
         u, v = (np.linalg.qr(source.standard_normal((rank, size)).T)[0] for source, size in sources)
         return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
