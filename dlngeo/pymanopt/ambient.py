@@ -7,6 +7,7 @@ gradient with r vectors, or 2r for a Hessian.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,19 +128,14 @@ def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np
 
 def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     m, n = u.shape[0], v.shape[0]
-    shapes = [a.shape for a in factors]
-    fits = all(a.ndim == 2 for a in factors)
-    if fits and len(factors) == 2:
-        left, right = factors
-        if left.shape[0] == m and right.shape[1] == n and left.shape[1] == right.shape[0]:
-            return left @ (right @ v), right.T @ (left.T @ u)
-    if fits and len(factors) == 3:
-        left, middle, right = factors
-        if (left.shape[0], right.shape[0]) == (m, n) and middle.shape == (left.shape[1], right.shape[1]):
-            return left @ (middle @ (right.T @ v)), right @ (middle.T @ (left.T @ u))
+    if len(factors) in (2, 3) and all(a.ndim == 2 for a in factors):
+        chain = [*factors[:2], *(a.T for a in factors[2:])]
+        sides = [m, *(side for a in chain for side in a.shape), n]
+        if sides[::2] == sides[1::2]:
+            return reduce(lambda b, a: a @ b, chain[::-1], v), reduce(lambda b, a: a.T @ b, chain, u)
     raise ValueError(
-        f"a sequence of arrays of shapes {shapes} is no {m}×{n} matrix; pass a pair ({m}×k, k×{n}) for its product, "
-        f"or a triple ({m}×k, k×l, {n}×l) for U S Vᵀ."
+        f"a sequence of arrays of shapes {[a.shape for a in factors]} is no {m}×{n} matrix; pass a pair ({m}×k, k×{n}) "
+        f"for its product, or a triple ({m}×k, k×l, {n}×l) for U S Vᵀ."
     )
 
 

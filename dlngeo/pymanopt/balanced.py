@@ -50,6 +50,9 @@ class Balanced(Remembering):
     A cost is a function of N matrices, ``cost(*weights)``, by autodiff or with its derivatives in each;
     :func:`dlngeo.pymanopt.pull_back` makes a problem of a cost of the product.
 
+    Methods raise a ValueError where a point is not balanced of rank r, a vector or derivative is not N matrices of the
+    shapes of the weights, or a point, gradient or vector to move along has NaN or infinite entries.
+
     Parameters
     ----------
     widths : sequence of int
@@ -138,12 +141,8 @@ class Balanced(Remembering):
     def random_point(self, rng: Any = None) -> list[np.ndarray]:
         """Draw balanced weights whose product has the law of :meth:`FixedRank.random_point`.
 
-        The frames have the uniform law, and the singular values of the product are uniform on (0, 1].
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator or int, optional
-            Source of randomness, or its seed, in place of that of the manifold.
+        The frames have the uniform law, and the singular values of the product are uniform on (0, 1]. A generator or
+        seed ``rng`` takes the place of that of the manifold.
         """
         generator = self._rng if rng is None else np.random.default_rng(rng)
         frames = [haar(generator, (width, self._rank)) for width in self._widths]
@@ -156,11 +155,6 @@ class Balanced(Remembering):
         Where the product of the moved weights could not be represented in double precision, the result is that of
         ``point`` with all singular values of the product equal to the largest that can: any quadratic cost is ``inf``
         there, never NaN, and a line search backs off.
-
-        Raises
-        ------
-        ValueError
-            If ``tangent_vector`` has NaN or infinite entries.
         """
         frame, vector = self._frame(point), self._layers(tangent_vector, "the tangent vector", finite=True)
         if float(norm(vector)) < _LONGEST:
@@ -173,17 +167,10 @@ class Balanced(Remembering):
     def exp(self, point: Any, tangent_vector: Any) -> list[np.ndarray]:
         """Follow the geodesic for unit time; see :func:`dlngeo.weights.geodesics.shoot_balanced`.
 
-        It solves an ODE to 1e-10, and costs some hundreds of retractions. Solvers have no need of it.
-
-        Raises
-        ------
-        ValueError
-            If ``tangent_vector`` has NaN or infinite entries.
-        GeodesicError
-            If the geodesic runs into weights of lower rank before.
+        It solves an ODE to 1e-10, and costs some hundreds of retractions. Solvers have no need of it. A GeodesicError
+        tells where the geodesic runs into weights of lower rank before.
         """
-        frame, vector = self._frame(point), self._layers(tangent_vector, "the tangent vector", finite=True)
-        return shoot_balanced(frame, vector)
+        return shoot_balanced(self._frame(point), self._layers(tangent_vector, "the tangent vector", finite=True))
 
     # Tangent vectors.
 
@@ -237,8 +224,6 @@ class Balanced(Remembering):
 
         with the tangent projection P and the shape operator of
         :meth:`dlngeo.weights.balanced.BalancedFrame.weingarten`.
-
-        A ValueError tells where one of them is not N matrices of the shapes of the weights.
         """
         frame = self._frame(point)
         normal = frame.normal(self._layers(euclidean_gradient, "the Euclidean gradient"))

@@ -40,8 +40,6 @@ _SLACK = 0.1  # by which a slope may fall short
 _INTEGRATED = 1e-10  # accuracy of geodesics
 _ABOVE = 30.0  # times the noise, from where on a remainder is not disturbed by it
 
-Curve = Callable[[float], Any]
-
 
 @dataclass(frozen=True)
 class Check:
@@ -191,15 +189,11 @@ def check_hessian(
 
     Parameters
     ----------
-    problem : pymanopt.Problem
-        Problem.
-    point, tangent_vector : optional
-        Where and in which direction; random ones by default.
+    problem, point, tangent_vector, rng, axes, tolerance
+        As in :func:`check_gradient`.
     curve : "exp" or "retraction", optional
         Curve along which the cost is expanded. By default ``exp`` if the manifold has it. Along a
         retraction of first order a right Hessian fails too, unless the gradient vanishes at the point.
-    rng, axes, tolerance
-        As in :func:`check_gradient`.
 
     Returns
     -------
@@ -267,8 +261,8 @@ def check_retraction(
     ----------
     manifold : pymanopt manifold
         Manifold.
-    point, tangent_vector : optional
-        Where and in which direction; random ones by default.
+    point, tangent_vector, rng, axes, tolerance
+        As in :func:`check_gradient`.
     order : int
         1 for any retraction, 2 for one of second order.
     exponential : callable, optional
@@ -277,8 +271,6 @@ def check_retraction(
         Function ``(point, point) → float``. By default the norm of the difference of the arrays, or of the matrices
         ``(u * s) @ vt`` where points are such factors. Where this has too low an order, as it may if one point has many
         arrays, ``manifold.dist`` is tried as well.
-    rng, axes, tolerance
-        As in :func:`check_gradient`.
 
     Returns
     -------
@@ -323,7 +315,7 @@ def check_retraction(
 
 
 def _taylor(
-    problem: pymanopt.Problem, point: Any, curve: Curve, slope: float, curvature: float
+    problem: pymanopt.Problem, point: Any, curve: Callable[[float], Any], slope: float, curvature: float
 ) -> tuple[np.ndarray, float]:
     """Remainders of the model at all steps, and their noise."""
     start = float(problem.cost(point))
@@ -382,12 +374,7 @@ def _slope(errors: np.ndarray, noise: float) -> tuple[float, tuple[float, float]
 
 
 def _finish(
-    name: str,
-    order: float,
-    found: tuple[np.ndarray, float],
-    residuals: dict[str, float],
-    tolerance: float,
-    axes: Any,
+    name: str, order: float, found: tuple[np.ndarray, float], residuals: dict[str, float], tolerance: float, axes: Any
 ) -> Check:
     errors, noise = found
     slope, window = _slope(errors, noise)

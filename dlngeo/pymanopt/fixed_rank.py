@@ -37,7 +37,13 @@ class FixedRank(Remembering):
     ``LinearOperator`` objects, pairs (m×k, k×n) that stand for their product, triples ``(U, S, V)`` for ``U S Vᵀ``,
     and (gradients only) as what the autodiff backends return for a cost of ``(u * s) @ vt``, to which a symmetric
     function of ``s`` may be added, such as the nuclear norm, and a function of one side, such as the norms of rows
-    ``(u * s)``; see :func:`dlngeo.pymanopt.ambient.tangent_part_of_autodiff`.
+    ``(u * s)``; see :func:`dlngeo.pymanopt.ambient.tangent_part_of_autodiff`. Hessian products come in the same forms,
+    as autodiff triples along the velocity :meth:`embedding`. None is written to.
+
+    Methods raise a TypeError or ValueError where a derivative is none of these or of the wrong shape, or an autodiff
+    cost depends on the signs or the order of the factors; and a ValueError where a point has other shapes or singular
+    values that are not positive and finite, the metric is not representable there, or a vector to move along has NaN
+    or infinite entries.
 
     Parameters
     ----------
@@ -151,17 +157,10 @@ class FixedRank(Remembering):
         Where the end point is not finite in double precision, so that it cannot be represented, the result is the
         point with the frames of ``point`` and all singular values equal to the largest double: any quadratic cost is
         ``inf`` there, never NaN, and a line search backs off.
-
-        Raises
-        ------
-        ValueError
-            If ``tangent_vector`` has NaN or infinite entries.
         """
-        frame = self._frame(point)
-        for a in tangent_vector:
-            _check.finite(np, a, "the tangent vector")
+        frame, blocks = self._frame(point), self._blocks(tangent_vector, finite="the tangent vector")
         try:
-            return Point(*retract(frame, self._blocks(tangent_vector)))
+            return Point(*retract(frame, blocks))
         except OverflowError:
             return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
 
@@ -169,32 +168,20 @@ class FixedRank(Remembering):
         """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
 
         It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some tens of
-        retractions. Solvers have no need of it.
-
-        Raises
-        ------
-        ValueError
-            If ``tangent_vector`` has NaN or infinite entries.
-        GeodesicError
-            If the geodesic ends at a singular matrix before, or the energy is not conserved.
+        retractions. Solvers have no need of it. A GeodesicError tells where the geodesic ends at a singular matrix
+        before, or the energy is not conserved.
         """
-        for a in tangent_vector:
-            _check.finite(np, a, "the tangent vector")
-        return Point(*shoot_factored(self._frame(point), self._blocks(tangent_vector)))
+        blocks = self._blocks(tangent_vector, finite="the tangent vector")
+        return Point(*shoot_factored(self._frame(point), blocks))
 
     def log(self, point_a: Any, point_b: Any) -> TangentVector:
         """Find the initial velocity of a geodesic from ``point_a`` that is at ``point_b`` at unit time.
 
         The geodesic is locally a shortest one, see :func:`dlngeo.shooting.connect`, and its end verified to
-        1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on.
-
-        Raises
-        ------
-        GeodesicError
-            If no geodesic was found, or none exists.
+        1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on. A
+        GeodesicError tells that none was found, or none exists.
         """
-        velocity, _ = self._connect(point_a, point_b)
-        return self._tangent(velocity)
+        return self._tangent(self._connect(point_a, point_b)[0])
 
     def dist(self, point_a: Any, point_b: Any) -> float:
         """Length of the geodesic of :meth:`log`."""
@@ -207,14 +194,7 @@ class FixedRank(Remembering):
     # Tangent vectors.
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
-        """Evaluate ``g_X(A, B) = Tr(Aᵀ A_X⁻¹ B)``.
-
-        Raises
-        ------
-        ValueError
-            If a singular value of the point is not positive and finite, or so small that the metric is not
-            representable.
-        """
+        """Evaluate ``g_X(A, B) = Tr(Aᵀ A_X⁻¹ B)``."""
         a, b = self._blocks(tangent_vector_a), self._blocks(tangent_vector_b)
         one = np.ones((1, self._rank))
         # 1/φ(σ, 0) weighs whole columns, so the tall parts are summed before they are weighed, with no tall temporary.
@@ -233,8 +213,7 @@ class FixedRank(Remembering):
 
     def zero_vector(self, point: Any) -> TangentVector:
         """Zero tangent vector."""
-        r = self._rank
-        return TangentVector(np.zeros((self._m, r)), np.zeros((r, r)), np.zeros((self._n, r)))
+        return self._tangent(Blocks(np.zeros((self._rank, self._rank)), None, None))
 
     def random_tangent_vector(self, point: Any) -> TangentVector:
         """Draw a tangent vector of norm 1, uniform on the unit sphere of the metric."""
@@ -245,10 +224,7 @@ class FixedRank(Remembering):
         return vector / self.norm(point, vector)
 
     def projection(self, point: Any, vector: Any) -> TangentVector:
-        """Project an ambient matrix onto the tangent space, orthogonally in the Frobenius metric.
-
-        It comes in any form that :func:`dlngeo.pymanopt.ambient.tangent_part` takes, which says what it raises.
-        """
+        """Project an ambient matrix onto the tangent space, orthogonally in the Frobenius metric."""
         u, _, vt = point
         return TangentVector(*ambient.tangent_part(u, vt, vector))
 
@@ -292,26 +268,13 @@ class FixedRank(Remembering):
 
         .. math:: M \mapsto \varphi(s_k, s_l) \circ M, \quad U_p \mapsto U_p\, \varphi(s_l, 0), \quad
             V_p \mapsto V_p\, \varphi(s_l, 0).
-
-        Parameters
-        ----------
-        euclidean_gradient : array, sparse matrix, LinearOperator, or tuple or list of arrays
-            ``E′(X)`` in any form that :meth:`projection` takes, or an autodiff triple ``(du, ds, dvt)``. It is not
-            written to.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the gradient is none of these or of the wrong shape, if an autodiff cost depends on the signs or the
-            order of the factors, or if a singular value of the point is not positive and finite.
         """
         frame = self._frame(point)
         cotangent, self._largest_gradient = ambient.gradient_part(
             (frame.u, frame.s, frame.vt), euclidean_gradient, self._largest_gradient
         )
-        for a in cotangent:
-            _check.finite(np, a, "the Euclidean gradient of the cost")
-        return self._tangent(frame.scale(self._blocks(cotangent), 1))
+        blocks = self._blocks(cotangent, finite="the Euclidean gradient of the cost")
+        return self._tangent(frame.scale(blocks, 1))
 
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
@@ -321,29 +284,13 @@ class FixedRank(Remembering):
         .. math:: \operatorname{Hess} E[Z] = A(D^2E[Z]) + (D_Z A)(E') + \Gamma(Z, A E') .
 
         Besides the blocks of ``E′`` and of ``D²E[Z]`` it takes the products ``E′ Vp`` and ``E′ᵀ Up`` with the blocks of
-        the direction, which hold what the curvature of the manifold of rank r makes of the normal part of ``E′``.
-
-        Parameters
-        ----------
-        euclidean_gradient, euclidean_hessian : array, sparse matrix, LinearOperator, or tuple or list of arrays
-            ``E′(X)`` and ``D²E(X)[Z]``, each in any form that :meth:`projection` takes, or as autodiff triples in the
-            factors, the product along the velocity :meth:`embedding`. They are not written to.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`euclidean_to_riemannian_gradient`; also if the gradient is an autodiff triple and the Hessian
-            product a matrix, below full rank: the triple holds nothing of the normal part of ``E′``.
+        the direction, which hold what the curvature of the manifold of rank r makes of the normal part of ``E′``. Below
+        full rank an autodiff gradient, which holds nothing of that part, is refused with a product that is a matrix.
         """
         frame = self._frame(point)
-        bent = self._rank < min(self._m, self._n)
+        x, bent = (frame.u, frame.s, frame.vt), self._rank < min(self._m, self._n)
         parts, self._largest_gradient = ambient.second_order_parts(
-            (frame.u, frame.s, frame.vt),
-            euclidean_gradient,
-            euclidean_hessian,
-            tangent_vector,
-            bent,
-            self._largest_gradient,
+            x, euclidean_gradient, euclidean_hessian, tangent_vector, bent, self._largest_gradient
         )
         z, g, h = (self._blocks(v) for v in (tangent_vector, parts.gradient, parts.hessian))
         return self._tangent(frame.hessian_blocks(z, g, h, parts.along, parts.across))
@@ -379,8 +326,10 @@ class FixedRank(Remembering):
         self._frame_memo = frame, s.copy()
         return frame
 
-    def _blocks(self, vector: Any) -> Blocks:
-        """Blocks of a tangent triple; those orthogonal to a full space are zero, and dropped."""
+    def _blocks(self, vector: Any, finite: str = "") -> Blocks:
+        """Blocks of a triple, of this name if it must be finite; what is orthogonal to a full space is dropped."""
+        for a in vector if finite else ():
+            _check.finite(np, a, finite)
         left, core, right = vector
         return Blocks(core, None if self._m == self._rank else left, None if self._n == self._rank else right)
 

@@ -94,7 +94,9 @@ class _FromGeomstats(Manifold):
     def __init__(self, space: Any, retraction: Callable[[Any, Any], Any] | None) -> None:
         self.space = space
         self._retraction = retraction
-        self._parallel = _has_closed_parallel_transport(space.metric)
+        transport = type(space.metric).parallel_transport
+        in_steps = transport is Connection.parallel_transport or "n_steps" in inspect.signature(transport).parameters
+        self._parallel = not in_steps
         self._gradient = GradientConverter(space)
         name = f"geomstats {type(space).__name__} with {type(space.metric).__name__}"
         super().__init__(name, int(space.dim), point_layout=1)
@@ -196,13 +198,6 @@ class _FromGeomstats(Manifold):
             base_point=to_gs(point),
         )
         return to_numpy(value)
-
-
-def _has_closed_parallel_transport(metric: Any) -> bool:
-    method = type(metric).parallel_transport
-    if method is Connection.parallel_transport:
-        return False
-    return "n_steps" not in inspect.signature(method).parameters
 
 
 def _to_float(array: Any) -> float:
