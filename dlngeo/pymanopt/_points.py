@@ -14,9 +14,13 @@ __all__ = ["Remembering", "apart", "draw", "relative", "seeded", "tangency"]
 
 
 class Remembering(Manifold):
-    """A manifold that keeps the frame of the last point, but not in copies: a frame holds a module, its namespace."""
+    """A manifold with a norm, which keeps the last frame, but not in copies: a frame holds a module, its namespace."""
 
     _frame_memo: Any = None
+
+    def norm(self, point: Any, tangent_vector: Any) -> float:
+        """Evaluate ``√g_X(Z, Z)``."""
+        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_frame_memo": None}

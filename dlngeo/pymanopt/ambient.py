@@ -108,28 +108,28 @@ def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np
     m, n = u.shape[0], v.shape[0]
     if isinstance(vector, tuple | list):
         return _factored_products(u, v, [_check.real(a, "a factor of the derivative") for a in vector])
-    if isinstance(vector, LinearOperator):
-        _require_shape(vector.shape, (m, n))
-        ev = vector.matmat(v)
-        try:
-            return ev, vector.rmatmat(u)
-        except (NotImplementedError, TypeError) as error:  # SciPy calls None where rmatvec was left out
-            raise ValueError("the LinearOperator has no adjoint; define rmatvec or rmatmat.") from error
-    if not scipy.sparse.issparse(vector):
+    if not isinstance(vector, LinearOperator) and not scipy.sparse.issparse(vector):
         if not hasattr(vector, "__array__"):
             raise TypeError(
                 f"a derivative of type {type(vector).__name__} is not understood; pass an ({m}, {n}) array, a SciPy "
                 "sparse matrix or LinearOperator, a pair of factors, or the autodiff triple (du, ds, dvt)."
             )
         vector = _check.real(vector, "the derivative")
-    _require_shape(vector.shape, (m, n))
-    return vector @ v, vector.T @ u
+    if (shape := tuple(vector.shape)) != (m, n):
+        raise ValueError(f"the derivative has shape {shape}, the matrices are {(m, n)}; pass it unreshaped.")
+    if not isinstance(vector, LinearOperator):
+        return vector @ v, vector.T @ u
+    ev = vector.matmat(v)
+    try:
+        return ev, vector.rmatmat(u)
+    except (NotImplementedError, TypeError) as error:  # SciPy calls None where rmatvec was left out
+        raise ValueError("the LinearOperator has no adjoint; define rmatvec or rmatmat.") from error
 
 
 def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     m, n = u.shape[0], v.shape[0]
     if len(factors) in (2, 3) and all(a.ndim == 2 for a in factors):
-        chain = [*factors[:2], *(a.T for a in factors[2:])]
+        chain = [*factors[:2], *(a.T for a in factors[2:])]  # U S Vᵀ
         sides = [m, *(side for a in chain for side in a.shape), n]
         if sides[::2] == sides[1::2]:
             return reduce(lambda b, a: a @ b, chain[::-1], v), reduce(lambda b, a: a.T @ b, chain, u)
@@ -137,11 +137,6 @@ def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) 
         f"a sequence of arrays of shapes {[a.shape for a in factors]} is no {m}×{n} matrix; pass a pair ({m}×k, k×{n}) "
         f"for its product, or a triple ({m}×k, k×l, {n}×l) for U S Vᵀ."
     )
-
-
-def _require_shape(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
-    if tuple(shape) != expected:
-        raise ValueError(f"the derivative has shape {tuple(shape)}, the matrices are {expected}; pass it unreshaped.")
 
 
 def _is_autodiff(vector: Any) -> bool:

@@ -178,10 +178,6 @@ class Balanced(Remembering):
         """Evaluate ``Σ_p Tr(A_pᵀ B_p)``."""
         return float(sum(np.vdot(a, b) for a, b in zip(tangent_vector_a, tangent_vector_b, strict=True)))
 
-    def norm(self, point: Any, tangent_vector: Any) -> float:
-        """Evaluate ``(Σ_p ‖V_p‖²)^{1/2}``."""
-        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
-
     def zero_vector(self, point: Any) -> LayerVector:
         """Zero tangent vector."""
         return LayerVector(np.zeros(shape) for shape in self._shapes)

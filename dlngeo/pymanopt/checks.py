@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,11 +302,9 @@ def check_retraction(
 
     check = against(distance or apart)
     if distance is None and not check.ok:
-        try:
+        with suppress(NotImplementedError, ValueError, ArithmeticError):
             other = against(manifold.dist)
-        except (NotImplementedError, ValueError, ArithmeticError):
-            other = check
-        check = other if other.ok else check
+            check = other if other.ok else check
     if axes is not None:
         check.plot(axes)
     return check

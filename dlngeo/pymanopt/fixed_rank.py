@@ -42,8 +42,8 @@ class FixedRank(Remembering):
 
     Methods raise a TypeError or ValueError where a derivative is none of these or of the wrong shape, or an autodiff
     cost depends on the signs or the order of the factors; and a ValueError where a point has other shapes or singular
-    values that are not positive and finite, the metric is not representable there, or a vector to move along has NaN
-    or infinite entries.
+    values that are not positive and finite, the metric is not representable there, or a gradient or a vector to move
+    along has NaN or infinite entries.
 
     Parameters
     ----------
@@ -206,10 +206,6 @@ class FixedRank(Remembering):
             if x is not None:
                 total = total + weight[0] @ np.einsum("ij,ij->j", x, y)
         return float(total)
-
-    def norm(self, point: Any, tangent_vector: Any) -> float:
-        """Evaluate ``√g_X(Z, Z)``."""
-        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
 
     def zero_vector(self, point: Any) -> TangentVector:
         """Zero tangent vector."""
