@@ -1,7 +1,10 @@
-"""What the tests of FixedRank share: a kernel of no depth, points, dense matrices, and their other forms."""
+"""What the tests of FixedRank share: a kernel of no depth, points, dense matrices, their other forms, and autodiff."""
 
+import autograd.numpy as anp
 import numpy as np
 import oracles
+import pymanopt
+import pytest
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
@@ -22,11 +25,37 @@ class Quadratic(Kernel):
         return "Quadratic()"
 
 
+def of_metric(m, n, rank, metric, rng):
+    """The manifold of a depth or kernel."""
+    return FixedRank(m, n, rank, rng=rng, **{"kernel" if isinstance(metric, Kernel) else "depth": metric})
+
+
 def setup(rng, shape, metric):
     """The manifold of a depth or kernel, and a point with given m, n and singular values."""
     m, n, s = shape
-    how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
-    return FixedRank(m, n, len(s), rng=rng, **how), oracles.factors(rng, m, n, s)
+    return of_metric(m, n, len(s), metric, rng), oracles.factors(rng, m, n, s)
+
+
+def assert_close(got, want, **tolerance):
+    """Compare points or tangent vectors, array by array."""
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def autodiff_triple(point, e):
+    """Derivatives of ``E((u * s) @ vt)`` with respect to the factors, by the chain rule."""
+    u, s, vt = point
+    return e @ vt.T * s, np.einsum("ik,ij,kj->k", u, e, vt), s[:, None] * (u.T @ e)
+
+
+def library(name):
+    """Sine, sum and array of an autodiff library, with the decorator of pymanopt for it."""
+    if name == "autograd":
+        return anp.sin, anp.sum, np.asarray, pymanopt.function.autograd
+    module = pytest.importorskip(name, reason=f"{name} is not installed")
+    if name == "torch":
+        return module.sin, module.sum, module.from_numpy, pymanopt.function.pytorch
+    return module.numpy.sin, module.numpy.sum, module.numpy.asarray, pymanopt.function.jax
 
 
 def matrix(point, tangent):

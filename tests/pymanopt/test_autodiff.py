@@ -5,20 +5,10 @@ import numpy as np
 import oracles
 import pymanopt
 import pytest
-from fixed_ranks import matrix
+from fixed_ranks import assert_close, library, matrix
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 
 from dlngeo.pymanopt import FixedRank, check_gradient, check_hessian
-
-
-def library(name):
-    """Sine, sum and array of a library, with the decorator of pymanopt for it."""
-    if name == "autograd":
-        return anp.sin, anp.sum, np.asarray, pymanopt.function.autograd
-    module = pytest.importorskip(name, reason=f"{name} is not installed")
-    if name == "torch":
-        return module.sin, module.sum, module.from_numpy, pymanopt.function.pytorch
-    return module.numpy.sin, module.numpy.sum, module.numpy.asarray, pymanopt.function.jax
 
 
 # Two equal singular values and all of them equal, where autodiff of an SVD fails.
@@ -43,8 +33,7 @@ def test_gradient_is_that_of_the_matrix(case):
     manifold, problem, point, target = case
     got = problem.riemannian_gradient(point)
     want = manifold.euclidean_to_riemannian_gradient(point, np.cos(oracles.dense(*point)) * target)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
+    assert_close(got, want, atol=1e-12)
 
 
 def test_hessian_product_is_that_of_the_matrix(case):
@@ -69,8 +58,7 @@ def test_riemannian_hessian_is_that_of_the_matrix(case):
     z = matrix(point, tangent)
     got = problem.riemannian_hessian(point, tangent)
     want = manifold.euclidean_to_riemannian_hessian(point, np.cos(x) * target, -np.sin(x) * target * z, tangent)
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
+    assert_close(got, want, atol=1e-12)
 
 
 def test_the_solvers_run(case):
@@ -187,8 +175,7 @@ def test_what_is_constant_on_the_manifold_has_no_gradient_and_no_hessian_in_the_
 
     problem, point = posed(added, s, 3, rng)
     plain = posed(lambda u, s, vt: 0.0, s, 3, rng)[0]
-    for a, b in zip(problem.riemannian_gradient(point), plain.riemannian_gradient(point), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
+    assert_close(problem.riemannian_gradient(point), plain.riemannian_gradient(point), atol=1e-12)
     with pytest.raises(ValueError, match="contradicts itself"):
         problem.riemannian_hessian(point, problem.manifold.random_tangent_vector(point))
 
@@ -201,5 +188,4 @@ def test_equal_diagonals_at_equal_singular_values_do_not_tell_the_second_derivat
     # Two of three that differ are enough.
     other = even._replace(M=even.M + np.diag([0, 0, 1.0]))
     skewed = other._replace(M=other.M + 1e-3 * np.diag([1.0, 0, 0]))
-    for a, b in zip(*(problem.riemannian_hessian(point, v) for v in (other, skewed)), strict=True):
-        np.testing.assert_allclose(a, b, atol=0.05)
+    assert_close(*(problem.riemannian_hessian(point, v) for v in (other, skewed)), atol=0.05)

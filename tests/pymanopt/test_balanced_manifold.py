@@ -7,6 +7,7 @@ import numpy as np
 import oracles
 import pymanopt
 import pytest
+from fixed_ranks import library
 from geomstats.geometry.general_linear import GeneralLinear
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from scipy.linalg import null_space
@@ -340,8 +341,7 @@ def test_short_steps_of_steepest_descent_follow_the_gradient_flow(rng):
     x = end_to_end(point)
     target = x + 0.5 * rng.standard_normal(x.shape)
     problem = pull_back(manifold, lambda x: 0.5 * np.sum((x - target) ** 2), lambda x: x - target)
-    space = GeneralLinear(3, equip=False)
-    space.equip_with_metric(DLNMetric, depth=3)
+    space = GeneralLinear(3, equip=False).equip_with_metric(DLNMetric, depth=3)
     exact = gradient_flow(space, lambda x: x - target, x, 0.4).points[-1]
     errors = []
     for count in (40, 80, 160):
@@ -366,11 +366,7 @@ def regression(rng, widths, rank):
     def gradient(x):
         return (x @ inputs - outputs) @ inputs.T / 40
 
-    return (
-        lambda x: np.sum((x @ inputs - outputs) ** 2) / 80,
-        gradient,
-        lambda x, z: z @ inputs @ inputs.T / 40,
-    )
+    return lambda x: np.sum((x @ inputs - outputs) ** 2) / 80, gradient, lambda x, z: z @ inputs @ inputs.T / 40
 
 
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient, TrustRegions], ids=lambda o: o.__name__)
@@ -428,42 +424,18 @@ def test_matrix_completion_runs_upstairs_at_every_depth(rng):
 # Autodiff.
 
 
-def autograd_cost(manifold, target):
-    import autograd.numpy as anp
-
-    @pymanopt.function.autograd(manifold)
-    def cost(*weights):
-        return anp.sum(anp.sin(oracles.multiply(weights)) * target) + anp.sum(weights[0] ** 2)
-
-    return cost
-
-
-def torch_cost(manifold, target):
-    torch = pytest.importorskip("torch")
-
-    @pymanopt.function.pytorch(manifold)
-    def cost(*weights):
-        return torch.sum(torch.sin(oracles.multiply(weights)) * torch.from_numpy(target)) + torch.sum(weights[0] ** 2)
-
-    return cost
-
-
-def jax_cost(manifold, target):
-    jax = pytest.importorskip("jax")
-
-    @pymanopt.function.jax(manifold)
-    def cost(*weights):
-        return jax.numpy.sum(jax.numpy.sin(oracles.multiply(weights)) * target) + jax.numpy.sum(weights[0] ** 2)
-
-    return cost
-
-
-@pytest.mark.parametrize("make", [autograd_cost, torch_cost, jax_cost], ids=["autograd", "torch", "jax"])
+@pytest.mark.parametrize("backend", ["autograd", "torch", "jax"])
 @pytest.mark.parametrize("name", ["low rank, equal", "one layer"])
-def test_autodiff_costs_have_the_derivatives_of_given_ones_and_train(make, name, rng):
+def test_autodiff_costs_have_the_derivatives_of_given_ones_and_train(backend, name, rng):
+    sin, total, array, differentiated = library(backend)
     manifold, point = setup(rng, *CASES[name])
     target = rng.standard_normal((manifold.widths[-1], manifold.widths[0]))
-    problem = pymanopt.Problem(manifold, make(manifold, target))
+
+    @differentiated(manifold)
+    def cost(*weights):
+        return total(sin(oracles.multiply(weights)) * array(target)) + total(weights[0] ** 2)
+
+    problem = pymanopt.Problem(manifold, cost)
     x = end_to_end(point)
     v = manifold.random_tangent_vector(point)
     gradient = layer_gradient(np.cos(x) * target, point)

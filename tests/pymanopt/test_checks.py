@@ -35,9 +35,7 @@ def of_depth(depth, rng):
 
 
 def matrices(depth):
-    space = GeneralLinear(3, equip=False)
-    space.equip_with_metric(DLNMetric, depth=depth)
-    return from_geomstats(space)
+    return from_geomstats(GeneralLinear(3, equip=False).equip_with_metric(DLNMetric, depth=depth))
 
 
 def smooth(manifold, rng):
@@ -235,11 +233,7 @@ def test_exact_models_pass(rng):
     """A quadratic along straight lines has no remainder: there is no slope to measure."""
     manifold = Euclidean(4)
     a = rng.standard_normal((4, 4))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(x):
-        return x @ a @ x
-
+    cost = pymanopt.function.autograd(manifold)(lambda x: x @ a @ x)
     check = check_hessian(pymanopt.Problem(manifold, cost), rng=0)
     assert check.ok, check
     assert math.isinf(check.slope)
@@ -250,15 +244,8 @@ def test_noise_of_the_cost_is_not_taken_for_a_remainder(rng):
     manifold = Sphere(4)
     exact = smooth(manifold, rng)
     noise = np.random.default_rng(0)
-
-    @pymanopt.function.numpy(manifold)
-    def cost(x):
-        return exact.cost(x) + 1e-9 * noise.standard_normal()
-
-    @pymanopt.function.numpy(manifold)
-    def gradient(x):
-        return exact.euclidean_gradient(x)
-
+    cost = pymanopt.function.numpy(manifold)(lambda x: exact.cost(x) + 1e-9 * noise.standard_normal())
+    gradient = pymanopt.function.numpy(manifold)(lambda x: exact.euclidean_gradient(x))
     check = check_gradient(pymanopt.Problem(manifold, cost, euclidean_gradient=gradient), rng=0)
     assert check.ok, check
     assert 2e-10 < check.noise < 5e-9
@@ -328,11 +315,7 @@ def test_bad_arguments_are_refused(rng):
             check()
     with pytest.raises(ValueError, match="curve must be"):
         check_hessian(problem, curve="geodesic")
-
-    @pymanopt.function.autograd(manifold)
-    def cost(x):
-        return anp.log(x[0] - 2)
-
+    cost = pymanopt.function.autograd(manifold)(lambda x: anp.log(x[0] - 2))
     with pytest.raises(ValueError, match="the cost is nan"), np.errstate(invalid="ignore"):
         check_gradient(pymanopt.Problem(manifold, cost), point, vector)
 

@@ -8,7 +8,7 @@ import oracles
 import pymanopt
 import pytest
 import scipy.sparse
-from fixed_ranks import Quadratic, matrix, matrix_forms, setup
+from fixed_ranks import Quadratic, assert_close, autodiff_triple, matrix, matrix_forms, of_metric, setup
 from hypothesis import given
 from hypothesis import strategies as st
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded, Product
@@ -16,7 +16,7 @@ from pymanopt.optimizers import ConjugateGradient, SteepestDescent
 from pymanopt.optimizers.line_search import BackTrackingLineSearcher
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
 
@@ -39,12 +39,6 @@ def assert_tangent(point, tangent):
     size = max(np.linalg.norm(a) for a in tangent)
     np.testing.assert_allclose(u.T @ tangent.Up, 0, atol=1e-13 * size)
     np.testing.assert_allclose(vt @ tangent.Vp, 0, atol=1e-13 * size)
-
-
-def autodiff_triple(point, e):
-    """Derivatives of ``E((u * s) @ vt)`` with respect to the factors, by the chain rule."""
-    u, s, vt = point
-    return e @ vt.T * s, np.einsum("ik,ij,kj->k", u, e, vt), s[:, None] * (u.T @ e)
 
 
 # The metric and the gradient.
@@ -145,8 +139,7 @@ def test_every_form_of_a_matrix_gives_the_dense_gradient(shape, depth, form, rng
     vector = matrix_forms(e)[form]
     for method in (manifold.projection, manifold.euclidean_to_riemannian_gradient):
         expected = method(point, e)
-        for got, want in zip(method(point, vector), expected, strict=True):
-            np.testing.assert_allclose(got, want, atol=1e-12)
+        assert_close(method(point, vector), expected, atol=1e-12)
     np.testing.assert_allclose(
         matrix(point, manifold.projection(point, vector)), oracles.project(point[0], point[2], e), atol=1e-12
     )
@@ -162,8 +155,7 @@ def test_autodiff_triple_gives_the_dense_gradient_without_being_written_to(shape
     for sequence in (tuple(triple), list(triple)):
         got = manifold.euclidean_to_riemannian_gradient(point, sequence)
         want = manifold.euclidean_to_riemannian_gradient(point, e)
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+        assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 def test_single_precision_autodiff_is_accepted(rng):
@@ -234,8 +226,7 @@ def test_transport_is_the_dense_projection(m, n, seed):
     moved = manifold.transport(a, b, tangent)
     np.testing.assert_allclose(matrix(b, moved), oracles.project(b.u, b.vt, matrix(a, tangent)), atol=1e-12)
     assert_tangent(b, moved)
-    for got, want in zip(manifold.transport(a, a, tangent), tangent, strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-12)
+    assert_close(manifold.transport(a, a, tangent), tangent, atol=1e-12)
 
 
 @over_cases
@@ -270,8 +261,7 @@ def test_to_tangent_space_removes_what_is_not_tangent(rng):
     tangent = manifold.random_tangent_vector(point)
     (u, _, vt), (left, core, right) = point, tangent
     drifted = type(tangent)(left + u @ rng.standard_normal((3, 3)), core, right + vt.T @ rng.standard_normal((3, 3)))
-    for got, want in zip(manifold.to_tangent_space(point, drifted), tangent, strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-12)
+    assert_close(manifold.to_tangent_space(point, drifted), tangent, atol=1e-12)
 
 
 @over_cases
@@ -357,10 +347,9 @@ def test_iterates_at_depth_one_are_those_of_fixed_rank_embedded(optimizer, rng):
 @pytest.mark.parametrize("metric", [1, 1.5, 2, 3.5, 8, Quadratic()], ids=str)
 def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
     """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""
-    how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
     falls = []
     for _ in range(8):
-        problem, manifold = completion(rng), FixedRank(24, 17, 3, rng=rng, **how)
+        problem, manifold = completion(rng), of_metric(24, 17, 3, metric, rng)
         result = optimizer(max_iterations=60, verbosity=0, log_verbosity=1).run(
             problem.problem(manifold), initial_point=manifold.random_point()
         )
@@ -392,9 +381,7 @@ def test_infinite_depth_keeps_the_sign_of_the_determinant(rng):
 
 @pytest.mark.parametrize("metric", [1, 2, 3.5, 8, 60, Quadratic()], ids=str)
 def test_a_line_search_survives_an_overflow(metric, rng):
-    problem = completion(rng)
-    how = {"kernel": metric} if isinstance(metric, Kernel) else {"depth": metric}
-    manifold = FixedRank(24, 17, 3, rng=rng, **how)
+    problem, manifold = completion(rng), of_metric(24, 17, 3, metric, rng)
     point = manifold.random_point()
     far = manifold.retraction(point, 1e300 * manifold.random_tangent_vector(point))
     assert all(np.isfinite(a).all() for a in far)

@@ -29,21 +29,15 @@ from pymanopt.optimizers import ConjugateGradient, NelderMead, SteepestDescent, 
 
 from dlngeo.pymanopt import from_geomstats
 
-
-def equipped(space, metric):
-    space.equip_with_metric(metric)
-    return space
-
-
 SPACES = {
     "sphere": lambda: Hypersphere(3),
-    "SPD affine": lambda: equipped(SPDMatrices(3, equip=False), SPDAffineMetric),
-    "SPD Bures-Wasserstein": lambda: equipped(SPDMatrices(3, equip=False), SPDBuresWassersteinMetric),
-    "SPD log-Euclidean": lambda: equipped(SPDMatrices(3, equip=False), SPDLogEuclideanMetric),
+    "SPD affine": lambda: SPDMatrices(3, equip=False).equip_with_metric(SPDAffineMetric),
+    "SPD Bures-Wasserstein": lambda: SPDMatrices(3, equip=False).equip_with_metric(SPDBuresWassersteinMetric),
+    "SPD log-Euclidean": lambda: SPDMatrices(3, equip=False).equip_with_metric(SPDLogEuclideanMetric),
     "Stiefel": lambda: Stiefel(4, 2),
     "hyperboloid": lambda: Hyperboloid(3),
     "Poincaré ball": lambda: PoincareBall(3),
-    "GL Frobenius": lambda: equipped(GeneralLinear(3, equip=False), MatricesMetric),
+    "GL Frobenius": lambda: GeneralLinear(3, equip=False).equip_with_metric(MatricesMetric),
 }
 over_spaces = pytest.mark.parametrize("name", SPACES)
 PARALLEL = {"sphere", "SPD affine", "SPD log-Euclidean", "hyperboloid", "GL Frobenius"}
@@ -124,11 +118,7 @@ def test_rayleigh_quotient_on_the_sphere(rng):
     manifold = from_geomstats(Hypersphere(5))
     a = rng.standard_normal((6, 6))
     a = a + a.T
-
-    @pymanopt.function.autograd(manifold)
-    def cost(x):
-        return x @ a @ x
-
+    cost = pymanopt.function.autograd(manifold)(lambda x: x @ a @ x)
     eigenvalues, vectors = np.linalg.eigh(a)
     for optimizer in (ConjugateGradient, SteepestDescent):
         result = optimizer(verbosity=0, min_gradient_norm=1e-7).run(pymanopt.Problem(manifold, cost))
@@ -138,18 +128,11 @@ def test_rayleigh_quotient_on_the_sphere(rng):
 
 @pytest.mark.parametrize("metric", [SPDAffineMetric, SPDBuresWassersteinMetric])
 def test_karcher_mean_is_that_of_geomstats(metric):
-    space = equipped(SPDMatrices(2, equip=False), metric)
+    space = SPDMatrices(2, equip=False).equip_with_metric(metric)
     manifold = from_geomstats(space)
     data = [manifold.random_point() for _ in range(4)]
-
-    @pymanopt.function.numpy(manifold)
-    def cost(x):
-        return sum(manifold.dist(x, y) ** 2 for y in data) / 2
-
-    @pymanopt.function.numpy(manifold)
-    def gradient(x):
-        return -sum(manifold.log(x, y) for y in data)
-
+    cost = pymanopt.function.numpy(manifold)(lambda x: sum(manifold.dist(x, y) ** 2 for y in data) / 2)
+    gradient = pymanopt.function.numpy(manifold)(lambda x: -sum(manifold.log(x, y) for y in data))
     problem = pymanopt.Problem(manifold, cost, riemannian_gradient=gradient)
     optimizer = ConjugateGradient(verbosity=0, min_gradient_norm=1e-8)
     mean = optimizer.run(problem, initial_point=np.eye(2)).point
@@ -163,11 +146,7 @@ def test_karcher_mean_is_that_of_geomstats(metric):
 def test_solvers_that_need_distances_run():
     manifold = from_geomstats(Hypersphere(2))
     pole = np.array([0.0, 0.6, 0.8])
-
-    @pymanopt.function.numpy(manifold)
-    def cost(x):
-        return -float(x @ pole)
-
+    cost = pymanopt.function.numpy(manifold)(lambda x: -float(x @ pole))
     result = NelderMead(verbosity=0, max_iterations=100).run(pymanopt.Problem(manifold, cost))
     np.testing.assert_allclose(result.point, pole, atol=1e-2)
 
@@ -196,7 +175,7 @@ class SharpMetric(MatricesMetric):
 
 
 def test_the_gradient_of_the_metric_is_preferred(rng):
-    manifold = from_geomstats(equipped(Matrices(3, 2, equip=False), SharpMetric))
+    manifold = from_geomstats(Matrices(3, 2, equip=False).equip_with_metric(SharpMetric))
     e = rng.standard_normal((3, 2))
     np.testing.assert_array_equal(manifold.euclidean_to_riemannian_gradient(manifold.random_point(), e), 2 * e)
 
@@ -223,7 +202,7 @@ def test_the_metric_is_solved_once_at_a_point(rng):
             calls.append(1)
             return super().inner_product(tangent_vec_a, tangent_vec_b, base_point)
 
-    manifold = from_geomstats(equipped(Matrices(3, 2, equip=False), Counting))
+    manifold = from_geomstats(Matrices(3, 2, equip=False).equip_with_metric(Counting))
     x, e = manifold.random_point(), rng.standard_normal((3, 2))
     first = manifold.euclidean_to_riemannian_gradient(x, e)
     n_calls = len(calls)
@@ -252,7 +231,7 @@ def test_what_is_no_equipped_real_space_is_refused():
 
 def test_a_space_whose_tangent_projection_has_another_dimension_is_refused(rng):
     """Geomstats 2.8: ``RankKPSDMatrices(3, 1).to_tangent`` does not map onto a space of its ``dim``."""
-    space = equipped(RankKPSDMatrices(3, 1, equip=False), MatricesMetric)
+    space = RankKPSDMatrices(3, 1, equip=False).equip_with_metric(MatricesMetric)
     manifold = from_geomstats(space)
     with pytest.raises(ValueError, match="dimension"):
         manifold.euclidean_to_riemannian_gradient(manifold.random_point(), rng.standard_normal((3, 3)))
@@ -272,14 +251,10 @@ class QuadraticFormMetric(MatricesMetric):
 
 
 def test_hessians_of_the_metric_reach_trust_regions(rng):
-    manifold = from_geomstats(equipped(Matrices(3, 2, equip=False), QuadraticFormMetric))
+    manifold = from_geomstats(Matrices(3, 2, equip=False).equip_with_metric(QuadraticFormMetric))
     a = rng.standard_normal((3, 3))
     a, c = a @ a.T + np.eye(3), rng.standard_normal((3, 2))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(x):
-        return anp.sum(x * (a @ x)) / 2 - anp.sum(c * x)
-
+    cost = pymanopt.function.autograd(manifold)(lambda x: anp.sum(x * (a @ x)) / 2 - anp.sum(c * x))
     result = TrustRegions(verbosity=0, min_gradient_norm=1e-10, max_iterations=30).run(pymanopt.Problem(manifold, cost))
     np.testing.assert_allclose(result.point, np.linalg.solve(a, c), atol=1e-8)
     assert result.iterations < 15  # it converges quadratically, or the Hessian is another
@@ -287,11 +262,7 @@ def test_hessians_of_the_metric_reach_trust_regions(rng):
 
 def test_hessians_need_a_metric_that_has_them():
     manifold = from_geomstats(Hypersphere(2))
-
-    @pymanopt.function.autograd(manifold)
-    def cost(x):
-        return x[0] ** 3
-
+    cost = pymanopt.function.autograd(manifold)(lambda x: x[0] ** 3)
     with pytest.raises(NotImplementedError, match="hessian"):
         TrustRegions(verbosity=0).run(pymanopt.Problem(manifold, cost))
 

@@ -80,14 +80,12 @@ def sum_of_squares(x):
 
 @pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy], ids=["pickle", "deepcopy"])
 def test_what_was_used_can_be_copied(copied, rng):
-    space = GeneralLinear(3, equip=False)
-    space.equip_with_metric(DLNMetric, depth=3)
     for manifold in (
         FixedRank(6, 5, 2),
         Balanced((3, 4, 2)),
         Balanced((3, 4)),
         Product([FixedRank(4, 3, 2), Balanced((3, 4))]),
-        from_geomstats(space),
+        from_geomstats(GeneralLinear(3, equip=False).equip_with_metric(DLNMetric, depth=3)),
         from_geomstats(Hypersphere(2)),
     ):
         copied(manifold)
