@@ -14,21 +14,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typer import Argument, Option
 
-Output = Annotated[Path, typer.Option(help="Folder for figure.png and result.json.")]
+Output = Annotated[Path, Option(help="Folder for figure.png and result.json.")]
 Long = Annotated[
     bool | None,
-    typer.Option(
-        "--long/--wide", help="Lines of a table are (row, column, value), or rows.", show_default="recognised"
-    ),
+    Option("--long/--wide", help="Lines of a table are (row, column, value), or rows.", show_default="recognised"),
 ]
 Index = Annotated[
-    bool | None,
-    typer.Option("--index/--no-index", help="The first column holds names, or not.", show_default="recognised"),
+    bool | None, Option("--index/--no-index", help="The first column holds names, or not.", show_default="recognised")
 ]
 Header = Annotated[
-    bool | None,
-    typer.Option("--header/--no-header", help="The first line holds names, or not.", show_default="recognised"),
+    bool | None, Option("--header/--no-header", help="The first line holds names, or not.", show_default="recognised")
 ]
 
 _NOTHING = "interrupted before anything was done; nothing is written."
@@ -47,33 +44,31 @@ def main() -> None:
 def compare(
     data: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="DATA",
             help="A matrix: .npy, .npz, .csv, .tsv or .mtx; NaN, empty cells and absent entries are missing. "
             "By default a photograph that scikit-learn ships.",
             show_default=False,
         ),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the model.", show_default="20, or less if small")] = None,
-    depths: Annotated[str, typer.Option(help="Depths of the network, comma-separated.")] = "1,2,3,8,inf",
+    rank: Annotated[int | None, Option(help="Rank of the model.", show_default="20, or less if small")] = None,
+    depths: Annotated[str, Option(help="Depths of the network, comma-separated.")] = "1,2,3,8,inf",
     observed: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Fraction of the known entries that is shown; the rest tests.",
             show_default="0.1; 0.8 if entries are missing",
         ),
     ] = None,
-    start: Annotated[float, typer.Option(help="Initial singular values; the data are standardised.")] = 1e-3,
-    iterations: Annotated[int, typer.Option(help="Limit of iterations for each method.")] = 500,
+    start: Annotated[float, Option(help="Initial singular values; the data are standardised.")] = 1e-3,
+    iterations: Annotated[int, Option(help="Limit of iterations for each method.")] = 500,
     patience: Annotated[
         int | None,
-        typer.Option(
-            help="Stop after so many iterations without improvement on validation entries.", show_default="never"
-        ),
+        Option(help="Stop after so many iterations without improvement on validation entries.", show_default="never"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of entries and of the start.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the choice of entries and of the start.")] = 0,
     picture: Annotated[
-        bool, typer.Option("--picture", help="DATA is a grey picture, up to 1 or 255: report the PSNR too.")
+        bool, Option("--picture", help="DATA is a grey picture, up to 1 or 255: report the PSNR too.")
     ] = False,
     long: Long = None,
     index: Index = None,
@@ -102,27 +97,27 @@ def compare(
 def flow(
     target: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="TARGET",
             help="A matrix without missing entries: .npy, .npz, .csv, .tsv or .mtx. By default a random one.",
             show_default=False,
         ),
     ] = None,
     depths: Annotated[
-        str, typer.Option(help="Depths of the network, comma-separated.", show_default="1,2,3,8,inf; 1,2,3,8 by layers")
+        str, Option(help="Depths of the network, comma-separated.", show_default="1,2,3,8,inf; 1,2,3,8 by layers")
     ] = "",
     by: Annotated[
-        str, typer.Option(help="metric: gradient flow of the metric; layers: of the layers; descent: gradient descent.")
+        str, Option(help="metric: gradient flow of the metric; layers: of the layers; descent: gradient descent.")
     ] = "metric",
-    rank: Annotated[int | None, typer.Option(help="Rank of the model.", show_default="full")] = None,
-    observed: Annotated[float, typer.Option(help="Fraction of the entries in the cost.")] = 1.0,
-    start: Annotated[float, typer.Option(help="Singular values of the start.")] = 1e-2,
-    imbalance: Annotated[float, typer.Option(help="Imbalance of the layers at the start, from 0 to 1.")] = 0.0,
-    time: Annotated[float, typer.Option(help="Last time: N times that of the layers.")] = 500.0,
-    step_size: Annotated[float, typer.Option(help="Step of gradient descent, in the same time.")] = 0.05,
-    size: Annotated[int, typer.Option(help="Side of the random target.")] = 6,
-    target_rank: Annotated[int, typer.Option(help="Rank of the random target.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of target, entries and start.")] = 0,
+    rank: Annotated[int | None, Option(help="Rank of the model.", show_default="full")] = None,
+    observed: Annotated[float, Option(help="Fraction of the entries in the cost.")] = 1.0,
+    start: Annotated[float, Option(help="Singular values of the start.")] = 1e-2,
+    imbalance: Annotated[float, Option(help="Imbalance of the layers at the start, from 0 to 1.")] = 0.0,
+    time: Annotated[float, Option(help="Last time: N times that of the layers.")] = 500.0,
+    step_size: Annotated[float, Option(help="Step of gradient descent, in the same time.")] = 0.05,
+    size: Annotated[int, Option(help="Side of the random target.")] = 6,
+    target_rank: Annotated[int, Option(help="Rank of the random target.")] = 3,
+    seed: Annotated[int, Option(help="Seed of target, entries and start.")] = 0,
     long: Long = None,
     index: Index = None,
     header: Header = None,
@@ -150,43 +145,38 @@ def flow(
 def sample(
     target: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="TARGET",
             help="Sample around a matrix T, by ½‖X − T‖²: .npy, .npz, .csv, .tsv or .mtx, without missing entries.",
             show_default=False,
         ),
     ] = None,
     energy: Annotated[
-        str | None,
-        typer.Option(help="lambda: ½Σλ², λ = σ^(1/N); norm: ½‖X‖²; nuclear: Σσ.", show_default="lambda"),
+        str | None, Option(help="lambda: ½Σλ², λ = σ^(1/N); norm: ½‖X‖²; nuclear: Σσ.", show_default="lambda")
     ] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of the matrices.", show_default="3x3")] = None,
-    depth: Annotated[float, typer.Option(help="Depth N of the network.")] = 3.0,
-    rank: Annotated[int | None, typer.Option(help="Rank of the matrices.", show_default="full")] = None,
-    width: Annotated[int | None, typer.Option(help="Width of the inner layers.", show_default="smaller side")] = None,
-    beta: Annotated[float, typer.Option(help="Inverse temperature β.")] = 1.0,
-    noise: Annotated[
-        str, typer.Option(help="base: law exp(−βE); isotropic noise on the layers: law exp(−βE + S).")
-    ] = "base",
+    shape: Annotated[str | None, Option(help="Shape of the matrices.", show_default="3x3")] = None,
+    depth: Annotated[float, Option(help="Depth N of the network.")] = 3.0,
+    rank: Annotated[int | None, Option(help="Rank of the matrices.", show_default="full")] = None,
+    width: Annotated[int | None, Option(help="Width of the inner layers.", show_default="smaller side")] = None,
+    beta: Annotated[float, Option(help="Inverse temperature β.")] = 1.0,
+    noise: Annotated[str, Option(help="base: law exp(−βE); isotropic noise on the layers: law exp(−βE + S).")] = "base",
     kappa: Annotated[
-        float, typer.Option(help="Anisotropy κ of isotropic noise: law exp(−(βE − S)/κ).", show_default="1")
+        float, Option(help="Anisotropy κ of isotropic noise: law exp(−(βE − S)/κ).", show_default="1")
     ] = 1.0,
-    chains: Annotated[int, typer.Option(help="Number of chains.")] = 8,
-    steps: Annotated[int, typer.Option(help="Steps of each chain.")] = 50_000,
-    burn_in: Annotated[
-        int | None, typer.Option(help="Steps that the averages leave out.", show_default="a fifth")
-    ] = None,
+    chains: Annotated[int, Option(help="Number of chains.")] = 8,
+    steps: Annotated[int, Option(help="Steps of each chain.")] = 50_000,
+    burn_in: Annotated[int | None, Option(help="Steps that the averages leave out.", show_default="a fifth")] = None,
     thin: Annotated[
-        int | None, typer.Option(help="Keep a point every so many steps.", show_default="2000 points of a chain")
+        int | None, Option(help="Keep a point every so many steps.", show_default="2000 points of a chain")
     ] = None,
     step_size: Annotated[
-        float | None, typer.Option(help="Step; averages are off by its order.", show_default="0.02, less if steep")
+        float | None, Option(help="Step; averages are off by its order.", show_default="0.02, less if steep")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of starts and noise.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes among which the chains are divided.")] = 1,
+    seed: Annotated[int, Option(help="Seed of starts and noise.")] = 0,
+    jobs: Annotated[int, Option(help="Processes among which the chains are divided.")] = 1,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Folder to keep the chains in; the same command goes on from there.", show_default=False),
+        Option(help="Folder to keep the chains in; the same command goes on from there.", show_default=False),
     ] = None,
     long: Long = None,
     index: Index = None,
@@ -206,32 +196,12 @@ def sample(
         if target is None and energy == "target":
             raise ValueError("the energy target needs a TARGET, a file with a matrix.")
         data = _read(target, long, index, header, whole=True)
-        settings = Settings(
-            energy or "lambda" if data is None else "target",
-            _shape(shape or "3x3"),
-            depth,
-            rank,
-            width,
-            beta,
-            noise,
-            kappa,
-            chains,
-            steps,
-            burn_in,
-            thin,
-            step_size,
-            seed,
-            jobs,
-        )
+        law = energy or "lambda" if data is None else "target", _shape(shape or "3x3"), depth, rank, width, beta
+        settings = Settings(*law, noise, kappa, chains, steps, burn_in, thin, step_size, seed, jobs)
     with _refused(WorkerLostError, OSError), _progress(lambda name: settings.jobs * settings.steps) as tick:
         tick("steps", 0)
-        result = run(
-            settings,
-            None if data is None else data.matrix,
-            "" if data is None else data.name,
-            checkpoint=checkpoint,
-            tick=lambda done: tick("steps", done),
-        )
+        matrix, name = (None, "") if data is None else (data.matrix, data.name)
+        result = run(settings, matrix, name, checkpoint=checkpoint, tick=lambda done: tick("steps", done))
     again = "" if checkpoint is None else "The same command goes on from there."
     kept = f"interrupted after {result['n_steps']} of {settings.steps} steps."
     _finish(result, output, table, figure, f"{kept} {again or 'To be able to go on, give a --checkpoint.'}", again)

@@ -30,15 +30,9 @@ def compare_figure(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(width, 9.5))
     # Fixed places: an automatic layout would give every column the margin that the first one needs for its labels.
     sides = {"left": 0.7 / width, "right": 1 - 0.2 / width}
+    ratios = 1, 0.36, *(columns * (1,))
     grid = figure.add_gridspec(
-        2,
-        columns + 2,
-        width_ratios=(1, 0.36, *(columns * (1,))),
-        top=0.87,
-        bottom=0.47,
-        hspace=0.2,
-        wspace=0.1,
-        **sides,
+        2, columns + 2, width_ratios=ratios, top=0.87, bottom=0.47, hspace=0.2, wspace=0.1, **sides
     )
     below = figure.add_gridspec(1, 1, top=0.38, bottom=0.07, **sides)
     styles = _styles(rows)
@@ -102,8 +96,7 @@ def flow_figure(result: dict[str, Any]) -> Figure:
         ax.plot(times[times > 0], values[times > 0], color=color, linewidth=1.4)
         end = "" if row["limit"] is None else f"\n{row['limit']['kind']}, rank {row['limit']['rank']}"
         ax.set_title(f"{row['name']}{end}", fontsize=9, color=color)
-        ax.set(xscale="log")
-        ax.set_ylim(bottom=0)
+        ax.set(xscale="log", ylim=(0, None))
     for ax in axes[len(rows) :]:
         ax.set_axis_off()
     axes[0].set_ylabel("singular values", fontsize=9)
@@ -166,8 +159,7 @@ def _draw_histogram(axes: Axes, result: dict[str, Any]) -> None:
         for k, mark in enumerate(marks):
             axes.axvline(mark, color="k", linewidth=0.9, linestyle=":", label=None if k else "those of the target")
     axes.set(xlabel=r"singular values of the balanced layers, $\lambda = \sigma^{1/N}$", ylabel="density")
-    axes.set_xlim(0, edges[-1])
-    axes.set_ylim(0, 1.12 * float(below.max()))
+    axes.set(xlim=(0, edges[-1]), ylim=(0, 1.12 * float(below.max())))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
 
@@ -195,9 +187,8 @@ def _draw_spectrum(axes: Axes, row: dict[str, Any], color: Any, limits: tuple[fl
     if len(x):
         axes.plot(x, np.array(values), color=color, linewidth=0.8, alpha=0.8)
     axes.axvline(max(row["best_iteration"], 1), color="0.3", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", ylim=limits)
     axes.set_xlabel("sweeps" if row["name"] == "ALS" else "iterations", fontsize=9)
-    axes.set_ylim(limits)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=8)
 
@@ -215,9 +206,8 @@ def _draw_errors(axes: Axes, rows: list[dict[str, Any]], styles: list[dict[str, 
     errors = [row["error"] for row in rows]
     axes.set(xscale="log", xlabel="iterations (ALS: sweeps)", ylabel="held-out relative error")
     axes.set_ylim(0, max([1.3, *(1.2 * e for e in errors)]))
-    axes.set_title(
-        "dots: the point chosen on the validation entries, which is what is reported", fontsize=9, loc="left"
-    )
+    title = "dots: the point chosen on the validation entries, which is what is reported"
+    axes.set_title(title, fontsize=9, loc="left")
     axes.grid(alpha=0.25)
     if rows:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(rows), fontsize=9, frameon=False)

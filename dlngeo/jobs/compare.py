@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from dlngeo import _check, plotting
+from dlngeo import _check
 from dlngeo.jobs import methods
 from dlngeo.jobs.load import Data
 from dlngeo.jobs.output import Figures, depth_name, json_depth
+from dlngeo.plotting import compare_figure as figure
 from dlngeo.problems import MatrixCompletion
 
 __all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
@@ -34,13 +34,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare, and how: the options of ``dlngeo compare``, which its help explains.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value is out of range.
-    """
+    """What to compare, and how: the options of ``dlngeo compare``, which its help explains, each checked."""
 
     rank: int | None = None
     depths: tuple[float, ...] = (1, 2, 3, 8, math.inf)
@@ -66,10 +60,7 @@ class Settings:
 
 
 def compare(
-    data: Data,
-    settings: Settings | None = None,
-    *,
-    tick: Callable[[str, int], None] = lambda name, iteration: None,
+    data: Data, settings: Settings | None = None, *, tick: Callable[[str, int], None] = lambda name, iteration: None
 ) -> dict[str, Any]:
     """Complete a matrix by every method; ``tick(name, iteration)`` is called as the work goes on.
 
@@ -78,16 +69,9 @@ def compare(
     standard deviation of the entries that are fitted. Errors are relative, ``‖X − a‖/‖a − mean‖`` over the test
     entries, so that 1 is the error of predicting the mean.
 
-    Returns
-    -------
-    dict
-        JSON-able: ``schema, status, data, settings, notes, rows, pictures``, enough to draw the figure and print the
-        table. After Ctrl-C, ``status`` is ``"interrupted"`` and ``rows`` holds what was done.
-
-    Raises
-    ------
-    ValueError
-        If the rank exceeds the shape, or too few entries would be left.
+    Returns ``schema, status, data, settings, notes, rows, pictures`` as JSON can hold them, enough to draw the figure
+    and print the table. After Ctrl-C, ``status`` is ``"interrupted"`` and ``rows`` holds what was done. A ValueError
+    tells that the rank exceeds the shape, or too few entries would be left.
     """
     settings = settings or Settings()
     split = _Split(data, settings)
@@ -185,7 +169,6 @@ class _Split:
         self.standardised = (data.matrix - self.mean) / self.scale
         self.shown = np.full((m, n), np.nan)
         self.shown[shown.rows, shown.cols] = shown.values
-        self.peak = data.peak
         self.description = {
             "name": data.name,
             "shape": [m, n],
@@ -202,7 +185,7 @@ class _Split:
 def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
     """Return a row of the table as plain numbers."""
     assert row.best is not None
-    test = split.task.test
+    test, peak = split.task.test, split.description["peak"]
     u, s, vt = row.best
     error = test.relative_error(row.best)
     rms = error * float(np.linalg.norm(test.values)) / math.sqrt(len(test)) * split.scale
@@ -213,7 +196,7 @@ def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
         "message": row.message,
         "error": error,
         "last_error": test.relative_error(row.last),
-        "psnr": None if split.peak is None or rms == 0 else 20 * math.log10(split.peak / rms),
+        "psnr": None if peak is None or rms == 0 else 20 * math.log10(peak / rms),
         "effective_rank": effective_rank(s),
         "best_iteration": row.best_iteration,
         "iterations": row.iterations,
@@ -243,20 +226,11 @@ def _picture(matrix: np.ndarray) -> list[list[float | None]]:
 def table(result: dict[str, Any]) -> Group:
     """Make the table of a result, with its notes; the smallest held-out error of a method is in bold."""
     data = result["data"]
-    headings = [
-        "",
-        "held-out\nerror",
-        "PSNR\n(dB)",
-        "error at\nthe end",
-        "effective\nrank",
-        "iterations\nbest/all",
-        "seconds",
-    ]
+    headings = ["", "held-out\nerror", "error at\nthe end", "effective\nrank", "iterations\nbest/all", "seconds"]
     cells = [
         [
             row["name"],
             f"{row['error']:.3f}",
-            "" if row["psnr"] is None else f"{row['psnr']:.1f}",
             f"{row['last_error']:.3f}" if row["history"] else "",
             f"{row['effective_rank']:.1f}",
             f"{row['best_iteration']}/{row['iterations']}" if row["history"] else "",
@@ -268,10 +242,10 @@ def table(result: dict[str, Any]) -> Group:
     for row, line in zip(result["rows"], cells, strict=True):
         if row["history"] and row["error"] == min(errors):
             line[1] = f"[bold]{line[1]}[/bold]"
-    if data["peak"] is None:
-        del headings[2]
-        for line in cells:
-            del line[2]
+        if data["peak"] is not None:
+            line.insert(2, "" if row["psnr"] is None else f"{row['psnr']:.1f}")
+    if data["peak"] is not None:
+        headings.insert(2, "PSNR\n(dB)")
     return Group(
         Text(
             f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
@@ -281,8 +255,3 @@ def table(result: dict[str, Any]) -> Group:
         *map(Text, (*_NOTES, *result["notes"])),
         *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )
-
-
-def figure(result: dict[str, Any]) -> Figure:
-    """Draw a result."""
-    return plotting.compare_figure(result)

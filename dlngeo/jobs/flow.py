@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from dlngeo import _check, plotting
+from dlngeo import _check
 from dlngeo._linalg import haar
 from dlngeo.flows.gradient import gradient_flow
 from dlngeo.flows.limits import classify_limit
 from dlngeo.flows.training import gradient_descent, training_flow
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices
 from dlngeo.jobs.output import Figures, depth_name, json_depth
+from dlngeo.plotting import flow_figure as figure
 from dlngeo.problems import MatrixCompletion
 from dlngeo.weights.network import balanced_weights, imbalance
 
@@ -34,13 +34,7 @@ _MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
 
 @dataclass(frozen=True)
 class Settings:
-    """What to integrate, and how: the options of ``dlngeo flow``, which its help explains.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value is out of range.
-    """
+    """What to integrate, and how: the options of ``dlngeo flow``, which its help explains, each checked."""
 
     depths: tuple[float, ...] = (1, 2, 3, 8, math.inf)
     by: str = "metric"
@@ -100,16 +94,9 @@ def run(
 ) -> dict[str, Any]:
     """Train at each depth from the same start; ``tick(name, part of the time done)`` is called as it goes on.
 
-    Returns
-    -------
-    dict
-        JSON-able: ``schema, status, data, settings, notes, rows``. After Ctrl-C, ``status`` is ``"interrupted"`` and
-        the rows hold what was done.
-
-    Raises
-    ------
-    ValueError
-        If the target is not a finite matrix of a moderate size, or the rank exceeds its shape.
+    Returns ``schema, status, data, settings, notes, rows`` as JSON can hold them. After Ctrl-C, ``status`` is
+    ``"interrupted"`` and the rows hold what was done. A ValueError tells that the target is not a finite matrix of a
+    moderate size, or the rank exceeds its shape.
     """
     settings = settings or Settings()
     target = np.asarray(target, dtype=float)
@@ -175,11 +162,9 @@ def _row(
     precisely: dict[str, Any] = {"cost": problem.cost, "rtol": 1e-9, "atol": 1e-11, "dense_output": False}
     if settings.by == "metric":
         m, n = start.shape
-        space = FixedRankMatrices(m, n, rank, equip=False)
-        space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
+        space = FixedRankMatrices(m, n, rank, equip=False).equip_with_metric(DLNMetric, depth=depth, normalized=True)
         precisely["progress"] = lambda t: tick(name, t / settings.time)
-        begin = frames if depth >= 2 else start
-        found = gradient_flow(space, problem.euclidean_gradient, begin, times, **precisely)
+        found = gradient_flow(space, problem.euclidean_gradient, frames if depth >= 2 else start, times, **precisely)
         clock, singular = found.t, found.singular_values
     else:
         weights = _unbalanced(balanced_weights(start, int(depth), rank), settings.imbalance, rng)
@@ -198,9 +183,8 @@ def _row(
                     tick(name, min(1.0, done / n_steps))
                 return problem.euclidean_gradient(x)
 
-            found = gradient_descent(
-                weights, gradient, settings.step_size / speed, n_steps, cost=problem.cost, every=max(1, n_steps // 2000)
-            )
+            step, every = settings.step_size / speed, max(1, n_steps // 2000)
+            found = gradient_descent(weights, gradient, step, n_steps, cost=problem.cost, every=every)
             clock = found.steps * settings.step_size
         singular = np.linalg.svd(found.points, compute_uv=False)[:, :rank]
         if depth > 1:
@@ -256,8 +240,3 @@ def table(result: dict[str, Any]) -> Group:
             if row["status"] != "complete" or "rose" in row["message"]
         ),
     )
-
-
-def figure(result: dict[str, Any]) -> Figure:
-    """Draw a result."""
-    return plotting.flow_figure(result)

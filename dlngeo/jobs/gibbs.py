@@ -33,28 +33,9 @@ _SHARE = 0.1  # of the time of relaxation
 class Gibbs:
     """A Gibbs law ``e^{−βE} dvol_g`` or ``e^{−(β/κ)(E − S/β)} dvol_g`` on the m×n matrices of rank r.
 
-    Attributes
-    ----------
-    energy : str
-        One of :data:`ENERGIES`.
-    shape : tuple of int
-        ``(m, n)``.
-    depth : float
-        Depth N, finite.
-    rank, width : int or None
-        Rank of the matrices, and width of the inner layers; by default ``min(m, n)``.
-    beta : float
-        Inverse temperature.
-    noise : {"base", "isotropic"}
-    kappa : float
-        Anisotropy of isotropic noise.
-    target : array, shape=[m, n], optional
-        T of the energy ``"target"``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value is out of range.
+    The energy is one of :data:`ENERGIES`, of which ``"target"`` has a target T; the depth N is finite. The rank of the
+    matrices and the width of the inner layers are ``min(m, n)`` by default. The inverse temperature is β; the noise is
+    ``"base"``, or ``"isotropic"`` with the anisotropy κ. A ValueError or TypeError refuses values out of range.
     """
 
     energy: str
@@ -100,8 +81,7 @@ class Gibbs:
     def sampler(self, step_size: float) -> Langevin:
         """Langevin dynamics of the law, which reports λ and the energy."""
         m, n = self.shape
-        space = FixedRankMatrices(m, n, self.entropy.rank, equip=False)
-        space.equip_with_metric(DLNMetric, depth=self.depth)
+        space = FixedRankMatrices(m, n, self.entropy.rank, equip=False).equip_with_metric(DLNMetric, depth=self.depth)
         distance = None if self.target is None else LowRankApproximation(self.target)
         return _Reporting(
             space,

@@ -24,18 +24,9 @@ _NAMES = ("arr", "matrix", "X", "data", "arr_0")
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A matrix to complete.
+    """A matrix of float64, NaN where missing, and what it is from.
 
-    Attributes
-    ----------
-    name : str
-        Where it is from.
-    matrix : float64 array, shape=[m, n]
-        The values, NaN where missing.
-    peak : float or None
-        Largest possible grey value, if the matrix is a picture.
-    form : Form or None
-        How the table was written that it is from, with the names of its rows and columns.
+    A picture has a ``peak``, the largest possible grey value; a table a ``form``, with the names of rows and columns.
     """
 
     name: str
@@ -70,30 +61,17 @@ def load(
 ) -> Data:
     """Read a matrix from ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or ``.mtx``.
 
-    Parameters
-    ----------
-    path : path
-        A NumPy array; an archive that holds one matrix (or one called ``arr``, ``matrix``, ``X`` or ``data``), or a
-        SciPy sparse matrix; a table of numbers between commas, semicolons or tabs; or a Matrix Market file. NaN, empty
-        cells and absent entries of a sparse matrix or long table are missing.
-    picture : bool
-        Whether it is a grey picture, with values up to 1 or, if any is larger, up to 255.
-    whole : bool
-        Ask for every entry, rather than for enough of them to complete the others.
-    long : bool, optional
-        Whether a line of the table holds the name of a row, that of a column and a value, rather than a row.
-    index, header : bool, optional
-        Whether the first column, or the first line, holds names. What is not said of the three is recognised.
+    The file is a NumPy array; an archive that holds one matrix (or one called ``arr``, ``matrix``, ``X`` or ``data``),
+    or a SciPy sparse matrix; a table of numbers between commas, semicolons or tabs; or a Matrix Market file. NaN, empty
+    cells and absent entries of a sparse matrix or long table are missing.
 
-    Returns
-    -------
-    Data
-        The matrix.
+    A ``picture`` is grey, with values up to 1 or, if any is larger, up to 255. Of a ``whole`` matrix every entry is
+    asked for, rather than enough of them to complete the others. A line of a ``long`` table holds the name of a row,
+    that of a column and a value, rather than a row; with ``index`` the first column, with ``header`` the first line
+    holds names. What is not said of the three is recognised.
 
-    Raises
-    ------
-    DataError
-        If there is no usable matrix in it, or it may be read in two ways. Pickled objects are never loaded.
+    A DataError tells that there is no usable matrix in the file, or it may be read in two ways. Pickled objects are
+    never loaded.
     """
     path, form = Path(path), None
     readers = {".npy": _npy, ".npz": _npz, ".csv": read_table, ".mtx": _mtx, ".tsv": read_table}

@@ -51,13 +51,7 @@ class Figures:
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, and move it there; and remove those of killed processes.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
-    """
+    """Let ``write`` fill a temporary file beside ``path``, and move it there; and remove those of killed processes."""
     for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
         with suppress(OSError), left.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the process that writes it would hold
@@ -78,12 +72,8 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
 def save(result: dict[str, Any], folder: str | Path, draw: Callable[[dict[str, Any]], Any]) -> tuple[Path, Path]:
     """Write ``result.json`` and ``figure.png`` into a folder, made if need be, and return their paths.
 
-    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
+    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice. An
+    OSError tells that the folder cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,14 +40,9 @@ _BINS, _CURVE, _TRACE, _TRACED = 60, 240, 400, 12
 
 @dataclass(frozen=True)
 class Settings:
-    """What to sample, and for how long: the options of ``dlngeo sample``, which its help explains.
+    """What to sample, and for how long: the options of ``dlngeo sample``, which its help explains, each checked.
 
     The draws depend on ``jobs``, their law does not.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a value is out of range.
     """
 
     energy: str = "lambda"
@@ -99,22 +94,12 @@ def run(
     A target T, called ``name`` in the result, brings the shape. A run that was begun in the folder ``checkpoint`` goes
     on. ``tick`` is called now and then with the number of steps done in all processes.
 
-    Returns
-    -------
-    dict
-        JSON-able: ``schema, status, settings, data, n_steps, n_draws, estimates, histogram, exact, traces, notes,
-        seconds``. After Ctrl-C ``status`` is ``"interrupted"``, and it is about the steps that were done.
+    Returns ``schema, status, settings, data, n_steps, n_draws, estimates, histogram, exact, traces, notes, seconds`` as
+    JSON can hold them. After Ctrl-C ``status`` is ``"interrupted"``, and they are about the steps that were done.
 
-    Raises
-    ------
-    CheckpointError
-        If the folder holds another run or something else.
-    KeyboardInterrupt
-        If Ctrl-C came before anything was kept.
-    WorkerLostError
-        If processes are killed again and again; once, and they are replaced.
-    ValueError, TypeError
-        If the settings or the target are out of range, or a step fails.
+    A CheckpointError tells that the folder holds another run or something else, a WorkerLostError that processes are
+    killed again and again (once, and they are replaced), a KeyboardInterrupt that Ctrl-C came before anything was kept,
+    and a ValueError or TypeError that the settings or the target are out of range, or a step fails.
     """
     settings = settings or Settings()
     shape = settings.shape
@@ -165,13 +150,12 @@ def run(
         parts = _parts(folder, settings.jobs)
     if not parts:
         raise KeyboardInterrupt
+    s = None if target is None else np.linalg.svd(target, compute_uv=False).tolist()
     return {
         "schema": SCHEMA,
         "status": status,
         "settings": filled,
-        "data": None
-        if target is None
-        else {"name": name, "singular_values": np.linalg.svd(target, compute_uv=False).tolist()},
+        "data": None if s is None else {"name": name, "singular_values": s},
         "n_steps": min(part.n_steps for part in parts),
         **_report(parts, law, filled),
         "seconds": time.perf_counter() - began,

@@ -33,19 +33,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Form:
-    """How a table is written.
+    """How a table is written: what parts its cells, its decimal point, and its names, None where it has none.
 
-    Attributes
-    ----------
-    long : bool
-        Whether a line holds the name of a row, that of a column and a value, rather than a row.
-    rows, columns : tuple of str or None
-        Names of the rows and columns of the matrix; None where the table has none.
-    names : tuple of str
-        First cells of the first line if it holds names: that above the names of the rows, if these have a column; or
-        those of the three columns of a long table.
-    separator, decimal : str
-        What parts cells, and the decimal point.
+    It is ``long`` if a line holds the name of a row, that of a column and a value, rather than a row. ``names`` are the
+    first cells of the first line if that holds names: the one above the names of the rows, if these have a column; or
+    those of the three columns of a long table.
     """
 
     long: bool
@@ -61,11 +53,8 @@ def read_table(
 ) -> tuple[np.ndarray, Form]:
     """Read a table; where long, index or header is None, its first lines tell.
 
-    Raises
-    ------
-    DataError
-        If it is no table of numbers, ``check`` refuses its shape, or it may be read in two ways: the error says which,
-        and with what option.
+    A DataError tells that it is no table of numbers, ``check`` refuses its shape, or it may be read in two ways: which,
+    and with what option.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
