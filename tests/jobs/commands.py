@@ -17,6 +17,12 @@ def call(*arguments, **options):
     return CliRunner().invoke(app, [*map(str, arguments)], **options)
 
 
+def succeed(*arguments, **options):
+    result = call(*arguments, **options)
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def result_of(folder):
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
-from commands import QUICK, assert_one_line_and_code_2, call, result_of
+from commands import QUICK, assert_one_line_and_code_2, call, result_of, succeed
 
 import dlngeo.cli
 import dlngeo.jobs.compare
@@ -55,8 +55,7 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
         pd.DataFrame(matrix).to_csv(path)
     else:
         scipy.io.mmwrite(path, scipy.sparse.coo_array(matrix))
-    result = call("compare", path, *QUICK["compare"], "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    result = succeed("compare", path, *QUICK["compare"], "--output", tmp_path / "out")
     for word in ("depth 1", "depth 3", "FixedRankEmbedded", "ALS", "SVD (floor)", "effective", "seconds"):
         assert word in result.stdout
     assert "PSNR" not in result.stdout
@@ -71,8 +70,7 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
 @pytest.mark.parametrize("name", ["[red][bogus=1]$x_{$.npy", "odd\udcff.npy"])
 def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
     np.save(tmp_path / name, matrix)
-    result = call("compare", tmp_path / name, *QUICK["compare"], "--output", tmp_path / "[out]")
-    assert result.exit_code == 0, result.output
+    result = succeed("compare", tmp_path / name, *QUICK["compare"], "--output", tmp_path / "[out]")
     assert name[:3] in result.stdout
     assert (tmp_path / "[out]" / "figure.png").exists()
     assert_one_line_and_code_2(call("compare", tmp_path / f"no{name}"), "no such file")
@@ -81,8 +79,7 @@ def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
 def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
     photograph = dlngeo.jobs.load.photograph
     monkeypatch.setattr(dlngeo.jobs.load, "photograph", lambda: photograph(shrink=14))
-    result = call("compare", *QUICK["compare"], "--output", tmp_path)
-    assert result.exit_code == 0, result.output
+    result = succeed("compare", *QUICK["compare"], "--output", tmp_path)
     assert "PSNR" in result.stdout
     assert "china.jpg" in result.stdout
 
@@ -101,7 +98,7 @@ def test_the_defaults_are_those_of_the_library(command):
 def test_a_seed_reproduces_the_numbers(tmp_path, data, command):
     errors, given = [], [data] if command == "compare" else []
     for seed in (5, 5, 6):
-        assert call(command, *given, *QUICK[command], "--seed", seed, "--output", tmp_path).exit_code == 0
+        succeed(command, *given, *QUICK[command], "--seed", seed, "--output", tmp_path)
         errors.append([row.get("error", row.get("losses")) for row in result_of(tmp_path)["rows"]])
     assert errors[0] == errors[1] != errors[2]
 
@@ -218,8 +215,7 @@ def test_an_output_in_ascii_loses_no_number_and_a_full_one_is_told(tmp_path):
 @over_commands
 def test_narrow_tables_drop_columns_and_cut_no_number(command, tmp_path, data):
     given = [data] if command == "compare" else []
-    result = call(command, *given, *QUICK[command], "--output", tmp_path, env={"COLUMNS": "40"})
-    assert result.exit_code == 0, result.output
+    result = succeed(command, *given, *QUICK[command], "--output", tmp_path, env={"COLUMNS": "40"})
     assert "…" not in result.stdout
     assert "Too narrow for: " in result.stdout
     written = result_of(tmp_path)

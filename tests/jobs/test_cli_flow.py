@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from commands import QUICK, assert_one_line_and_code_2, call, result_of
+from commands import QUICK, assert_one_line_and_code_2, call, result_of, succeed
 
 from dlngeo.jobs.flow import Settings, random_target, run
 
 
 @pytest.mark.parametrize("by", ["metric", "layers", "descent"])
 def test_each_way_gives_a_table_a_figure_and_a_result(tmp_path, by):
-    result = call("flow", *QUICK["flow"], "--by", by, "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    result = succeed("flow", *QUICK["flow"], "--by", by, "--output", tmp_path / "out")
     for word in ("depth 1", "depth 3", "limit", "imbalance", "9 of 9 entries"):
         assert word in result.stdout
     written = result_of(tmp_path / "out")
@@ -64,8 +63,7 @@ def test_the_target_is_reached_and_the_limit_named():
 
 def test_a_target_from_a_file_and_a_part_of_its_entries(tmp_path):
     np.savetxt(tmp_path / "a.csv", np.arange(12.0).reshape(4, 3), delimiter=",")
-    result = call("flow", tmp_path / "a.csv", *QUICK["flow"][4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
-    assert result.exit_code == 0, result.output
+    succeed("flow", tmp_path / "a.csv", *QUICK["flow"][4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
     written = result_of(tmp_path)
     assert written["data"]["shape"] == [4, 3]
     assert written["data"]["name"] == "a.csv"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import commands
@@ -28,10 +29,7 @@ def _sketchy(monkeypatch):
 
 
 QUICK = commands.QUICK["sample"]
-
-
-def call(*arguments):
-    return commands.call("sample", *arguments)
+call, succeed = partial(commands.call, "sample"), partial(commands.succeed, "sample")
 
 
 def numbers(result):
@@ -39,8 +37,7 @@ def numbers(result):
 
 
 def test_steps_grow_with_the_time_of_relaxation_where_they_have_no_bias(tmp_path):
-    result = call("--depth", "64", "--steps", "2000", "--thin", "4", "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    succeed("--depth", "64", "--steps", "2000", "--thin", "4", "--output", tmp_path / "out")
     rows = result_of(tmp_path / "out")["estimates"]
     assert rows["virial"]["ess_bulk"] > 200  # 3 at a step that does not see the depth
     assert abs(rows["virial"]["mean"] - 1) < 4 * rows["virial"]["mcse"]
@@ -48,15 +45,13 @@ def test_steps_grow_with_the_time_of_relaxation_where_they_have_no_bias(tmp_path
 
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
 def test_deep_networks_whose_singular_values_underflow(tmp_path, noise):
-    result = call(*QUICK, "--depth", "64", "--noise", noise, "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    succeed(*QUICK, "--depth", "64", "--noise", noise, "--output", tmp_path / "out")
     rows = result_of(tmp_path / "out")["estimates"]
     assert rows["energy"]["exact"] == pytest.approx(3.0 if noise == "base" else 34.5, rel=1e-3)
 
 
 def test_it_gives_a_table_a_figure_and_a_result(tmp_path):
-    result = call(*QUICK, "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    result = succeed(*QUICK, "--output", tmp_path / "out")
     for word in ("½Σλ²", "2×3", "rank 2", "energy E", "entropy S", "free energy", "λ 2", "exact", "R-hat", "4 chains"):
         assert word in result.stdout
     written = result_of(tmp_path / "out")
@@ -131,8 +126,7 @@ def test_estimates_agree_with_the_exact_law(options):
 
 def test_a_target_from_a_file(tmp_path):
     np.save(tmp_path / "a.npy", np.diag([3.0, 2.0, 1.0])[:2])
-    result = call(tmp_path / "a.npy", *QUICK[:4], "--beta", "100", "--output", tmp_path)
-    assert result.exit_code == 0, result.output
+    succeed(tmp_path / "a.npy", *QUICK[:4], "--beta", "100", "--output", tmp_path)
     written = result_of(tmp_path)
     assert written["settings"]["energy"] == "target"
     assert written["settings"]["shape"] == [2, 3]
@@ -169,18 +163,18 @@ def test_jobs_share_the_chains():
 def test_a_run_goes_on_from_its_checkpoint_and_gets_more_steps(tmp_path):
     folder = tmp_path / "run"
     options = [*QUICK, "--checkpoint", folder, "--output", tmp_path / "out"]
-    assert call(*options).exit_code == 0
+    succeed(*options)
     longer = ["--steps", "90", *options[2:]]
-    assert call(*longer).exit_code == 0
+    succeed(*longer)
     went_on = result_of(tmp_path / "out")
-    assert call(*longer[:-4], "--output", tmp_path / "out").exit_code == 0
+    succeed(*longer[:-4], "--output", tmp_path / "out")
     assert numbers(result_of(tmp_path / "out")) == numbers(went_on)
     assert_one_line_and_code_2(call(*options), "has got to 90 steps, beyond the 60 asked for")
     assert_one_line_and_code_2(call(*longer, "--beta", 2), "beta was 1.0, and is now 2.0")
     assert_one_line_and_code_2(call(*longer, "--jobs", 2), "jobs was 1, and is now 2")
     assert_one_line_and_code_2(call(*longer, "--seed", 2), "seed was 0, and is now 2")
     thinner = ["--steps", "90", *QUICK[4:], "--checkpoint", folder, "--output", tmp_path / "out"]
-    assert call(*thinner).exit_code == 0  # without --thin that of the checkpoint holds
+    succeed(*thinner)  # without --thin that of the checkpoint holds
     assert numbers(result_of(tmp_path / "out")) == numbers(went_on)
 
 
@@ -192,7 +186,7 @@ def test_other_folders_are_no_checkpoints(tmp_path):
         message = "is something else than the folder of a run"
         assert_one_line_and_code_2(call(*QUICK, "--checkpoint", place, "--output", tmp_path / "out"), message)
     options = [*QUICK, "--checkpoint", tmp_path / "run", "--output", tmp_path / "out"]
-    assert call(*options).exit_code == 0
+    succeed(*options)
     (part,) = (tmp_path / "run").glob("part*")
     text = (part / "checkpoint.json").read_text()
     (part / "checkpoint.json").write_text(text[: len(text) // 2])
@@ -322,9 +316,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     process.kill()
     process.communicate(timeout=30)  # which ends with the last worker that could write
     assert not out.exists()
-    assert call(*options, "--checkpoint", folder).exit_code == 0
+    succeed(*options, "--checkpoint", folder)
     went_on = result_of(out)
-    assert call(*options).exit_code == 0
+    succeed(*options)
     assert numbers(went_on) == numbers(result_of(out))
 
 

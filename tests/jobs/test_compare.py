@@ -41,6 +41,10 @@ def without_times(result):
     return out
 
 
+def fail(*args):
+    raise np.linalg.LinAlgError("SVD did not converge")
+
+
 def test_rows_are_the_methods_and_report_their_validated_point(result):
     names = [row["name"] for row in result["rows"]]
     assert names == ["depth 1", "depth 3", "depth ∞", "FixedRankEmbedded", "ALS", "SVD (floor)"]
@@ -120,9 +124,6 @@ def test_infinite_depth_is_skipped_with_a_note_where_it_would_take_too_long(monk
 
 
 def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
-    def fail(*args):
-        raise np.linalg.LinAlgError("SVD did not converge")
-
     monkeypatch.setattr(methods, "alternating_least_squares", fail)
     result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
     assert [row["name"] for row in result["rows"]] == ["depth 2", "FixedRankEmbedded", "SVD (floor)"]
@@ -130,9 +131,6 @@ def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
 
 
 def test_where_every_method_fails_the_command_says_why_and_writes_nothing(monkeypatch, tmp_path):
-    def fail(*args):
-        raise np.linalg.LinAlgError("SVD did not converge")
-
     for name in ("manifold", "alternating_least_squares", "truncated_svd"):
         monkeypatch.setattr(methods, name, fail)
     np.save(tmp_path / "data.npy", data().matrix)

@@ -249,10 +249,7 @@ BAD = {
     "indptr.npz": (csr_npz(indptr=[0, 999999, 3, 21, 28, 30, 30, 30, 30, 30]), "not a readable .npz"),
     "format.npz": (csr_npz(format=np.array(b"xyz")), "not a readable .npz"),
     "pattern.mtx": (b"%%MatrixMarket matrix coordinate pattern general\n9 7 1\n1 1\n", "no real numbers"),
-    "twice.mtx": (
-        b"%%MatrixMarket matrix coordinate real general\n9 7 2\n1 1 1.0\n1 1 2.0\n",
-        "entries twice",
-    ),
+    "twice.mtx": (b"%%MatrixMarket matrix coordinate real general\n9 7 2\n1 1 1.0\n1 1 2.0\n", "entries twice"),
     "recursion.npy": (npy_header((9, 7), "[" * 3000), "not a readable .npy"),
     "token.npy": (npy_header((9, 7)).replace(b"(9, 7)", b"(9, 7\x00"), "not a readable .npy"),
     "longheader.npz": (zipped(arr=npy_header((9, 7), "(" * 9000)), "not a readable .npz"),
