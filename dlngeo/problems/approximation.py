@@ -70,10 +70,12 @@ class LowRankApproximation(LeastSquares):
         return y if factored else np.array(y)  # a residual is kept, a gradient the caller's
 
     def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, Any]:
-        if self._data is not None or len(arrays) == 1:
-            x = arrays[0] if len(arrays) == 1 else (arrays[0] * arrays[1]) @ arrays[2]
-            target = self._dense()
-            residual = x - target
+        if self._data is not None:
+            return super()._difference(arrays)
+        if len(arrays) == 1:  # which is of the size that the target has as an array
+            sparse = scipy.sparse.issparse(self._target)
+            target = self._target.toarray() if sparse else self._target @ np.eye(self.shape[1])
+            residual = arrays[0] - target
             lacking = np.vdot(target, target) if self._squared_norm is None else 0.0
             return residual, self._squares(residual) - lacking
         u, s, vt = arrays
@@ -83,11 +85,3 @@ class LowRankApproximation(LeastSquares):
 
     def _squared_scale(self) -> float:
         return self._squared_norm or 0.0
-
-    def _dense(self) -> np.ndarray:
-        """Target as an array, for dense points, which are arrays of the same size."""
-        if self._data is not None:
-            return self._data
-        if scipy.sparse.issparse(self._target):
-            return self._target.toarray()
-        return self._target @ np.eye(self.shape[1])

@@ -16,7 +16,18 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo.problems.monitor import Record, Solution, solve
 
-__all__ = ["LastPoint", "MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+__all__ = [
+    "LastPoint",
+    "MatrixCost",
+    "Products",
+    "direction_factors",
+    "factors",
+    "finite_cost",
+    "is_factored",
+    "low_rank",
+]
+
+Product = Callable[[np.ndarray], np.ndarray]
 
 
 class MatrixCost(abc.ABC):
@@ -241,6 +252,20 @@ def direction_factors(
         f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
         f"{vt.shape}, or (U, S, V) with a square S."
     )
+
+
+class Products(LinearOperator):
+    """A matrix that is known by its products ``A right`` and ``Aᵀ left`` with thin matrices."""
+
+    def __init__(self, shape: tuple[int, int], dtype: Any, times: Product, transposed_times: Product) -> None:
+        super().__init__(dtype, shape)
+        self._times, self._transposed_times = times, transposed_times
+
+    def _matmat(self, right: np.ndarray) -> np.ndarray:
+        return self._times(right)
+
+    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
+        return self._transposed_times(left)
 
 
 def low_rank(left: Any, right: Any) -> LinearOperator:

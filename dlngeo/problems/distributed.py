@@ -11,6 +11,7 @@ numbers on w workers; a product with the residual from either side takes and ret
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
-from dlngeo.problems.base import direction_factors, is_factored
+from dlngeo.problems.base import Products, direction_factors, is_factored
 from dlngeo.problems.least_squares import LeastSquares
 
 __all__ = ["DistributedCompletion", "RowBlock"]
@@ -103,9 +103,9 @@ class DistributedCompletion(LeastSquares):
         left, right = x
         return self._each(_sample, left, self._share(right.T), False)
 
-    def _adjoint(self, y: list[Any], factored: bool) -> LinearOperator:
+    def _adjoint(self, y: list[Any], factored: bool) -> Products:
         """Operator whose entries stay on the workers."""
-        return _DistributedMatrix(self, y)
+        return Products(self.shape, self._dtype, partial(self._times, y), partial(self._transposed_times, y))
 
     def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[list[Any], float]:
         u, s, vt = arrays
@@ -161,7 +161,7 @@ class DistributedCompletion(LeastSquares):
         parts = [self._submit(_transposed_times, block, e, left[rows]) for block, e, rows in triples]
         while len(parts) > 1:  # in pairs, in a fixed order: sums are the same on any cluster, whatever is lost
             pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
-            parts = [self._submit(_sum, pair) if len(pair) == 2 else pair[0] for pair in pairs]
+            parts = [self._submit(operator.add, *pair) if len(pair) == 2 else pair[0] for pair in pairs]
         return self._client.gather(parts[0])
 
 
@@ -169,20 +169,6 @@ def _factored(point: Any) -> Any:
     if not is_factored(point):
         raise TypeError("a distributed problem takes points (u, s, vt), as those of dlngeo.pymanopt.FixedRank.")
     return point
-
-
-class _DistributedMatrix(LinearOperator):
-    """The sparse matrix with entries that are futures."""
-
-    def __init__(self, problem: DistributedCompletion, entries: list[Any]) -> None:
-        super().__init__(problem._dtype, problem.shape)
-        self._problem, self._entries = problem, entries
-
-    def _matmat(self, right: np.ndarray) -> np.ndarray:
-        return self._problem._times(self._entries, right)
-
-    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
-        return self._problem._transposed_times(self._entries, left)
 
 
 def row_blocks(entries: tuple[np.ndarray, ...], m: int, n_blocks: int, directory: Any) -> list[RowBlock]:
@@ -258,7 +244,3 @@ def _times(block: _Block, entries: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _transposed_times(block: _Block, entries: np.ndarray, left: np.ndarray) -> np.ndarray:
     return block.pattern.transposed_times(entries, left)
-
-
-def _sum(pair: list[np.ndarray]) -> np.ndarray:
-    return pair[0] + pair[1]
