@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -76,12 +75,9 @@ def training_flow(
         Start, balanced or not, of any widths.
     euclidean_gradient : callable
         ``X → E′(X)``, of the shape of the product.
-    t : float or array, shape=[k]
-        The last time, from 0 on, with output at every step; or increasing output times, beginning with that of the
-        start.
     cost : callable, optional
         ``X → E(X)``.
-    method, rtol, atol, dense_output, progress
+    t, method, rtol, atol, dense_output, progress
         As in :func:`dlngeo.gradient_flow`.
     loss_below, gradient_below : float, optional
         Stop where the cost, or the norm of the gradient in the weights, falls below this.
@@ -124,16 +120,8 @@ class Descent:
     ----------
     steps : array, shape=[k]
         Numbers of the steps that were recorded.
-    weights : list
-        Weights after them, in the form in which the start was given.
-    points : array, shape=[k, d_N, d_0]
-        Their products.
-    losses : array, shape=[k], or None
-        The cost at the products; None without ``cost``.
-    gradient_norms : array, shape=[k]
-        ``√Σ_p ‖∂L/∂W_p‖²``.
-    imbalance_drift : array, shape=[k, N−1]
-        ``‖G_p − G_p(0)‖``.
+    weights, points, losses, gradient_norms, imbalance_drift
+        As in :class:`TrainingFlow`, after these steps.
     status : FlowStatus
         ``"complete"``, ``"interrupted"`` or ``"failed"``, where the iterates are no longer finite.
     """
@@ -167,16 +155,12 @@ def gradient_descent(
 
     Parameters
     ----------
-    weights : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Start.
-    euclidean_gradient : callable
-        ``X → E′(X)``, of the shape of the product.
+    weights, euclidean_gradient, cost
+        As in :func:`training_flow`.
     step_size : float
         Step η; the time of the flow is η times the number of steps.
     n_steps : int
         Number of steps.
-    cost : callable, optional
-        ``X → E(X)``.
     every : int
         Record every so many steps, besides the start and the end.
 
@@ -215,7 +199,7 @@ def gradient_descent(
     except KeyboardInterrupt:
         status = FlowStatus.INTERRUPTED
     kept = min(len(steps), len(norms), len(states))  # an interruption may come between the three
-    points = layout.products(states[:kept])
+    points = np.stack([layout.product(y) for y in states[:kept]])
     return Descent(
         steps=np.array(steps[:kept]),
         weights=[layout.weights(y) for y in states[:kept]],
@@ -260,10 +244,6 @@ class Layout:
     def product(self, y: np.ndarray) -> np.ndarray:
         """End-to-end matrix."""
         return end_to_end(self.layers(y))
-
-    def products(self, states: Iterable[np.ndarray]) -> np.ndarray:
-        """End-to-end matrices of several states."""
-        return np.stack([self.product(y) for y in states])
 
     def gradient(self, function: Gradient, start: np.ndarray) -> UserFunction:
         """``X → E′(X)`` of the user, which must be finite at the start."""

@@ -1,7 +1,4 @@
-r"""Approximation of a given matrix, the cost that a deep linear network has on whitened data.
-
-.. math:: E(X) = \tfrac12 \| X - T \|_F^2, \qquad E'(X) = X - T, \qquad D^2E(X)[Z] = Z .
-"""
+"""Approximation of a given matrix, the cost that a deep linear network has on whitened data."""
 
 from __future__ import annotations
 
@@ -19,7 +16,9 @@ __all__ = ["LowRankApproximation"]
 
 
 class LowRankApproximation(LeastSquares):
-    r"""The cost ``E(X) = ½ ‖X − T‖²`` of a target that is dense, sparse, or known by its products only.
+    """The cost ``E(X) = ½ ‖X − T‖²`` of a target that is dense, sparse, or known by its products only.
+
+    Its gradient is ``E′(X) = X − T``, its Hessian the identity.
 
     Where the target is no array, nothing of size m×n is formed at a factored point: the cost is
     ``½ (‖X‖² − 2⟨X, T⟩ + ‖T‖²)``, whose terms cancel near an exact fit, so that it is exact to 1e-16 of ``‖T‖²``

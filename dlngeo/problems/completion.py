@@ -1,11 +1,4 @@
-r"""Matrix completion: least squares on the observed entries of a matrix.
-
-.. math:: E(X) = \tfrac12 \sum_{(i,j) \in \Omega} (X_{ij} - a_{ij})^2, \qquad
-   E'(X) = P_\Omega(X) - a, \qquad D^2E(X)[Z] = P_\Omega(Z).
-
-The gradient is as sparse as the observations, and a factored point ``(u, s, vt)`` is never multiplied out: one
-evaluation costs O(|Ω| r) time and O(|Ω|) memory.
-"""
+"""Matrix completion: least squares on the observed entries of a matrix."""
 
 from __future__ import annotations
 
@@ -26,9 +19,11 @@ __all__ = ["MatrixCompletion"]
 
 
 class MatrixCompletion(LeastSquares):
-    r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
+    """The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
-    The sum is neither divided by the number of entries nor by the variance of the values.
+    The sum is neither divided by the number of entries nor by the variance of the values. The gradient
+    ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
 
     Parameters
     ----------

@@ -41,6 +41,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -234,8 +235,8 @@ def complete(
     if not np.any(problem.values):
         raise ValueError("all observed values are 0, and so is the matrix of least rank; there is nothing to complete.")
     most = _largest_rank(problem) if rank is None else _check.rank(rank, *problem.shape)
-    runner = _Runner(kernel, most, tolerance, max_iterations)
-    result = _choose(problem, runner, heldout, rng, callback)
+    run = partial(_run, kernel, most, tolerance, max_iterations)
+    result = _choose(problem, run, heldout, rng, callback)
     result.empty_rows = np.flatnonzero(np.diff(problem.pattern.indptr) == 0)
     result.empty_columns = np.setdiff1d(np.arange(problem.shape[1]), problem.pattern.indices)
     return result
@@ -250,13 +251,13 @@ def _roundoff(values: Array) -> float:
 
 def _choose(
     problem: Entries,
-    runner: _Runner,
+    run: Callable[..., Completed],
     heldout: Entries | None,
     rng: Any,
     callback: Callable[[Sweep, Point], None] | None,
 ) -> Completed:
     """Fit all entries exactly, or down to a floor that held-out ones choose."""
-    result = runner.run(problem, heldout, callback)
+    result = run(problem, heldout, callback)
     if heldout is not None or result.status in ("exact", "interrupted"):
         if result.status == "held out" and result.history[-1].heldout_error > _NO_BETTER:
             result.status = "undetermined"
@@ -266,72 +267,66 @@ def _choose(
     floors, errors = [], []
     for _ in range(_FOLDS):
         train, fold = problem.split(_FOLD_FRACTION, generator)
-        found = runner.run(train, fold, None)
+        found = run(train, fold, None)
         if found.status == "interrupted":
             return Completed("interrupted", result.point, result.history)
         floors.append(found.history[-1].floor)
         errors.append(found.history[-1].heldout_error)
     lowest = math.exp(float(np.mean(np.log(floors))))
-    result = runner.run(problem, None, callback, lowest)
+    result = run(problem, None, callback, lowest)
     if result.status == "held out" and float(np.mean(errors)) > _NO_BETTER:
         result.status = "undetermined"
     return result
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Sweeps until something ends them."""
+def _run(
+    kernel: Kernel,
+    most: int,
+    tolerance: float,
+    max_iterations: int,
+    problem: Entries,
+    heldout: Entries | None,
+    callback: Callable[[Sweep, Point], None] | None,
+    lowest: float = 0.0,
+) -> Completed:
+    """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best.
 
-    kernel: Kernel
-    most: int
-    tolerance: float
-    max_iterations: int
-
-    def run(
-        self,
-        problem: Entries,
-        heldout: Entries | None,
-        callback: Callable[[Sweep, Point], None] | None,
-        lowest: float = 0.0,
-    ) -> Completed:
-        """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best.
-
-        ``lowest`` is a floor that held-out entries have chosen. It may not be reached, where so many singular values
-        remain that the floor cannot follow; then the lowest that was reached stands for it.
-        """
-        history: list[Sweep] = []
-        best, best_error, stale, least = None, math.inf, 0, math.inf
-        status, point = "iteration limit", None
-        try:
-            for sweep, point in _sweeps(problem, heldout, self.kernel, self.most):
-                history.append(sweep)
-                if callback is not None:
-                    callback(sweep, point)
-                error = sweep.heldout_error if heldout is not None else math.nan
-                stale += 1
-                if error < best_error:
-                    best, best_error, stale = (point, len(history)), error, 0
-                if heldout is None and sweep.floor < 0.99 * least:
-                    least, stale = sweep.floor, 0
-                if sweep.residual <= self.tolerance and _parameters(problem, sweep.rank) < len(problem):
-                    return Completed(
-                        "exact", _without_zeros(point, self.tolerance * float(np.linalg.norm(problem.values))), history
-                    )
-                if sweep.floor <= lowest or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
-                    status = "held out" if lowest else "stalled"
-                    break
-                if len(history) == self.max_iterations:
-                    break
-        except KeyboardInterrupt:
-            if point is None:
-                raise
-            status = "interrupted"
-        if best is not None:
-            point, count = best
-            history = history[:count]
-            status = "interrupted" if status == "interrupted" else "held out"
-        assert point is not None
-        return Completed(status, point, history)
+    ``lowest`` is a floor that held-out entries have chosen. It may not be reached, where so many singular values
+    remain that the floor cannot follow; then the lowest that was reached stands for it.
+    """
+    history: list[Sweep] = []
+    best, best_error, stale, least = None, math.inf, 0, math.inf
+    status, point = "iteration limit", None
+    try:
+        for sweep, point in _sweeps(problem, heldout, kernel, most):
+            history.append(sweep)
+            if callback is not None:
+                callback(sweep, point)
+            error = sweep.heldout_error if heldout is not None else math.nan
+            stale += 1
+            if error < best_error:
+                best, best_error, stale = (point, len(history)), error, 0
+            if heldout is None and sweep.floor < 0.99 * least:
+                least, stale = sweep.floor, 0
+            if sweep.residual <= tolerance and _parameters(problem, sweep.rank) < len(problem):
+                return Completed(
+                    "exact", _without_zeros(point, tolerance * float(np.linalg.norm(problem.values))), history
+                )
+            if sweep.floor <= lowest or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
+                status = "held out" if lowest else "stalled"
+                break
+            if len(history) == max_iterations:
+                break
+    except KeyboardInterrupt:
+        if point is None:
+            raise
+        status = "interrupted"
+    if best is not None:
+        point, count = best
+        history = history[:count]
+        status = "interrupted" if status == "interrupted" else "held out"
+    assert point is not None
+    return Completed(status, point, history)
 
 
 def _parameters(problem: Entries, rank: int) -> int:
