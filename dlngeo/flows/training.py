@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -178,11 +179,12 @@ def gradient_descent(
     step_size = _check.positive(step_size, "step_size")
     n_steps, every = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(every, "every")
     layout = Layout(weights)
-    states = [layout.pack(weights)]
-    layers = layout.layers(states[0])
-    euclidean = layout.gradient(euclidean_gradient, states[0])
+    start = layout.pack(weights)
+    layers = layout.layers(start)
+    euclidean = layout.gradient(euclidean_gradient, start)
     gradient = layer_gradient(euclidean(end_to_end(layers)), layers)
-    steps, norms, status = [0], [_norm(gradient)], FlowStatus.COMPLETE
+    status = FlowStatus.COMPLETE
+    records = [(0, _norm(gradient), start)]  # triples, so that an interruption cannot come between their parts
     try:
         for step in range(1, n_steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -193,20 +195,18 @@ def gradient_descent(
                 status = FlowStatus.FAILED
                 break
             if step % every == 0 or step == n_steps:
-                steps.append(step)
-                norms.append(norm)
-                states.append(np.concatenate([w.ravel() for w in layers]))
+                records.append((step, norm, np.concatenate([w.ravel() for w in layers])))
     except KeyboardInterrupt:
         status = FlowStatus.INTERRUPTED
-    kept = min(len(steps), len(norms), len(states))  # an interruption may come between the three
-    points = np.stack([layout.product(y) for y in states[:kept]])
+    steps, norms, states = zip(*records, strict=True)
+    points = np.stack([layout.product(y) for y in states])
     return Descent(
-        steps=np.array(steps[:kept]),
-        weights=[layout.weights(y) for y in states[:kept]],
+        steps=np.array(steps),
+        weights=[layout.weights(y) for y in states],
         points=points,
         losses=None if cost is None else np.array([returned(cost(x), (), "the cost") for x in points]),
-        gradient_norms=np.array(norms[:kept]),
-        imbalance_drift=layout.drift(np.stack(states[:kept])),
+        gradient_norms=np.array(norms),
+        imbalance_drift=layout.drift(states),
         status=status,
     )
 
@@ -252,7 +252,7 @@ class Layout:
         returned(gradient(x), x.shape, "the gradient at the start")
         return gradient
 
-    def drift(self, states: np.ndarray) -> np.ndarray:
+    def drift(self, states: Iterable[np.ndarray]) -> np.ndarray:
         """``‖G_p − G_p(0)‖``, shape=[k, N−1]."""
         found = [imbalance(self.layers(y)) for y in states]
         return np.array([[np.linalg.norm(g - g0) for g, g0 in zip(row, found[0], strict=True)] for row in found])

@@ -187,15 +187,9 @@ class MatrixCompletion(LeastSquares):
             )
         chosen = np.zeros(len(self), dtype=bool)
         chosen[np.random.default_rng(rng).permutation(len(self))[:n_heldout]] = True
+        options: dict[str, Any] = {"shape": self.shape, "dtype": self._dtype, "threads": self.pattern.threads}
         train, heldout = (
-            MatrixCompletion(
-                self.rows[part],
-                self.cols[part],
-                self.values[part],
-                self.shape,
-                dtype=self._dtype,
-                threads=self.pattern.threads,
-            )
+            MatrixCompletion(*(a[part] for a in (self.rows, self.cols, self.values)), **options)
             for part in (~chosen, chosen)
         )
         return train, heldout

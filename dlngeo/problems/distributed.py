@@ -85,7 +85,7 @@ class DistributedCompletion(LeastSquares):
         self._rows = [slice(block.first, block.last) for block in blocks]
         self._dtype = np.dtype(dtype)
         self._blocks = [self._submit(_make_block, block, self.shape[1], self._dtype) for block in blocks]
-        sizes, squares = zip(*client.gather(self._each(_measure)), strict=True)
+        sizes, squares = zip(*client.gather([self._submit(_measure, block) for block in self._blocks]), strict=True)
         self._size, self._total = sum(sizes), sum(squares)
         if not self._size:
             raise ValueError("there are no observed entries; give at least one.")
@@ -142,14 +142,10 @@ class DistributedCompletion(LeastSquares):
         """
         return self._submit(_identity, np.ascontiguousarray(matrix))
 
-    def _each(self, function: Callable[..., Any], left: np.ndarray | None = None, *arguments: Any) -> list[Any]:
+    def _each(self, function: Callable[..., Any], left: np.ndarray, *arguments: Any) -> list[Any]:
         """Futures of ``function(block, its rows of left, *arguments)`` for all blocks."""
-        if left is None:
-            return [self._submit(function, block) for block in self._blocks]
-        return [
-            self._submit(function, block, left[rows], *arguments)
-            for block, rows in zip(self._blocks, self._rows, strict=True)
-        ]
+        pairs = zip(self._blocks, self._rows, strict=True)
+        return [self._submit(function, block, left[rows], *arguments) for block, rows in pairs]
 
     def _times(self, entries: list[Any], right: np.ndarray) -> np.ndarray:
         shared = self._share(right)
