@@ -6,7 +6,7 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 import scipy.sparse
-from oracles import dense
+from oracles import dense, factors
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
@@ -27,6 +27,7 @@ from dlngeo.pymanopt import FixedRank
 from dlngeo.sampling import Langevin
 
 M, N, RANK = 7, 5, 3
+ONE = np.ones((1, 1))
 
 
 def least_squares(forms, values):
@@ -88,8 +89,14 @@ def case(request):
 
 
 def factored_point(rng, scale=1.0):
-    u, v = (np.linalg.qr(rng.standard_normal((d, RANK)))[0] for d in (M, N))
-    return u, scale * np.array([2.0, 2.0, 0.3]), v.T
+    return factors(rng, M, N, scale * np.array([2.0, 2.0, 0.3]))
+
+
+def tangent_at(rng, point):
+    """A manifold, a tangent vector there, and the matrix that it is."""
+    manifold = FixedRank(M, N, RANK, 3, rng=rng)
+    tangent = manifold.random_tangent_vector(point)
+    return manifold, tangent, point[0] @ tangent.M @ point[2] + tangent.Up @ point[2] + point[0] @ tangent.Vp.T
 
 
 def as_array(derivative):
@@ -169,9 +176,7 @@ def test_a_gradient_may_be_written_into(case, rng):
 def test_derivatives_at_a_factored_point_are_those_at_the_dense_one(name, rng):
     cost, _ = CASES[name]
     point = factored_point(rng)
-    manifold = FixedRank(M, N, RANK, 3, rng=rng)
-    tangent = manifold.random_tangent_vector(point)
-    z = point[0] @ tangent.M @ point[2] + tangent.Up @ point[2] + point[0] @ tangent.Vp.T
+    manifold, tangent, z = tangent_at(rng, point)
     np.testing.assert_allclose(
         as_array(cost.euclidean_gradient(point)), cost.euclidean_gradient(dense(*point)), atol=1e-11
     )
@@ -185,18 +190,13 @@ def test_derivatives_at_a_factored_point_are_those_at_the_dense_one(name, rng):
 def test_riemannian_derivatives_are_those_of_the_dense_ones(case, rng):
     cost, _ = case
     point = factored_point(rng)
-    manifold = FixedRank(M, N, RANK, 3, rng=rng)
-    tangent = manifold.random_tangent_vector(point)
+    manifold, tangent, z = tangent_at(rng, point)
     problem = cost.problem(manifold)
     e = cost.euclidean_gradient(dense(*point))
-    z = point[0] @ tangent.M @ point[2] + tangent.Up @ point[2] + point[0] @ tangent.Vp.T
     h = cost.euclidean_hessian(dense(*point), z)
     pairs = [
         (problem.riemannian_gradient(point), manifold.euclidean_to_riemannian_gradient(point, e)),
-        (
-            problem.riemannian_hessian(point, tangent),
-            manifold.euclidean_to_riemannian_hessian(point, e, h, tangent),
-        ),
+        (problem.riemannian_hessian(point, tangent), manifold.euclidean_to_riemannian_hessian(point, e, h, tangent)),
     ]
     embedded = FixedRankEmbedded(M, N, RANK)  # singular values are equal
     pairs.append((cost.problem(embedded).riemannian_gradient(point), embedded.projection(point, e)))
@@ -376,25 +376,17 @@ def test_autodiff_by_torch_and_jax(backend, rng):
         (lambda: Regression(1j * np.ones((3, 4)), np.ones((2, 4))), TypeError, "inputs must be real"),
         (lambda: Regression(np.ones((3, 9)), np.ones((2, 9)), whiten=True), ValueError, "linearly dependent"),
         (lambda: Regression(np.ones((3, 2)), np.ones((2, 2)), whiten=True), ValueError, "linearly dependent"),
-        (
-            lambda: Regression(np.ones((1, 1)), np.zeros((1, 1))).relative_error(np.ones((1, 1))),
-            ValueError,
-            "undefined",
-        ),
+        (lambda: Regression(ONE, 0 * ONE).relative_error(ONE), ValueError, "undefined"),
         (lambda: RankOneSensing(np.ones((3, 4)), np.ones((2, 4)), [1, 2, 3]), ValueError, "as many rows"),
         (lambda: RankOneSensing(np.ones((3, 4)), np.ones((3, 4)), [1, 2]), ValueError, "3 measurements and 2 values"),
         (lambda: MatrixSensing(np.ones((3, 4)), [1, 2, 3]), ValueError, "measurements must have 3 axes"),
-        (lambda: MatrixSensing(np.ones((1, 1, 1)), [0]).relative_error(np.ones((1, 1))), ValueError, "undefined"),
+        (lambda: MatrixSensing([ONE], [0]).relative_error(ONE), ValueError, "undefined"),
         (lambda: LowRankApproximation(np.ones((2, 2)), squared_norm=4), ValueError, "belongs to a LinearOperator"),
         (lambda: LowRankApproximation([[np.inf]]), ValueError, "target must be finite"),
         (lambda: LowRankApproximation(aslinearoperator(np.eye(2))).relative_error(np.eye(2)), ValueError, "unknown"),
         (lambda: AutodiffCost(np.sum, (2, 2), backend="numpy"), ValueError, "backend must be"),
         (lambda: AutodiffCost(lambda x: x, (2, 2)).cost(np.eye(2)), ValueError, r"the cost has shape \(2, 2\)"),
-        (
-            lambda: Regression(np.ones((3, 4)), np.ones((2, 4))).cost(np.ones((3, 2))),
-            ValueError,
-            "the point has shapes",
-        ),
+        (lambda: Regression(ONE, ONE).cost(np.ones((3, 2))), ValueError, "the point has shapes"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(make, error, message):
