@@ -52,11 +52,9 @@ class BalancingFlow(FlowResult):
     Attributes
     ----------
     t, status, message, n_evaluations
-        As in :class:`~dlngeo.flows.Flow`.
-    weights : list
-        Weights at each time, in the form in which the start was given.
-    points : array, shape=[k, d_N, d_0]
-        Their products, which the exact flow keeps.
+        As in :class:`~dlngeo.flows.FlowResult`.
+    weights, points
+        As in :class:`~dlngeo.flows.TrainingFlow`; the exact flow keeps the points.
     imbalance_norms : array, shape=[k, N−1]
         ``‖G_p‖``.
     squared_norms : array, shape=[k]
@@ -87,12 +85,9 @@ def balancing_flow(
     ----------
     weights : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
         Start, of at least two layers.
-    t : float or array, shape=[k]
-        The last time, from 0 on, with output at every step; or increasing output times, beginning with that of the
-        start.
     kind : "moment" or "l2"
         The gradient flow of ``¼ Σ‖G_p‖²``, or that of ``½ Σ‖W_p‖²`` on the fibre.
-    method, rtol, atol, dense_output, progress
+    t, method, rtol, atol, dense_output, progress
         As in :func:`dlngeo.gradient_flow`.
 
     Returns

@@ -155,10 +155,11 @@ def gradient_flow(
     options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense_output, "progress": progress}
     course = _GradientCourse(options, cost, loss_below, gradient_below)
     course.state, course.edge, course.singular_value_below = state, state.edge, singular_value_below
-    for name in events or {}:
+    course.watched = {}
+    for name, function in (events or {}).items():
         if name in ("loss", "gradient", "rank", "singular"):
             raise ValueError(f"the event name {name!r} is taken; choose another.")
-    course.watched = {name: UserFunction(function, f"the event {name!r}") for name, function in (events or {}).items()}
+        course.watched[name] = UserFunction(function, f"the event {name!r}")
     return course.follow(start, t)
 
 
@@ -193,9 +194,5 @@ class _GradientCourse(Course):
         return float(function(t, self.point(y)))
 
     def measured(self, states: np.ndarray) -> dict[str, Any]:
-        return {
-            "gradient_norms": np.array([self.gradient_norm(y) for y in states]),
-            "singular_values": np.stack([self.state.singular_values(y) for y in states])
-            if self.state.spectral
-            else None,
-        }
+        values = np.stack([self.state.singular_values(y) for y in states]) if self.state.spectral else None
+        return {"gradient_norms": np.array([self.gradient_norm(y) for y in states]), "singular_values": values}

@@ -92,20 +92,12 @@ def integrate(
     ----------
     velocity : callable
     start : array, shape=[size]
-    t : float or array, shape=[k]
-        The last time, from 0 on; or increasing output times, of which the first is that of the start.
-    method : str
-        One of ``METHODS``: the explicit ``DOP853, RK45, RK23``, or for stiff equations ``Radau, BDF, LSODA``.
-    rtol, atol : float
-        Local error of a step, relative and absolute.
+    t, method, rtol, atol, dense_output, progress
+        As in :func:`dlngeo.gradient_flow`.
     events : sequence of Event
     crossed : callable, optional
         Whether a path from one state to another passes where the exact flow does not: the integration ends before, with
         the event ``"singular"``.
-    dense_output : bool
-        Keep the interpolants of all steps.
-    progress : bool or callable
-        True draws a bar on standard error; a function is called with the time reached after each step.
 
     Raises
     ------

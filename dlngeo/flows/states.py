@@ -40,9 +40,6 @@ class DensePoint:
                     f'never does at depth {kernel.depth:g}: take coordinates="factored".'
                 )
 
-    def pack(self, point: np.ndarray) -> np.ndarray:
-        return point.ravel()
-
     def point(self, state: np.ndarray) -> np.ndarray:
         x = state.reshape(self.space.shape)
         return to_numpy(self.space.projection(to_gs(x))) if self._projects else x
@@ -109,22 +106,18 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
         x = _check.returned(point, space.shape, "the start")
     if spectral:
         u, s, vt = point if given else np.linalg.svd(x, full_matrices=False)
-        u, s, vt = (
-            _check.real(a, "the start").astype(float)
-            for a in (u[:, : metric.rank], s[: metric.rank], vt[: metric.rank])
-        )
-        m, n = space.shape
-        if (u.shape, s.shape, vt.shape) != ((m, metric.rank), (metric.rank,), (metric.rank, n)):
+        (m, n), r = space.shape, metric.rank
+        u, s, vt = (_check.real(a, "the start").astype(float) for a in (u[:, :r], s[:r], vt[:r]))
+        if (u.shape, s.shape, vt.shape) != ((m, r), (r,), (r, n)):
             raise ValueError(
                 f"the start has factors of shapes {u.shape}, {s.shape}, {vt.shape}; expected "
-                f"({m}, {metric.rank}), ({metric.rank},), ({metric.rank}, {n})."
+                f"({m}, {r}), ({r},), ({r}, {n})."
             )
         if not (s.min() > 0 and np.isfinite(s).all()):
-            raise ValueError(f"the start has rank below {metric.rank}; a zero singular value never moves. Perturb it.")
+            raise ValueError(f"the start has rank below {r}; a zero singular value never moves. Perturb it.")
         if factored:
-            state = FactoredState((m, n), metric.rank, kernel, gradient)
+            state = FactoredState((m, n), r, kernel, gradient)
             return state, state.pack(u, s, vt)
     elif not bool(np.all(to_numpy(space.belongs(to_gs(x), atol=_BELONGS)))):
         raise ValueError(f"the start does not belong to {type(space).__name__}; project it there first.")
-    dense = DensePoint(space, gradient)
-    return dense, dense.pack(x)
+    return DensePoint(space, gradient), x.ravel()

@@ -76,12 +76,9 @@ def training_flow(
         Start, balanced or not, of any widths.
     euclidean_gradient : callable
         ``X → E′(X)``, of the shape of the product.
-    t : float or array, shape=[k]
-        The last time, from 0 on, with output at every step; or increasing output times, beginning with that of the
-        start.
     cost : callable, optional
         ``X → E(X)``.
-    method, rtol, atol, dense_output, progress
+    t, method, rtol, atol, dense_output, progress
         As in :func:`dlngeo.gradient_flow`.
     loss_below, gradient_below : float, optional
         Stop where the cost, or the norm of the gradient in the weights, falls below this.
@@ -124,16 +121,8 @@ class Descent:
     ----------
     steps : array, shape=[k]
         Numbers of the steps that were recorded.
-    weights : list
-        Weights after them, in the form in which the start was given.
-    points : array, shape=[k, d_N, d_0]
-        Their products.
-    losses : array, shape=[k], or None
-        The cost at the products; None without ``cost``.
-    gradient_norms : array, shape=[k]
-        ``√Σ_p ‖∂L/∂W_p‖²``.
-    imbalance_drift : array, shape=[k, N−1]
-        ``‖G_p − G_p(0)‖``.
+    weights, points, losses, gradient_norms, imbalance_drift
+        As in :class:`TrainingFlow`, after these steps.
     status : FlowStatus
         ``"complete"``, ``"interrupted"`` or ``"failed"``, where the iterates are no longer finite.
     """
@@ -167,16 +156,12 @@ def gradient_descent(
 
     Parameters
     ----------
-    weights : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Start.
-    euclidean_gradient : callable
-        ``X → E′(X)``, of the shape of the product.
+    weights, euclidean_gradient, cost
+        As in :func:`training_flow`.
     step_size : float
         Step η; the time of the flow is η times the number of steps.
     n_steps : int
         Number of steps.
-    cost : callable, optional
-        ``X → E(X)``.
     every : int
         Record every so many steps, besides the start and the end.
 
@@ -194,11 +179,12 @@ def gradient_descent(
     step_size = _check.positive(step_size, "step_size")
     n_steps, every = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(every, "every")
     layout = Layout(weights)
-    states = [layout.pack(weights)]
-    layers = layout.layers(states[0])
-    euclidean = layout.gradient(euclidean_gradient, states[0])
+    start = layout.pack(weights)
+    layers = layout.layers(start)
+    euclidean = layout.gradient(euclidean_gradient, start)
     gradient = layer_gradient(euclidean(end_to_end(layers)), layers)
-    steps, norms, status = [0], [_norm(gradient)], FlowStatus.COMPLETE
+    status = FlowStatus.COMPLETE
+    records = [(0, _norm(gradient), start)]  # triples, so that an interruption cannot come between their parts
     try:
         for step in range(1, n_steps + 1):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -209,20 +195,18 @@ def gradient_descent(
                 status = FlowStatus.FAILED
                 break
             if step % every == 0 or step == n_steps:
-                steps.append(step)
-                norms.append(norm)
-                states.append(np.concatenate([w.ravel() for w in layers]))
+                records.append((step, norm, np.concatenate([w.ravel() for w in layers])))
     except KeyboardInterrupt:
         status = FlowStatus.INTERRUPTED
-    kept = min(len(steps), len(norms), len(states))  # an interruption may come between the three
-    points = layout.products(states[:kept])
+    steps, norms, states = zip(*records, strict=True)
+    points = np.stack([layout.product(y) for y in states])
     return Descent(
-        steps=np.array(steps[:kept]),
-        weights=[layout.weights(y) for y in states[:kept]],
+        steps=np.array(steps),
+        weights=[layout.weights(y) for y in states],
         points=points,
         losses=None if cost is None else np.array([returned(cost(x), (), "the cost") for x in points]),
-        gradient_norms=np.array(norms[:kept]),
-        imbalance_drift=layout.drift(np.stack(states[:kept])),
+        gradient_norms=np.array(norms),
+        imbalance_drift=layout.drift(states),
         status=status,
     )
 
@@ -261,10 +245,6 @@ class Layout:
         """End-to-end matrix."""
         return end_to_end(self.layers(y))
 
-    def products(self, states: Iterable[np.ndarray]) -> np.ndarray:
-        """End-to-end matrices of several states."""
-        return np.stack([self.product(y) for y in states])
-
     def gradient(self, function: Gradient, start: np.ndarray) -> UserFunction:
         """``X → E′(X)`` of the user, which must be finite at the start."""
         x = self.product(start)
@@ -272,7 +252,7 @@ class Layout:
         returned(gradient(x), x.shape, "the gradient at the start")
         return gradient
 
-    def drift(self, states: np.ndarray) -> np.ndarray:
+    def drift(self, states: Iterable[np.ndarray]) -> np.ndarray:
         """``‖G_p − G_p(0)‖``, shape=[k, N−1]."""
         found = [imbalance(self.layers(y)) for y in states]
         return np.array([[np.linalg.norm(g - g0) for g, g0 in zip(row, found[0], strict=True)] for row in found])

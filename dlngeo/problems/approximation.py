@@ -1,7 +1,4 @@
-r"""Approximation of a given matrix, the cost that a deep linear network has on whitened data.
-
-.. math:: E(X) = \tfrac12 \| X - T \|_F^2, \qquad E'(X) = X - T, \qquad D^2E(X)[Z] = Z .
-"""
+"""Approximation of a given matrix, the cost that a deep linear network has on whitened data."""
 
 from __future__ import annotations
 
@@ -19,7 +16,9 @@ __all__ = ["LowRankApproximation"]
 
 
 class LowRankApproximation(LeastSquares):
-    r"""The cost ``E(X) = ½ ‖X − T‖²`` of a target that is dense, sparse, or known by its products only.
+    """The cost ``E(X) = ½ ‖X − T‖²`` of a target that is dense, sparse, or known by its products only.
+
+    Its gradient is ``E′(X) = X − T``, its Hessian the identity.
 
     Where the target is no array, nothing of size m×n is formed at a factored point: the cost is
     ``½ (‖X‖² − 2⟨X, T⟩ + ‖T‖²)``, whose terms cancel near an exact fit, so that it is exact to 1e-16 of ``‖T‖²``
@@ -70,10 +69,12 @@ class LowRankApproximation(LeastSquares):
         return y if factored else np.array(y)  # a residual is kept, a gradient the caller's
 
     def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, Any]:
-        if self._data is not None or len(arrays) == 1:
-            x = arrays[0] if len(arrays) == 1 else (arrays[0] * arrays[1]) @ arrays[2]
-            target = self._dense()
-            residual = x - target
+        if self._data is not None:
+            return super()._difference(arrays)
+        if len(arrays) == 1:  # which is of the size that the target has as an array
+            sparse = scipy.sparse.issparse(self._target)
+            target = self._target.toarray() if sparse else self._target @ np.eye(self.shape[1])
+            residual = arrays[0] - target
             lacking = np.vdot(target, target) if self._squared_norm is None else 0.0
             return residual, self._squares(residual) - lacking
         u, s, vt = arrays
@@ -83,11 +84,3 @@ class LowRankApproximation(LeastSquares):
 
     def _squared_scale(self) -> float:
         return self._squared_norm or 0.0
-
-    def _dense(self) -> np.ndarray:
-        """Target as an array, for dense points, which are arrays of the same size."""
-        if self._data is not None:
-            return self._data
-        if scipy.sparse.issparse(self._target):
-            return self._target.toarray()
-        return self._target @ np.eye(self.shape[1])

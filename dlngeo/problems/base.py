@@ -16,7 +16,9 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo.problems.monitor import Record, Solution, solve
 
-__all__ = ["LastPoint", "MatrixCost", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+__all__ = ["MatrixCost", "Products", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+
+Product = Callable[[np.ndarray], np.ndarray]
 
 
 class MatrixCost(abc.ABC):
@@ -172,29 +174,6 @@ class MatrixCost(abc.ABC):
 # Points and directions.
 
 
-class LastPoint:
-    """What was computed at the last point, in case it is asked for again, as optimisers do."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[tuple[np.ndarray, ...], Any] | None = None
-
-    def get(self, arrays: tuple[Any, ...]) -> Any:
-        """Return what was kept for these arrays, or None, and then forget it, so that its memory is free."""
-        if self._kept is not None:
-            same, value = self._kept
-            # The body of np.array_equal, at a third of the cost on small arrays.
-            if len(arrays) == len(same) and all(
-                a.shape == b.shape and (a == b).all() for a, b in zip(arrays, same, strict=True)
-            ):
-                return value
-            self._kept = None
-        return None
-
-    def keep(self, arrays: tuple[Any, ...], value: Any) -> None:
-        """Keep a value, with a copy of the arrays: identity would prove nothing about an array written into."""
-        self._kept = tuple(np.array(a) for a in arrays), value
-
-
 def is_factored(point: Any) -> bool:
     """Whether a point is a triple of factors rather than one array."""
     return isinstance(point, list | tuple)
@@ -241,6 +220,20 @@ def direction_factors(
         f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
         f"{vt.shape}, or (U, S, V) with a square S."
     )
+
+
+class Products(LinearOperator):
+    """A matrix that is known by its products ``A right`` and ``Aᵀ left`` with thin matrices."""
+
+    def __init__(self, shape: tuple[int, int], dtype: Any, times: Product, transposed_times: Product) -> None:
+        super().__init__(dtype, shape)
+        self._times, self._transposed_times = times, transposed_times
+
+    def _matmat(self, right: np.ndarray) -> np.ndarray:
+        return self._times(right)
+
+    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
+        return self._transposed_times(left)
 
 
 def low_rank(left: Any, right: Any) -> LinearOperator:

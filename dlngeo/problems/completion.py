@@ -1,36 +1,29 @@
-r"""Matrix completion: least squares on the observed entries of a matrix.
-
-.. math:: E(X) = \tfrac12 \sum_{(i,j) \in \Omega} (X_{ij} - a_{ij})^2, \qquad
-   E'(X) = P_\Omega(X) - a, \qquad D^2E(X)[Z] = P_\Omega(Z).
-
-The gradient is as sparse as the observations, and a factored point ``(u, s, vt)`` is never multiplied out: one
-evaluation costs O(|Ω| r) time and O(|Ω|) memory.
-"""
+"""Matrix completion: least squares on the observed entries of a matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
-from dlngeo.problems.base import direction_factors, is_factored
+from dlngeo.problems.base import Products, direction_factors, is_factored
 from dlngeo.problems.distributed import DistributedCompletion, row_blocks
 from dlngeo.problems.least_squares import LeastSquares
-from dlngeo.problems.reweighted import Completed, Sweep, complete
+from dlngeo.problems.reweighted import complete
 
-__all__ = ["MatrixCompletion", "Residual"]
+__all__ = ["MatrixCompletion"]
 
 
 class MatrixCompletion(LeastSquares):
-    r"""The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
+    """The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
 
-    The sum is neither divided by the number of entries nor by the variance of the values.
+    The sum is neither divided by the number of entries nor by the variance of the values. The gradient
+    ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
 
     Parameters
     ----------
@@ -194,99 +187,14 @@ class MatrixCompletion(LeastSquares):
             )
         chosen = np.zeros(len(self), dtype=bool)
         chosen[np.random.default_rng(rng).permutation(len(self))[:n_heldout]] = True
+        options: dict[str, Any] = {"shape": self.shape, "dtype": self._dtype, "threads": self.pattern.threads}
         train, heldout = (
-            MatrixCompletion(
-                self.rows[part],
-                self.cols[part],
-                self.values[part],
-                self.shape,
-                dtype=self._dtype,
-                threads=self.pattern.threads,
-            )
+            MatrixCompletion(*(a[part] for a in (self.rows, self.cols, self.values)), **options)
             for part in (~chosen, chosen)
         )
         return train, heldout
 
-    def complete(
-        self,
-        rank: int | None = None,
-        *,
-        depth: float = 4,
-        heldout: MatrixCompletion | None = None,
-        tolerance: float | None = None,
-        max_iterations: int = 300,
-        rng: Any = None,
-        callback: Callable[[Sweep, tuple[np.ndarray, np.ndarray, np.ndarray]], None] | None = None,
-    ) -> Completed:
-        r"""Complete the matrix by reweighted least squares in the metric of a depth; the rank need not be known.
-
-        Each sweep finds the matrix of least norm, in the metric of depth N at the last one with a floor ε under its
-        singular values, among those with the observed entries; then the floor is lowered. It seeks stationary points of
-        ``Σ σ^{2/N}`` on the data, see :mod:`dlngeo.problems.reweighted`. A sweep costs some tens or hundreds of
-        products with the sparse matrix and the leading singular vectors.
-
-        First all entries are to be met to ``tolerance`` by a matrix with fewer parameters, ``R(m + n − R)``, than there
-        are entries: data with noise are not. If they are, that is the result; with hardly more entries than parameters
-        it need not be the only such matrix. Otherwise a tenth of the entries, drawn three times, is held out to choose
-        the floor, and all entries are fitted down to the geometric mean of the three.
-
-        Parameters
-        ----------
-        rank : int, optional
-            Largest rank of the result. By default it is not known, and only bounded by the number of entries.
-        depth : float
-            Depth N ≥ 2, or ``inf``. Depth 2 seeks the nuclear norm. Depth 4 needs the fewest entries, 8 finds
-            the rank more often where there is noise.
-        heldout : MatrixCompletion, optional
-            Held-out entries that choose the floor, in place of parts of the observed ones: the sweep of least error on
-            them is returned, unless the fit is exact.
-        tolerance : float, optional
-            Relative residual of an exact fit. By default 1e-10; or the round-off of single precision, 2⁻²⁴, where all
-            values are such numbers with all of their digits in use. Data rounded to decimals want theirs.
-        max_iterations : int
-            Limit of sweeps.
-        rng : numpy.random.Generator or int, optional
-            Source of randomness for the entries held out, or its seed. An exact fit uses none.
-        callback : callable, optional
-            Called as ``callback(sweep, point)`` after each sweep on all observed entries, to show progress or to save
-            points. Ctrl-C, or a KeyboardInterrupt that it raises, ends the search with the last point.
-
-        Returns
-        -------
-        Completed
-            With the point ``(u, s, vt)``, the status and the sweeps.
-
-        Raises
-        ------
-        ValueError
-            If all observed values are zero, the depth is below 2, the rank exceeds the shape, or ``heldout`` is of
-            another shape.
-
-        Notes
-        -----
-        Rows and columns without entries are filled with zeros, as no data determine them, and named in the result,
-        which is equivariant under multiples of the values, transposition, and permutations, to round-off.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> rng = np.random.default_rng(0)
-        >>> truth = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 30))
-        >>> shown = rng.random(truth.shape) < 0.4
-        >>> found = MatrixCompletion(*np.nonzero(shown), truth[shown], truth.shape).complete()
-        >>> found.status, found.rank
-        ('exact', 2)
-        """
-        return complete(
-            self,
-            rank,
-            depth=depth,
-            heldout=heldout,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            rng=rng,
-            callback=callback,
-        )
+    complete = complete
 
     def distribute(self, client: Any, n_blocks: int, directory: Any = None) -> DistributedCompletion:
         """Hand the entries to the workers of a cluster, in blocks of rows with about as many entries each.
@@ -314,21 +222,11 @@ class MatrixCompletion(LeastSquares):
     def _gradient_for_products(self, point: Any) -> Any:
         if not is_factored(point):
             return self.euclidean_gradient(point)
-        return Residual(self.pattern, self.residual(point))
-
-
-class Residual(LinearOperator):
-    """The sparse matrix with given entries on Ω, as an operator whose products are shared by several threads."""
-
-    def __init__(self, pattern: Pattern, entries: np.ndarray) -> None:
-        super().__init__(entries.dtype, pattern.shape)
-        self.pattern, self._entries = pattern, entries
-
-    def _matmat(self, right: np.ndarray) -> np.ndarray:
-        return self.pattern.times(self._entries, right)
-
-    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
-        return self.pattern.transposed_times(self._entries, left)
+        # Its products are shared by several threads, which those of a sparse matrix are not.
+        entries, pattern = self.residual(point), self.pattern
+        return Products(
+            self.shape, self._dtype, partial(pattern.times, entries), partial(pattern.transposed_times, entries)
+        )
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ numbers on w workers; a product with the residual from either side takes and ret
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
-from dlngeo.problems.base import direction_factors, is_factored
+from dlngeo.problems.base import Products, direction_factors, is_factored
 from dlngeo.problems.least_squares import LeastSquares
 
 __all__ = ["DistributedCompletion", "RowBlock"]
@@ -85,7 +85,7 @@ class DistributedCompletion(LeastSquares):
         self._rows = [slice(block.first, block.last) for block in blocks]
         self._dtype = np.dtype(dtype)
         self._blocks = [self._submit(_make_block, block, self.shape[1], self._dtype) for block in blocks]
-        sizes, squares = zip(*client.gather(self._each(_measure)), strict=True)
+        sizes, squares = zip(*client.gather([self._submit(_measure, block) for block in self._blocks]), strict=True)
         self._size, self._total = sum(sizes), sum(squares)
         if not self._size:
             raise ValueError("there are no observed entries; give at least one.")
@@ -103,9 +103,9 @@ class DistributedCompletion(LeastSquares):
         left, right = x
         return self._each(_sample, left, self._share(right.T), False)
 
-    def _adjoint(self, y: list[Any], factored: bool) -> LinearOperator:
+    def _adjoint(self, y: list[Any], factored: bool) -> Products:
         """Operator whose entries stay on the workers."""
-        return _DistributedMatrix(self, y)
+        return Products(self.shape, self._dtype, partial(self._times, y), partial(self._transposed_times, y))
 
     def _difference(self, arrays: tuple[np.ndarray, ...]) -> tuple[list[Any], float]:
         u, s, vt = arrays
@@ -142,14 +142,10 @@ class DistributedCompletion(LeastSquares):
         """
         return self._submit(_identity, np.ascontiguousarray(matrix))
 
-    def _each(self, function: Callable[..., Any], left: np.ndarray | None = None, *arguments: Any) -> list[Any]:
+    def _each(self, function: Callable[..., Any], left: np.ndarray, *arguments: Any) -> list[Any]:
         """Futures of ``function(block, its rows of left, *arguments)`` for all blocks."""
-        if left is None:
-            return [self._submit(function, block) for block in self._blocks]
-        return [
-            self._submit(function, block, left[rows], *arguments)
-            for block, rows in zip(self._blocks, self._rows, strict=True)
-        ]
+        pairs = zip(self._blocks, self._rows, strict=True)
+        return [self._submit(function, block, left[rows], *arguments) for block, rows in pairs]
 
     def _times(self, entries: list[Any], right: np.ndarray) -> np.ndarray:
         shared = self._share(right)
@@ -161,7 +157,7 @@ class DistributedCompletion(LeastSquares):
         parts = [self._submit(_transposed_times, block, e, left[rows]) for block, e, rows in triples]
         while len(parts) > 1:  # in pairs, in a fixed order: sums are the same on any cluster, whatever is lost
             pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
-            parts = [self._submit(_sum, pair) if len(pair) == 2 else pair[0] for pair in pairs]
+            parts = [self._submit(operator.add, *pair) if len(pair) == 2 else pair[0] for pair in pairs]
         return self._client.gather(parts[0])
 
 
@@ -169,20 +165,6 @@ def _factored(point: Any) -> Any:
     if not is_factored(point):
         raise TypeError("a distributed problem takes points (u, s, vt), as those of dlngeo.pymanopt.FixedRank.")
     return point
-
-
-class _DistributedMatrix(LinearOperator):
-    """The sparse matrix with entries that are futures."""
-
-    def __init__(self, problem: DistributedCompletion, entries: list[Any]) -> None:
-        super().__init__(problem._dtype, problem.shape)
-        self._problem, self._entries = problem, entries
-
-    def _matmat(self, right: np.ndarray) -> np.ndarray:
-        return self._problem._times(self._entries, right)
-
-    def _rmatmat(self, left: np.ndarray) -> np.ndarray:
-        return self._problem._transposed_times(self._entries, left)
 
 
 def row_blocks(entries: tuple[np.ndarray, ...], m: int, n_blocks: int, directory: Any) -> list[RowBlock]:
@@ -258,7 +240,3 @@ def _times(block: _Block, entries: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _transposed_times(block: _Block, entries: np.ndarray, left: np.ndarray) -> np.ndarray:
     return block.pattern.transposed_times(entries, left)
-
-
-def _sum(pair: list[np.ndarray]) -> np.ndarray:
-    return pair[0] + pair[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo.problems.base import LastPoint, MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
 
 __all__ = ["LeastSquares", "gram_squares"]
 
@@ -25,7 +25,7 @@ class LeastSquares(MatrixCost):
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
-        self._last = LastPoint()
+        self._last: tuple[tuple[np.ndarray, ...], Any, Any] | None = None
 
     # What a subclass gives.
 
@@ -102,18 +102,18 @@ class LeastSquares(MatrixCost):
     # Inside.
 
     def _evaluate(self, point: Any) -> tuple[Any, Any]:
-        """Residual and cost; those of the last point are kept."""
-        arrays = factors(point, self.shape)
-        known = self._last.get(arrays)
-        if known is None:
+        """Residual and cost; those of the last point are kept, in case they are asked for again, as optimisers do."""
+        arrays, last = factors(point, self.shape), self._last
+        if last is None or not _same(arrays, last[0]):
+            last = self._last = None  # so that its memory is free
             with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
                 residual, squares = self._difference(arrays)
                 cost = finite_cost(0.5 * (squares + self._constant), arrays)
             if isinstance(residual, np.ndarray):
                 residual.flags.writeable = False
-            known = residual, cost
-            self._last.keep(arrays, known)
-        return known
+            # With a copy of the arrays: identity would prove nothing about an array written into.
+            last = self._last = tuple(np.array(a) for a in arrays), residual, cost
+        return last[1:]
 
     def _along(self, point: Any, direction: Any) -> Any:
         """Evaluate ``𝒜Ż``."""
@@ -123,6 +123,12 @@ class LeastSquares(MatrixCost):
         if x.shape != z.shape:
             raise ValueError(f"the direction has shape {z.shape}, the point {x.shape}; give one for each matrix.")
         return self._apply(z)
+
+
+def _same(arrays: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]) -> bool:
+    """Compare by the body of np.array_equal, at a third of the cost on small arrays."""
+    pairs = zip(arrays, others, strict=False)
+    return len(arrays) == len(others) and all(a.shape == b.shape and (a == b).all() for a, b in pairs)
 
 
 def gram_squares(left: np.ndarray, right: np.ndarray) -> float:

@@ -1,7 +1,4 @@
-r"""Linear regression with several outputs, the cost that a deep linear network is trained on.
-
-.. math:: E(X) = \tfrac12 \| X A - B \|_F^2, \qquad E'(X) = (X A - B) A^\top, \qquad D^2E(X)[Z] = Z A A^\top .
-"""
+"""Linear regression with several outputs, the cost that a deep linear network is trained on."""
 
 from __future__ import annotations
 
@@ -16,8 +13,9 @@ __all__ = ["Regression"]
 
 
 class Regression(LeastSquares):
-    r"""The cost ``E(X) = ½ ‖X A − B‖²`` of a linear map from inputs to outputs.
+    """The cost ``E(X) = ½ ‖X A − B‖²`` of a linear map from inputs to outputs.
 
+    Its derivatives are ``E′(X) = (XA − B) Aᵀ`` and ``D²E(X)[Z] = Z A Aᵀ``.
     With more samples than inputs the data are compressed without loss: for ``A = L Q`` with orthonormal rows of Q,
     ``‖XA − B‖² = ‖XL − BQᵀ‖² + ‖B − BQᵀQ‖²``, which has n samples and a constant. At a factored point the gradient and
     the Hessian product are pairs of factors, ``(XA − B, Aᵀ)`` and ``(L, R A Aᵀ)`` for ``Ż = L R``.

@@ -41,16 +41,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse.linalg
-from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
 from dlngeo.kernels import Kernel, of_depth
 from dlngeo.problems._pattern import Pattern
 from dlngeo.problems._tangent_fit import TangentFit
+from dlngeo.problems.base import Products
 
 __all__ = ["Completed", "Sweep", "complete"]
 
@@ -155,16 +156,75 @@ class Completed:
 
 def complete(
     problem: Entries,
-    rank: int | None,
+    rank: int | None = None,
     *,
-    depth: float,
-    heldout: Entries | None,
-    tolerance: float | None,
-    max_iterations: int,
-    rng: Any,
-    callback: Callable[[Sweep, Point], None] | None,
+    depth: float = 4,
+    heldout: Entries | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = 300,
+    rng: Any = None,
+    callback: Callable[[Sweep, Point], None] | None = None,
 ) -> Completed:
-    """Complete a matrix; see :meth:`dlngeo.problems.MatrixCompletion.complete`."""
+    r"""Complete the matrix by reweighted least squares in the metric of a depth; the rank need not be known.
+
+    Each sweep finds the matrix of least norm, in the metric of depth N at the last one with a floor ε under its
+    singular values, among those with the observed entries; then the floor is lowered. It seeks stationary points of
+    ``Σ σ^{2/N}`` on the data, see :mod:`dlngeo.problems.reweighted`. A sweep costs some tens or hundreds of
+    products with the sparse matrix and the leading singular vectors.
+
+    First all entries are to be met to ``tolerance`` by a matrix with fewer parameters, ``R(m + n − R)``, than there
+    are entries: data with noise are not. If they are, that is the result; with hardly more entries than parameters
+    it need not be the only such matrix. Otherwise a tenth of the entries, drawn three times, is held out to choose
+    the floor, and all entries are fitted down to the geometric mean of the three.
+
+    Parameters
+    ----------
+    rank : int, optional
+        Largest rank of the result. By default it is not known, and only bounded by the number of entries.
+    depth : float
+        Depth N ≥ 2, or ``inf``. Depth 2 seeks the nuclear norm. Depth 4 needs the fewest entries, 8 finds
+        the rank more often where there is noise.
+    heldout : MatrixCompletion, optional
+        Held-out entries that choose the floor, in place of parts of the observed ones: the sweep of least error on
+        them is returned, unless the fit is exact.
+    tolerance : float, optional
+        Relative residual of an exact fit. By default 1e-10; or the round-off of single precision, 2⁻²⁴, where all
+        values are such numbers with all of their digits in use. Data rounded to decimals want theirs.
+    max_iterations : int
+        Limit of sweeps.
+    rng : numpy.random.Generator or int, optional
+        Source of randomness for the entries held out, or its seed. An exact fit uses none.
+    callback : callable, optional
+        Called as ``callback(sweep, point)`` after each sweep on all observed entries, to show progress or to save
+        points. Ctrl-C, or a KeyboardInterrupt that it raises, ends the search with the last point.
+
+    Returns
+    -------
+    Completed
+        With the point ``(u, s, vt)``, the status and the sweeps.
+
+    Raises
+    ------
+    ValueError
+        If all observed values are zero, the depth is below 2, the rank exceeds the shape, or ``heldout`` is of
+        another shape.
+
+    Notes
+    -----
+    Rows and columns without entries are filled with zeros, as no data determine them, and named in the result,
+    which is equivariant under multiples of the values, transposition, and permutations, to round-off.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 30))
+    >>> shown = rng.random(truth.shape) < 0.4
+    >>> found = MatrixCompletion(*np.nonzero(shown), truth[shown], truth.shape).complete()
+    >>> found.status, found.rank
+    ('exact', 2)
+    """
     kernel = of_depth(depth, normalized=True)
     if depth < 2:
         raise ValueError(f"depth {depth} has no bias toward low rank in this method; take one of at least 2.")
@@ -175,8 +235,8 @@ def complete(
     if not np.any(problem.values):
         raise ValueError("all observed values are 0, and so is the matrix of least rank; there is nothing to complete.")
     most = _largest_rank(problem) if rank is None else _check.rank(rank, *problem.shape)
-    runner = _Runner(kernel, most, tolerance, max_iterations)
-    result = _choose(problem, runner, heldout, rng, callback)
+    run = partial(_run, kernel, most, tolerance, max_iterations)
+    result = _choose(problem, run, heldout, rng, callback)
     result.empty_rows = np.flatnonzero(np.diff(problem.pattern.indptr) == 0)
     result.empty_columns = np.setdiff1d(np.arange(problem.shape[1]), problem.pattern.indices)
     return result
@@ -191,13 +251,13 @@ def _roundoff(values: Array) -> float:
 
 def _choose(
     problem: Entries,
-    runner: _Runner,
+    run: Callable[..., Completed],
     heldout: Entries | None,
     rng: Any,
     callback: Callable[[Sweep, Point], None] | None,
 ) -> Completed:
     """Fit all entries exactly, or down to a floor that held-out ones choose."""
-    result = runner.run(problem, heldout, callback)
+    result = run(problem, heldout, callback)
     if heldout is not None or result.status in ("exact", "interrupted"):
         if result.status == "held out" and result.history[-1].heldout_error > _NO_BETTER:
             result.status = "undetermined"
@@ -207,72 +267,66 @@ def _choose(
     floors, errors = [], []
     for _ in range(_FOLDS):
         train, fold = problem.split(_FOLD_FRACTION, generator)
-        found = runner.run(train, fold, None)
+        found = run(train, fold, None)
         if found.status == "interrupted":
             return Completed("interrupted", result.point, result.history)
         floors.append(found.history[-1].floor)
         errors.append(found.history[-1].heldout_error)
     lowest = math.exp(float(np.mean(np.log(floors))))
-    result = runner.run(problem, None, callback, lowest)
+    result = run(problem, None, callback, lowest)
     if result.status == "held out" and float(np.mean(errors)) > _NO_BETTER:
         result.status = "undetermined"
     return result
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Sweeps until something ends them."""
+def _run(
+    kernel: Kernel,
+    most: int,
+    tolerance: float,
+    max_iterations: int,
+    problem: Entries,
+    heldout: Entries | None,
+    callback: Callable[[Sweep, Point], None] | None,
+    lowest: float = 0.0,
+) -> Completed:
+    """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best.
 
-    kernel: Kernel
-    most: int
-    tolerance: float
-    max_iterations: int
-
-    def run(
-        self,
-        problem: Entries,
-        heldout: Entries | None,
-        callback: Callable[[Sweep, Point], None] | None,
-        lowest: float = 0.0,
-    ) -> Completed:
-        """Sweep until an exact fit, the lowest floor wanted, or no improvement; with ``heldout``, return the best.
-
-        ``lowest`` is a floor that held-out entries have chosen. It may not be reached, where so many singular values
-        remain that the floor cannot follow; then the lowest that was reached stands for it.
-        """
-        history: list[Sweep] = []
-        best, best_error, stale, least = None, math.inf, 0, math.inf
-        status, point = "iteration limit", None
-        try:
-            for sweep, point in _sweeps(problem, heldout, self.kernel, self.most):
-                history.append(sweep)
-                if callback is not None:
-                    callback(sweep, point)
-                error = sweep.heldout_error if heldout is not None else math.nan
-                stale += 1
-                if error < best_error:
-                    best, best_error, stale = (point, len(history)), error, 0
-                if heldout is None and sweep.floor < 0.99 * least:
-                    least, stale = sweep.floor, 0
-                if sweep.residual <= self.tolerance and _parameters(problem, sweep.rank) < len(problem):
-                    return Completed(
-                        "exact", _without_zeros(point, self.tolerance * float(np.linalg.norm(problem.values))), history
-                    )
-                if sweep.floor <= lowest or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
-                    status = "held out" if lowest else "stalled"
-                    break
-                if len(history) == self.max_iterations:
-                    break
-        except KeyboardInterrupt:
-            if point is None:
-                raise
-            status = "interrupted"
-        if best is not None:
-            point, count = best
-            history = history[:count]
-            status = "interrupted" if status == "interrupted" else "held out"
-        assert point is not None
-        return Completed(status, point, history)
+    ``lowest`` is a floor that held-out entries have chosen. It may not be reached, where so many singular values
+    remain that the floor cannot follow; then the lowest that was reached stands for it.
+    """
+    history: list[Sweep] = []
+    best, best_error, stale, least = None, math.inf, 0, math.inf
+    status, point = "iteration limit", None
+    try:
+        for sweep, point in _sweeps(problem, heldout, kernel, most):
+            history.append(sweep)
+            if callback is not None:
+                callback(sweep, point)
+            error = sweep.heldout_error if heldout is not None else math.nan
+            stale += 1
+            if error < best_error:
+                best, best_error, stale = (point, len(history)), error, 0
+            if heldout is None and sweep.floor < 0.99 * least:
+                least, stale = sweep.floor, 0
+            if sweep.residual <= tolerance and _parameters(problem, sweep.rank) < len(problem):
+                return Completed(
+                    "exact", _without_zeros(point, tolerance * float(np.linalg.norm(problem.values))), history
+                )
+            if sweep.floor <= lowest or stale >= _PATIENCE or sweep.floor < _LEAST_FLOOR:
+                status = "held out" if lowest else "stalled"
+                break
+            if len(history) == max_iterations:
+                break
+    except KeyboardInterrupt:
+        if point is None:
+            raise
+        status = "interrupted"
+    if best is not None:
+        point, count = best
+        history = history[:count]
+        status = "interrupted" if status == "interrupted" else "held out"
+    assert point is not None
+    return Completed(status, point, history)
 
 
 def _parameters(problem: Entries, rank: int) -> int:
@@ -358,11 +412,11 @@ def _leading(
     m, n = pattern.shape
     if m * n <= _DENSE or 3 * count > min(m, n):
         return np.linalg.svd(left @ right + pattern.matrix(residual).toarray(), full_matrices=False)
-    operator = LinearOperator(
+    operator = Products(
         pattern.shape,
-        matvec=lambda x: left @ (right @ x.ravel()) + pattern.times(residual, x.reshape(-1, 1))[:, 0],
-        rmatvec=lambda x: right.T @ (left.T @ x.ravel()) + pattern.transposed_times(residual, x.reshape(-1, 1))[:, 0],
-        dtype=np.float64,
+        np.float64,
+        lambda x: left @ (right @ x) + pattern.times(residual, x),
+        lambda x: right.T @ (left.T @ x) + pattern.transposed_times(residual, x),
     )
     count = min(count, most)
     # PROPACK, which does not square the matrix, and a start that depends on nothing.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
+from dlngeo.problems.base import Products
 from dlngeo.problems.least_squares import LeastSquares
 
 __all__ = ["MatrixSensing", "RankOneSensing"]
@@ -70,13 +70,11 @@ class RankOneSensing(_Sensing):
     def _adjoint(self, y: Any, factored: bool) -> Any:
         if not factored:
             return (self._left.T * y[..., None, :]) @ self._right
-        return LinearOperator(
+        return Products(
             self.shape,
-            matvec=lambda x: self._left.T @ (y * (self._right @ np.ravel(x))),
-            rmatvec=lambda x: self._right.T @ (y * (self._left @ np.ravel(x))),
-            matmat=lambda x: self._left.T @ (y[:, None] * (self._right @ x)),
-            rmatmat=lambda x: self._right.T @ (y[:, None] * (self._left @ x)),
-            dtype=np.float64,
+            np.float64,
+            lambda x: self._left.T @ (y[:, None] * (self._right @ x)),
+            lambda x: self._right.T @ (y[:, None] * (self._left @ x)),
         )
 
 

@@ -1,6 +1,19 @@
-"""The cost that the tests of flows share."""
+"""The cost and the spaces that the tests of flows share."""
 
 import numpy as np
+from geomstats.geometry.general_linear import GeneralLinear
+
+from dlngeo.geomstats import DLNMetric
+
+
+def equipped(space, metric=DLNMetric, **options):
+    space.equip_with_metric(metric, **options)
+    return space
+
+
+def square(d, **options):
+    """Invertible matrices with the metric of a depth."""
+    return equipped(GeneralLinear(d, equip=False), **options)
 
 
 class Convex:

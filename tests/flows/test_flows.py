@@ -22,14 +22,18 @@ def random_weights(rng, widths, scale=1.0):
     return [scale * rng.standard_normal((b, a)) for a, b in pairwise(widths)]
 
 
+def setting(rng, widths, scale=0.7):
+    """Weights, and a cost of their product."""
+    return random_weights(rng, widths, scale), Convex(rng, widths[-1], widths[0])
+
+
 # Training flows.
 
 
 @pytest.mark.parametrize(("widths", "stacked"), [*((w, False) for w in WIDTHS), ((3, 3, 3, 3), True)])
 def test_training_conserves_the_imbalance_and_lowers_the_loss(rng, widths, stacked):
-    w = random_weights(rng, widths, 0.7)
+    w, cost = setting(rng, widths)
     start = np.stack(w) if stacked else w
-    cost = Convex(rng, widths[-1], widths[0])
     times = np.linspace(0, 1, 9)
     flow = dlngeo.training_flow(start, cost.gradient, times, cost=cost)
     assert flow.status == "complete"
@@ -49,8 +53,7 @@ def test_training_conserves_the_imbalance_and_lowers_the_loss(rng, widths, stack
 
 
 def test_an_unbalanced_imbalance_is_far_from_zero_and_reported_relative_to_the_start(rng):
-    w = random_weights(rng, (3, 3, 3))
-    cost = Convex(rng, 3, 3)
+    w, cost = setting(rng, (3, 3, 3), 1.0)
     assert np.linalg.norm(dlngeo.imbalance(w)[0]) > 1
     loose = dlngeo.training_flow(w, cost.gradient, 1.0, rtol=1e-3, atol=1e-4, method="RK23")
     tight = dlngeo.training_flow(w, cost.gradient, 1.0)
@@ -60,8 +63,7 @@ def test_an_unbalanced_imbalance_is_far_from_zero_and_reported_relative_to_the_s
 
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_the_product_of_unbalanced_weights_moves_by_the_effective_cometric(rng, widths):
-    w = random_weights(rng, widths, 0.7)
-    cost = Convex(rng, widths[-1], widths[0])
+    w, cost = setting(rng, widths)
     flow = dlngeo.training_flow(w, cost.gradient, 1.0, **TIGHT)
     for t in (0.3, 0.7):
         velocity = oracles.derivative(lambda h, t=t: network.end_to_end(flow(t + h)), levels=4)
@@ -113,8 +115,7 @@ def test_two_layers_of_scalar_imbalance_obey_an_equation_of_their_product_and_th
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_at_the_same_weights(rng, method):
-    w = random_weights(rng, (2, 3, 2), 0.7)
-    cost = Convex(rng, 2, 2)
+    w, cost = setting(rng, (2, 3, 2))
     options = {"rtol": 1e-7, "atol": 1e-9, "method": method}
     flow = dlngeo.training_flow(w, cost.gradient, 0.5, **options)
     reference = dlngeo.training_flow(w, cost.gradient, 0.5)
@@ -126,8 +127,7 @@ def test_every_method_ends_at_the_same_weights(rng, method):
 
 
 def test_stopping_resuming_and_dense_output(rng):
-    w = random_weights(rng, (3, 3, 3), 0.7)
-    cost = Convex(rng, 3, 3)
+    w, cost = setting(rng, (3, 3, 3))
     whole = dlngeo.training_flow(w, cost.gradient, [0, 1, 3, 5], cost=cost)
     level = float(np.sqrt(whole.losses[1] * whole.losses[2]))
     stopped = dlngeo.training_flow(w, cost.gradient, [0, 5], cost=cost, loss_below=level)
@@ -153,8 +153,8 @@ def test_stopping_resuming_and_dense_output(rng):
 
 
 def test_the_progress_bar_writes_nothing_to_standard_output(rng, capsys):
-    w = random_weights(rng, (2, 2, 2))
-    flow = dlngeo.training_flow(w, Convex(rng, 2, 2).gradient, 1.0, progress=True)
+    w, cost = setting(rng, (2, 2, 2))
+    flow = dlngeo.training_flow(w, cost.gradient, 1.0, progress=True)
     assert flow.status == "complete"
     assert capsys.readouterr().out == ""
 
@@ -221,17 +221,10 @@ def test_bad_input_is_refused(options, message):
 # Balancing flows.
 
 
-@pytest.mark.parametrize(
-    ("kind", "widths"),
-    [
-        ("moment", (3, 3, 3)),
-        ("moment", (3, 2, 4)),
-        ("moment", (4, 2, 2, 3)),
-        ("l2", (3, 3, 3)),
-        ("l2", (2, 4, 3, 2)),
-        ("l2", (3, 5, 3)),
-    ],
-)
+MOMENT, L2 = [(3, 3, 3), (3, 2, 4), (4, 2, 2, 3)], [(3, 3, 3), (2, 4, 3, 2), (3, 5, 3)]
+
+
+@pytest.mark.parametrize(("kind", "widths"), [*(("moment", w) for w in MOMENT), *(("l2", w) for w in L2)])
 def test_balancing_keeps_the_product_and_ends_at_the_least_norm(rng, kind, widths):
     w = random_weights(rng, widths)
     w[0] += 2 * np.eye(*w[0].shape)
@@ -338,8 +331,7 @@ def test_balancing_refuses_bad_input_and_resumes(rng):
 
 @pytest.mark.parametrize("widths", [(3, 4, 2), (2, 3, 5, 3)])
 def test_a_step_changes_the_imbalance_by_the_squares_of_the_gradients(rng, widths):
-    w = random_weights(rng, widths)
-    cost = Convex(rng, widths[-1], widths[0])
+    w, cost = setting(rng, widths, 1.0)
     eta = 0.05
     new = dlngeo.gradient_descent(w, cost.gradient, eta, 1).weights[-1]
     gradient = network.layer_gradient(cost.gradient(network.end_to_end(w)), w)
@@ -352,8 +344,7 @@ def test_a_step_changes_the_imbalance_by_the_squares_of_the_gradients(rng, width
 
 
 def test_in_a_given_time_iterates_and_imbalance_are_off_by_the_first_order_of_the_step(rng):
-    w = random_weights(rng, (3, 3, 2, 3), 0.7)
-    cost = Convex(rng, 3, 3)
+    w, cost = setting(rng, (3, 3, 2, 3))
     exact = dlngeo.training_flow(w, cost.gradient, [0, 0.5]).points[-1]
     errors, drifts = [], []
     for n in (200, 400, 800, 1600):

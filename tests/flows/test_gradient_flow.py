@@ -10,17 +10,12 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
-from costs import Convex
+from costs import Convex, equipped, square
 from geomstats.geometry.full_rank_matrices import FullRankMatrices
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.poincare_half_space import PoincareHalfSpace
-from geomstats.geometry.spd_matrices import (
-    SPDAffineMetric,
-    SPDBuresWassersteinMetric,
-    SPDEuclideanMetric,
-    SPDMatrices,
-)
+from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDBuresWassersteinMetric, SPDEuclideanMetric, SPDMatrices
 from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 from geomstats.geometry.stiefel import Stiefel
 from numpy.testing import assert_allclose
@@ -31,13 +26,6 @@ from dlngeo.flows.factored import FactoredState
 from dlngeo.flows.integrate import METHODS
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices, SpectralMetric
 from dlngeo.matrices.frame import Frame
-
-
-def square(d, **options):
-    space = GeneralLinear(d, equip=False)
-    space.equip_with_metric(DLNMetric, **options)
-    return space
-
 
 # The factored state.
 
@@ -114,7 +102,7 @@ def test_balanced_training_is_the_gradient_flow_of_the_metric(rng, depth, m, n, 
     cost, start = Convex(rng, m, n), (u * s) @ vt
     space = FixedRankMatrices(m, n, rank, depth=depth) if rank < 3 else FullRankMatrices(m, n, equip=False)
     if rank == 3:
-        space.equip_with_metric(DLNMetric, depth=depth)
+        equipped(space, depth=depth)
     widths = [n, *[max(m, n)] * (depth - 1), m]
     times = np.linspace(0, 3 / depth, 9)
     layered = dlngeo.training_flow(
@@ -125,9 +113,8 @@ def test_balanced_training_is_the_gradient_flow_of_the_metric(rng, depth, m, n, 
         assert_allclose(flow.points, layered.points, atol=1e-8)
         assert_allclose(flow.gradient_norms, layered.gradient_norms, rtol=1e-7)
         assert_allclose(flow.singular_values, np.linalg.svd(layered.points)[1][:, :rank], atol=1e-8)
-    normalized = type(space.metric)(space, depth=depth, normalized=True)
-    space.equip_with_metric(type(normalized), depth=depth, normalized=True)
-    slow = dlngeo.gradient_flow(space, cost.gradient, start, times * depth)
+    normalized = equipped(space, type(space.metric), depth=depth, normalized=True)
+    slow = dlngeo.gradient_flow(normalized, cost.gradient, start, times * depth)
     assert_allclose(slow.points, layered.points, atol=1e-8)
 
 
@@ -183,8 +170,7 @@ def test_the_sphere(rng):
 
 def test_covariance_matrices_with_the_affine_invariant_metric(rng):
     """``E = tr(CP)``: ``Ṗ = −PCP``, so that ``P⁻¹`` grows linearly."""
-    space = SPDMatrices(3, equip=False)
-    space.equip_with_metric(SPDAffineMetric)
+    space = equipped(SPDMatrices(3, equip=False), SPDAffineMetric)
     c, p = (b @ b.T + 0.3 * np.eye(3) for b in rng.standard_normal((2, 3, 3)))
     times = np.linspace(0, 2, 5)
     flow = dlngeo.gradient_flow(space, lambda x: c, p, times)
@@ -198,8 +184,7 @@ def test_depth_2_on_covariance_matrices_is_bures_wasserstein_at_half_the_speed(r
     skew = skew - skew.T  # a part of the gradient that no symmetric direction feels
     points = []
     for metric, options, speed in ((DLNMetric, {"depth": 2}, 2), (SPDBuresWassersteinMetric, {}, 1)):
-        space = SPDMatrices(3, equip=False)
-        space.equip_with_metric(metric, **options)
+        space = equipped(SPDMatrices(3, equip=False), metric, **options)
         flow = dlngeo.gradient_flow(space, lambda x: x - target + skew, p, speed * np.linspace(0, 1, 5))
         points.append(flow.points)
     assert_allclose(*points, atol=1e-8)
@@ -244,8 +229,7 @@ def test_a_kernel_of_the_user(rng):
         def divided_difference(self, r, s, t):
             return np.ones(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)))
 
-    space = GeneralLinear(2, equip=False)
-    space.equip_with_metric(SpectralMetric, kernel=Sum())
+    space = equipped(GeneralLinear(2, equip=False), SpectralMetric, kernel=Sum())
     u, s, vt = oracles.factors(rng, 2, 2, [0.8, 0.3])
     flow = dlngeo.gradient_flow(space, lambda x: x - u @ vt, (u * s) @ vt, 1.0)
     end = flow.singular_values[-1]
@@ -334,16 +318,14 @@ EDGE = np.diag([1.0, -1.0])
         (square(2, depth=2), towards(EDGE), 0.5, True, "fell below what dense coordinates resolve"),
         (FixedRankMatrices(3, 3, 2, depth=1.5), towards(np.diag([1.0, -1.0, 0.0])), 0.5, False, "rank below 2"),
         (FixedRankMatrices(3, 3, 2, depth=2), towards(np.diag([1.0, -1.0, 0.0])), 0.5, True, "fell below"),
-        (SPDEuclideanMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
-        (SPDBuresWassersteinMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
-        (DLNMetric, towards(EDGE), 0.5, False, "leaves SPDMatrices"),
+        *(
+            (equipped(SPDMatrices(2, equip=False), metric), towards(EDGE), 0.5, False, "leaves SPDMatrices")
+            for metric in (SPDEuclideanMetric, SPDBuresWassersteinMetric, DLNMetric)
+        ),
     ],
     ids=range(8),
 )
 def test_no_flow_passes_through_singular_matrices(space, gradient, size, dense, says):
-    if isinstance(space, type):
-        metric, space = space, SPDMatrices(2, equip=False)
-        space.equip_with_metric(metric)
     start = size * np.eye(*space.shape) * (np.arange(space.shape[0]) < 2)
     flow = dlngeo.gradient_flow(space, gradient, start, 300.0, coordinates="dense" if dense else "auto", rtol=1e-8)
     assert (flow.status, flow.events["singular"].tolist()) == ("event", [flow.t[-1]])

@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
-from geomstats.geometry.general_linear import GeneralLinear
+from costs import square
 from numpy.testing import assert_allclose
 
 import dlngeo
@@ -18,17 +18,13 @@ from dlngeo.flows.limits import (
     loss_bound,
     observed_rate,
 )
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.geomstats import FixedRankMatrices
 from dlngeo.problems import QuadraticCost
 
 
 def regression(rng, m=3, n=4, samples=30):
     a, b = rng.standard_normal((n, samples)), rng.standard_normal((m, samples))
     return QuadraticCost.from_data(a, b), a, b
-
-
-def fixed_rank(m, n, rank, depth):
-    return FixedRankMatrices(m, n, rank, depth=depth)
 
 
 # The cost.
@@ -93,7 +89,8 @@ def test_bad_costs_are_refused():
 def test_generic_starts_reach_the_best_matrix_of_their_rank(rng, depth):
     problem, _, _ = regression(rng)
     start = oracles.dense(*oracles.factors(rng, 3, 4, [0.5, 0.4]))
-    flow = dlngeo.gradient_flow(fixed_rank(3, 4, 2, depth), problem.euclidean_gradient, start, 1e5, gradient_below=1e-9)
+    space = FixedRankMatrices(3, 4, 2, depth=depth)
+    flow = dlngeo.gradient_flow(space, problem.euclidean_gradient, start, 1e5, gradient_below=1e-9)
     limit = classify_limit(problem, flow.points[-1], depth, 2)
     assert limit.kind == "minimiser"
     assert limit.rank == 2
@@ -143,7 +140,7 @@ def test_flows_converge_at_the_predicted_rate(rng, m, n, rank, depth):
     problem, _, _ = regression(rng, m, n)
     minimum = problem.minimum(rank)
     mu = hessian_eigenvalues(problem, minimum, depth, rank)
-    space = fixed_rank(m, n, rank, depth)
+    space = FixedRankMatrices(m, n, rank, depth=depth)
     u, s, vt = np.linalg.svd(minimum)
     near = minimum + 0.02 * s[rank - 1] * space.to_tangent(rng.standard_normal((m, n)), minimum)
     u, s, vt = np.linalg.svd(near)
@@ -159,15 +156,12 @@ def test_flows_converge_at_the_predicted_rate(rng, m, n, rank, depth):
 @pytest.mark.parametrize("depth", [1, 2, 5, np.inf])
 def test_the_loss_stays_below_its_bound_which_is_sharp_in_one_dimension(rng, depth):
     problem, _, _ = regression(rng, 3, 3)
-    space = GeneralLinear(3, equip=False)
-    space.equip_with_metric(DLNMetric, depth=depth)
     start = oracles.dense(*oracles.factors(rng, 3, 3, [0.6, 0.4, 0.2]))
     times = np.linspace(0, 3, 301)
-    flow = dlngeo.gradient_flow(space, problem.euclidean_gradient, start, times, cost=problem.cost)
+    flow = dlngeo.gradient_flow(square(3, depth=depth), problem.euclidean_gradient, start, times, cost=problem.cost)
     bound = loss_bound(times, flow.singular_values, flow.losses, depth, problem.convexity)
     assert np.all(flow.losses <= bound * (1 + 1e-9))
-    line = GeneralLinear(1, equip=False)
-    line.equip_with_metric(DLNMetric, depth=depth)
+    line = square(1, depth=depth)
     scalar = QuadraticCost([[2.0]], [[1.5]])
     flow = dlngeo.gradient_flow(line, scalar.euclidean_gradient, np.array([[0.4]]), times, cost=scalar.cost)
     exact = loss_bound(times, np.abs(flow.points[:, 0]), flow.losses, depth, scalar.convexity)
@@ -266,10 +260,8 @@ def test_inner_widths_do_not_matter_from_balanced_starts(rng, depth):
 
 @pytest.mark.parametrize("depth", [2, 3, 8, np.inf])
 def test_the_time_of_escape_is_that_of_the_flow(depth):
-    space = GeneralLinear(1, equip=False)
-    space.equip_with_metric(DLNMetric, depth=depth)
     time = escape_time(1e-2, 2.0, depth)
-    flow = dlngeo.gradient_flow(space, lambda x: x - 2.0, np.array([[1e-2]]), [0, time])
+    flow = dlngeo.gradient_flow(square(1, depth=depth), lambda x: x - 2.0, np.array([[1e-2]]), [0, time])
     assert_allclose(flow.points[-1], 1.0, rtol=1e-8)
 
 

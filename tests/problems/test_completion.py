@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import dense, factors, project
 from pymanopt.manifolds import FixedRankEmbedded, Stiefel
 from pymanopt.optimizers import ConjugateGradient
 
@@ -25,14 +26,14 @@ def instance(rng, m=9, n=7, rank=3, fraction=0.6):
     return matrix, mask, MatrixCompletion(rows, cols, matrix[rows, cols], (m, n))
 
 
-def random_point(rng, m, n, rank):
-    u, v = (np.linalg.qr(rng.standard_normal((d, rank)))[0] for d in (m, n))
-    return u, np.exp(rng.uniform(-3, 2, rank)), v.T
+def random_point(rng, m=9, n=7, rank=3):
+    return factors(rng, m, n, np.exp(rng.uniform(-3, 2, rank)))
 
 
-def dense(point):
-    u, s, vt = point
-    return u @ np.diag(s) @ vt
+@pytest.fixture
+def setting(rng):
+    """A problem and a point."""
+    return instance(rng)[2], random_point(rng)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
@@ -42,8 +43,8 @@ def test_cost_and_gradient_are_the_dense_ones(m, n, seed):
     rank = int(rng.integers(1, min(m, n) + 1))
     matrix, mask, problem = instance(rng, m, n, rank, fraction=rng.uniform(0.05, 1))
     point = random_point(rng, m, n, rank)
-    residual = np.where(mask, dense(point) - matrix, 0)
-    for x in (point, dense(point)):
+    residual = np.where(mask, dense(*point) - matrix, 0)
+    for x in (point, dense(*point)):
         assert problem.cost(x) == pytest.approx(0.5 * np.sum(residual**2), rel=1e-12)
         gradient = problem.euclidean_gradient(x)
         np.testing.assert_allclose(gradient.toarray() if x is point else gradient, residual, atol=1e-12)
@@ -70,7 +71,7 @@ def test_gradient_and_hessian_have_the_taylor_order_of_a_quadratic_along_curves_
     for errors in (first, second):
         assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2, abs=0.05)
 
-    dense_hessian = problem.euclidean_hessian(dense(point), velocity)
+    dense_hessian = problem.euclidean_hessian(dense(*point), velocity)
     np.testing.assert_allclose(dense_hessian, hessian.toarray(), atol=1e-12)
 
 
@@ -145,19 +146,15 @@ def test_single_precision_agrees_to_its_precision():
         MatrixCompletion([0], [0], [1e300], (1, 1), dtype=np.float32)
 
 
-def test_solvers_get_the_same_derivative_as_an_operator():
-    rng = np.random.default_rng(10)
-    _, _, problem = instance(rng)
-    point = random_point(rng, 9, 7, 3)
+def test_solvers_get_the_same_derivative_as_an_operator(setting):
+    problem, point = setting
     operator = problem.problem(FixedRank(9, 7, 3)).euclidean_gradient(point)
     np.testing.assert_allclose(operator @ np.eye(7), problem.euclidean_gradient(point).toarray(), atol=1e-14)
     np.testing.assert_allclose(operator.T @ np.eye(9), problem.euclidean_gradient(point).toarray().T, atol=1e-14)
 
 
-def test_directions_of_both_forms_are_one():
-    rng = np.random.default_rng(11)
-    _, _, problem = instance(rng)
-    point = random_point(rng, 9, 7, 3)
+def test_directions_of_both_forms_are_one(setting):
+    problem, point = setting
     ours, theirs = FixedRank(9, 7, 3, rng=0), FixedRankEmbedded(9, 7, 3)
     tangent = ours.random_tangent_vector(point)
     velocity, triple = ours.embedding(point, tangent), theirs.embedding(point, tangent)
@@ -167,71 +164,49 @@ def test_directions_of_both_forms_are_one():
         atol=1e-13,
     )
     assert problem.curvature(point, velocity) == pytest.approx(problem.curvature(point, triple))
-    for bad in (
-        velocity[:2],
-        (triple[0], triple[1], triple[2].T),
-        (velocity[0], velocity[1], velocity[2].T),
-        triple[0],
-    ):
+    for bad in (velocity[:2], (*triple[:2], triple[2].T), (*velocity[:2], velocity[2].T), triple[0]):
         with pytest.raises(ValueError, match="the direction has shapes"):
             problem.euclidean_hessian(point, bad)
 
 
-def test_one_point_is_sampled_once_and_a_new_one_again():
-    rng = np.random.default_rng(2)
-    _, _, problem = instance(rng)
-    point = random_point(rng, 9, 7, 3)
+def test_one_point_is_sampled_once_and_a_new_one_again(setting, rng):
+    problem, point = setting
     for _ in range(2):
-        (
-            problem.cost(point),
-            problem.euclidean_gradient(point),
-            problem.cost(tuple(point)),
-            problem.relative_error(point),
-        )
+        for ask in (problem.cost, problem.euclidean_gradient, problem.cost, problem.relative_error):
+            ask(list(point))
     assert problem.n_sampled == 1
     problem.cost((point[0], 2 * point[1], point[2]))
     assert problem.n_sampled == 2
-    values = set()
-    for _ in range(20):  # short-lived points, whose addresses are reused
-        values.add(problem.cost(random_point(rng, 9, 7, 3)))
-    assert len(values) == 20
+    # Short-lived points, whose addresses are reused.
+    assert len({problem.cost(random_point(rng)) for _ in range(20)}) == 20
     with pytest.raises(ValueError, match="read-only"):
         problem.euclidean_gradient(point).data[0] = 0
 
 
-def test_writing_into_a_point_is_noticed():
-    rng = np.random.default_rng(2)
-    _, _, problem = instance(rng)
-    for x in (random_point(rng, 9, 7, 3), rng.standard_normal((9, 7))):
+def test_writing_into_a_point_is_noticed(setting, rng):
+    problem, point = setting
+    for x in (point, rng.standard_normal((9, 7))):
         before = problem.cost(x)
         x[0][...] *= 2
         assert problem.cost(x) != before
 
 
-def test_an_optimiser_pays_one_sampling_for_each_trial_point():
+def test_an_optimiser_pays_one_sampling_for_each_trial_point(setting):
+    problem, start = setting
     manifold = FixedRankEmbedded(9, 7, 3)
-    rng = np.random.default_rng(3)
-    _, _, problem = instance(rng)
     trials = []
     retraction = manifold.retraction
     manifold.retraction = lambda *a: trials.append(None) or retraction(*a)
-    start = random_point(rng, 9, 7, 3)
-    optimizer = ConjugateGradient(verbosity=0, max_iterations=20)
-    optimizer.run(problem.problem(manifold), initial_point=start)
+    ConjugateGradient(verbosity=0, max_iterations=20).run(problem.problem(manifold), initial_point=start)
     assert problem.n_sampled == 1 + len(trials)
 
 
-def test_fixed_rank_embedded_gets_the_projected_gradient_at_equal_singular_values():
-    rng = np.random.default_rng(4)
+def test_fixed_rank_embedded_gets_the_projected_gradient_at_equal_singular_values(rng):
     matrix, mask, problem = instance(rng)
-    manifold = FixedRankEmbedded(9, 7, 3)
-    point = problem.initial_point(3, 0.5, rng)
-    gradient = problem.problem(manifold).riemannian_gradient(point)
-    u, _, vt = point
-    residual = np.where(mask, dense(point) - matrix, 0)
+    u, _, vt = point = problem.initial_point(3, 0.5, rng)
+    gradient = problem.problem(FixedRankEmbedded(9, 7, 3)).riemannian_gradient(point)
     ambient = u @ gradient.M @ vt + gradient.Up @ vt + u @ gradient.Vp.T
-    projected = u @ u.T @ residual + residual @ vt.T @ vt - u @ u.T @ residual @ vt.T @ vt
-    np.testing.assert_allclose(ambient, projected, atol=1e-13)
+    np.testing.assert_allclose(ambient, project(u, vt, np.where(mask, dense(*point) - matrix, 0)), atol=1e-13)
 
 
 def test_a_full_observation_is_solved():
@@ -243,7 +218,7 @@ def test_a_full_observation_is_solved():
         initial_point=random_point(rng, 9, 7, 3),
     )
     assert solution.status == "converged"
-    np.testing.assert_allclose(dense(solution.point), matrix, atol=1e-6)
+    np.testing.assert_allclose(dense(*solution.point), matrix, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
@@ -395,21 +370,18 @@ def test_bad_matrices_points_and_manifolds_say_what_is_wrong():
     for x in (np.zeros((2, 3)), (np.zeros((3, 1)), np.zeros(2), np.zeros((2, 2))), np.zeros(6)):
         with pytest.raises(ValueError, match="the point has shapes"):
             problem.cost(x)
-    for x in (
-        np.zeros((3, 2), complex),
-        np.ma.zeros((3, 2)),
-        (np.zeros((3, 1)), np.zeros(1), np.zeros((1, 2), complex)),
-    ):
+    parts = np.zeros((3, 1)), np.zeros(1), np.zeros((1, 2), complex)
+    for x in (np.zeros((3, 2), complex), np.ma.zeros((3, 2)), parts):
         with pytest.raises(TypeError, match="the point must be real numbers"):
             problem.cost(x)
-    with pytest.raises(ValueError, match="no observed entries"):
-        MatrixCompletion.from_matrix(np.full((2, 2), np.nan))
-    with pytest.raises(ValueError, match="two axes"):
-        MatrixCompletion.from_matrix(np.zeros(3))
-    with pytest.raises(TypeError, match="real numbers"):
-        MatrixCompletion.from_matrix([["a"]])
-    with pytest.raises(ValueError, match="observed must be a boolean array"):
-        MatrixCompletion.from_matrix(np.zeros((2, 2)), observed=np.ones(2, dtype=bool))
+    for arguments, error, message in (
+        ([np.full((2, 2), np.nan)], ValueError, "no observed entries"),
+        ([np.zeros(3)], ValueError, "two axes"),
+        ([[["a"]]], TypeError, "real numbers"),
+        ([np.zeros((2, 2)), np.ones(2, dtype=bool)], ValueError, "observed must be a boolean array"),
+    ):
+        with pytest.raises(error, match=message):
+            MatrixCompletion.from_matrix(*arguments)
     with pytest.raises(TypeError, match="use from_matrix"):
         MatrixCompletion.from_sparse(np.eye(2))
     with pytest.raises(ValueError, match="relative error is undefined"):

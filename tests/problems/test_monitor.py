@@ -23,6 +23,12 @@ def overfitting():
     return problem, heldout, problem.initial_point(3, 1e-2, rng=1)
 
 
+def fit(optimizer, **options):
+    """Minimise on it, watching the held-out entries."""
+    problem, heldout, start = overfitting()
+    return problem.solve(FixedRankEmbedded(40, 35, 3), optimizer, initial_point=start, heldout=heldout, **options)
+
+
 def rayleigh(dim=8):
     """The Rayleigh quotient on the sphere: a problem that is no matrix completion."""
     manifold = Sphere(dim)
@@ -37,44 +43,22 @@ def rayleigh(dim=8):
 
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient])
 def test_early_stopping_ends_an_overfitting_run_and_returns_the_best_point(optimizer):
-    problem, heldout, start = overfitting()
-    manifold = FixedRankEmbedded(40, 35, 3)
-
-    def run(patience):
-        return problem.solve(
-            manifold,
-            optimizer(verbosity=0, max_iterations=300, min_step_size=0),
-            initial_point=start,
-            heldout=heldout,
-            patience=patience,
-        )
-
-    free, stopped = run(None), run(15)
+    settings = {"verbosity": 0, "max_iterations": 300, "min_step_size": 0}
+    free, stopped = (fit(optimizer(**settings), patience=patience) for patience in (None, 15))
     errors = [r.heldout_error for r in free.history]
     assert free.history[-1].heldout_error > 1.2 * min(errors), "the problem was built to overfit"
     assert stopped.status == "stopped early"
     assert "not improved for 15" in stopped.message
     assert stopped.iterations == stopped.best.iteration + 15 < free.iterations
     assert stopped.best.heldout_error < 0.5 < 0.99 < stopped.history[0].heldout_error
-    assert heldout.relative_error(stopped.best_point) == stopped.best.heldout_error
+    assert overfitting()[1].relative_error(stopped.best_point) == stopped.best.heldout_error
     assert stopped.best.heldout_error == min(r.heldout_error for r in stopped.history)
     assert stopped.point is not stopped.best_point
     assert free.best.heldout_error == min(errors)
 
 
 def test_tolerance_asks_for_a_relative_improvement():
-    problem, heldout, start = overfitting()
-    runs = [
-        problem.solve(
-            FixedRankEmbedded(40, 35, 3),
-            ConjugateGradient(verbosity=0),
-            initial_point=start,
-            heldout=heldout,
-            patience=15,
-            tolerance=tolerance,
-        )
-        for tolerance in (0.0, 0.5)
-    ]
+    runs = [fit(ConjugateGradient(verbosity=0), patience=15, tolerance=tolerance) for tolerance in (0.0, 0.5)]
     assert runs[1].iterations < runs[0].iterations
 
 
@@ -86,13 +70,7 @@ def test_history_is_that_of_the_optimisers_own_log():
         settings = {"verbosity": 0, "log_verbosity": 1, "max_iterations": 20}
         log = optimizer(**settings).run(problem.problem(manifold), initial_point=start).log["iterations"]
         seen.clear()
-        solution = problem.solve(
-            manifold,
-            optimizer(**settings),
-            initial_point=start,
-            heldout=heldout,
-            callback=lambda record, point: seen.append((record, point)),
-        )
+        solution = fit(optimizer(**settings), callback=lambda record, point: seen.append((record, point)))
         history = solution.history
         assert solution.status == "iteration limit"
         assert [r.cost for r in history][: len(log["cost"])] == log["cost"]
@@ -128,23 +106,15 @@ def test_dense_points_record_their_singular_values():
 
 
 def test_an_interruption_keeps_what_is_done():
-    problem, heldout, start = overfitting()
-
     def interrupt(record, point):
         if record.iteration == 7:
             raise KeyboardInterrupt
 
-    solution = problem.solve(
-        FixedRankEmbedded(40, 35, 3),
-        ConjugateGradient(verbosity=0),
-        initial_point=start,
-        heldout=heldout,
-        callback=interrupt,
-    )
+    solution = fit(ConjugateGradient(verbosity=0), callback=interrupt)
     assert solution.status == "interrupted"
     assert solution.iterations == 7
     assert len(solution.history) == 8
-    assert problem.cost(solution.point) == solution.history[-1].cost
+    assert overfitting()[0].cost(solution.point) == solution.history[-1].cost
 
 
 def test_a_time_limit_and_a_stall_are_named():

@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from oracles import dense
 
-from dlngeo import DepthKernel, InfiniteDepthKernel
+from dlngeo.kernels import of_depth
 from dlngeo.problems import MatrixCompletion, reweighted
 
 
@@ -21,18 +22,12 @@ def instance(m, n, rank, oversampling, rng, condition=3.0, noise=0.0):
     return truth, MatrixCompletion(*places, values, (m, n))
 
 
-def dense(point):
-    u, s, vt = point
-    return (u * s) @ vt
-
-
 def error(point, truth):
-    return np.linalg.norm(dense(point) - truth) / np.linalg.norm(truth)
+    return np.linalg.norm(dense(*point) - truth) / np.linalg.norm(truth)
 
 
 def first(count, problem, depth, most):
-    kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized=True)
-    states = reweighted._sweeps(problem, None, kernel, most, inner_tolerance=1e-13)
+    states = reweighted._sweeps(problem, None, of_depth(depth, normalized=True), most, inner_tolerance=1e-13)
     return [next(states) for _ in range(count)]
 
 
@@ -44,7 +39,7 @@ def test_a_sweep_finds_the_matrix_of_least_norm_on_the_data(depth, m, n, rng):
     places = np.nonzero(rng.random((m, n)) < 0.6)
     problem = MatrixCompletion(*places, truth[places], (m, n))
     unit = np.linalg.norm(problem.values) / math.sqrt(len(problem))
-    kernel = InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
+    kernel = of_depth(depth)
     sampling = np.zeros((len(problem), m * n))
     sampling[np.arange(len(problem)), places[0] * n + places[1]] = 1
     x = np.zeros((m, n))
@@ -64,7 +59,7 @@ def test_a_sweep_finds_the_matrix_of_least_norm_on_the_data(depth, m, n, rng):
         assert sweep.rank == np.count_nonzero(s > sweep.floor)
         left = np.linalg.svd(z)
         best = (left[0][:, : sweep.rank] * left[1][: sweep.rank]) @ left[2][: sweep.rank]
-        np.testing.assert_allclose(dense(point), unit * best, atol=1e-8 * unit)
+        np.testing.assert_allclose(dense(*point), unit * best, atol=1e-8 * unit)
         residual = np.linalg.norm(multipliers) * float(kernel(sweep.floor, sweep.floor)) / math.sqrt(len(problem))
         assert sweep.residual == pytest.approx(residual, rel=1e-7)
 
@@ -91,13 +86,9 @@ def test_depth_four_needs_fewer_entries_than_other_depths():
     for seed in range(12):
         truth, problem = instance_with_few_entries(np.random.default_rng(seed))
         for depth in recovered:
-            runner = reweighted._Runner(
-                InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized=True),
-                reweighted._largest_rank(problem),
-                1e-10,
-                200,
-            )
-            recovered[depth] += error(runner.run(problem, None, None).point, truth) < 1e-6
+            most = reweighted._largest_rank(problem)
+            found = reweighted._run(of_depth(depth, normalized=True), most, 1e-10, 200, problem, None, None)
+            recovered[depth] += error(found.point, truth) < 1e-6
     assert recovered[4] >= 8
     assert recovered[4] > recovered[math.inf] > recovered[2] == 0
 
@@ -151,12 +142,12 @@ def test_held_out_entries_choose_the_sweep(rng):
 
 def test_the_answer_does_not_depend_on_units_order_or_transposition(rng):
     truth, problem = instance(30, 25, 2, 3, rng, noise=0.1)
-    base = dense(problem.complete(rng=1).point)
-    assert np.array_equal(dense(problem.complete(rng=1).point), base)
-    assert not np.array_equal(dense(problem.complete(rng=2).point), base)
+    base = dense(*problem.complete(rng=1).point)
+    assert np.array_equal(dense(*problem.complete(rng=1).point), base)
+    assert not np.array_equal(dense(*problem.complete(rng=2).point), base)
     for unit in (1e-150, 1e6, 1e150):
         scaled = MatrixCompletion(problem.rows, problem.cols, unit * problem.values, (30, 25))
-        np.testing.assert_allclose(dense(scaled.complete(rng=1).point) / unit, base, atol=1e-6)
+        np.testing.assert_allclose(dense(*scaled.complete(rng=1).point) / unit, base, atol=1e-6)
     truth, problem = instance(30, 25, 2, 3, rng)
     turned = MatrixCompletion(problem.cols, problem.rows, problem.values, (25, 30)).complete()
     assert error(turned.point, truth.T) < 1e-8
@@ -168,10 +159,10 @@ def test_rows_without_entries_are_zero_and_a_given_rank_bounds_the_result(rng):
     less = MatrixCompletion(problem.rows[keep], problem.cols[keep], problem.values[keep], (30, 25))
     found = less.complete()
     assert found.status == "exact"
-    np.testing.assert_allclose(dense(found.point)[4], 0, atol=1e-10)
+    np.testing.assert_allclose(dense(*found.point)[4], 0, atol=1e-10)
     assert (found.empty_rows.tolist(), found.empty_columns.tolist()) == ([4], [])
     others = np.arange(30) != 4
-    np.testing.assert_allclose(dense(found.point)[others], truth[others], atol=1e-7)
+    np.testing.assert_allclose(dense(*found.point)[others], truth[others], atol=1e-7)
     bounded = problem.complete(2, rng=0)
     assert bounded.rank <= 2
     assert bounded.status == "held out"
