@@ -17,14 +17,7 @@ import pytest
 from networks import SQUARES, assert_same, starts
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import (
-    CheckpointError,
-    ConstrainedHMC,
-    Langevin,
-    Sampler,
-    Samples,
-    WorkerLostError,
-)
+from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, WorkerLostError
 
 N_STEPS = 60
 OPTIONS = {"burn_in": 7, "thin": 2}
