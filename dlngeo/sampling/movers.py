@@ -247,8 +247,7 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
         _copy(new_u, u[c])
         _copy(new_v, v[c])
         _copy(new_core, core[c])
-        for i in range(r):
-            lam[c, i] = s[i]
+        lam[c] = s
 
 
 def leap(point: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarray) -> None:

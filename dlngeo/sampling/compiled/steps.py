@@ -69,11 +69,8 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
     noise, wide = np.empty((r, columns)), np.empty((r, columns))
     middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
     for c in range(chains):
-        for k in range(r):
-            for i in range(m):
-                ut[k, i] = u[c, i, k]
-            for i in range(n):
-                vt[k, i] = v[c, i, k]
+        ut[:] = u[c].T
+        vt[:] = v[c].T
         if forced:
             g = gradient[c]
             right_force[:] = _product(ut, g)
@@ -118,14 +115,9 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
         if columns == r and depth % 2 == 0 and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
-        ut[:] = _product(a, left)
-        vt[:] = _product(b, right)
-        for k in range(r):
-            lam[c, k] = s[k]
-            for i in range(m):
-                u[c, i, k] = ut[k, i]
-            for i in range(n):
-                v[c, i, k] = vt[k, i]
+        u[c] = _product(a, left).T
+        lam[c] = s
+        v[c] = _product(b, right).T
 
 
 @jit
@@ -240,10 +232,7 @@ def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
     rest = noise - _product(core, rows)
     gram = _product(rest, rest.T)
     for j in range(r, kick.shape[1]):  # by Cholesky's method with pivots, as the rank may be less than r
-        place = 0
-        for k in range(r):
-            if gram[k, k] > gram[place, place]:
-                place = k
+        place = np.argmax(np.diag(gram))
         root = math.sqrt(max(gram[place, place], 0.0))
         for k in range(r):
             kick[k, j] = gram[k, place] / root if root > 0.0 else 0.0

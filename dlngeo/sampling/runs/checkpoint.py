@@ -48,11 +48,6 @@ class Checkpoint:
         The draws found there.
     standing : Standing
         Where the chains stand after them.
-
-    Raises
-    ------
-    CheckpointError
-        If what is there is no checkpoint, or one of another run or of more steps, or damaged, or in use.
     """
 
     def __init__(
