@@ -88,20 +88,8 @@ def _neighbours(c, p, i, j):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _squared_norm(cores, sides, widths):  # type: ignore[no-untyped-def]
-    depth, r = cores.shape[0], cores.shape[1]
-    total = 0.0
-    for p in range(depth):
-        for i in range(r):
-            for j in range(r):
-                total += cores[p, i, j] ** 2
-    for p in range(depth + 1):
-        if widths[p] > r:
-            weight = 1.0 if p == 0 or p == depth else 2.0
-            for a in range(widths[p]):
-                for j in range(r):
-                    total += weight * sides[p, a, j] ** 2
-    return total
+def _squared_norm(cores, sides):  # type: ignore[no-untyped-def]
+    return np.sum(cores**2) + np.sum(sides[:-1] ** 2) + np.sum(sides[1:] ** 2)
 
 
 @jit
@@ -217,7 +205,7 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
         _difference(q, lam, y, mu, widths, rho, outer, c, e, work)
         rho[:] = cores - rho
         outer[:] = sides - outer
-        residual = math.sqrt(_squared_norm(rho, outer, widths)) / size
+        residual = math.sqrt(_squared_norm(rho, outer)) / size
         if residual <= TOLERANCE or not residual < math.inf:
             break
         if iteration == 0:
@@ -285,7 +273,7 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
             if way == 0:
                 new_core, new_side = core.copy(), side.copy()
                 way_from, way_to = (y, mu), (back, nu)
-            elif not math.sqrt(_squared_norm(core, side, widths)) < RETURN * math.sqrt(depth) * lam[n, 0]:
+            elif not math.sqrt(_squared_norm(core, side)) < RETURN * math.sqrt(depth) * lam[n, 0]:
                 residuals[n] = math.inf
         if residuals[n] < math.inf:
             _copy(y, mu, q[n], lam[n])
