@@ -243,8 +243,11 @@ class Sampler(ABC):
             file = None
             if checkpoint is not None:
                 about = header_of(self.settings(), given, None if rng is None else at.rng, shape, burn_in, thin)
-                opened = Checkpoint(checkpoint, about, at, self._first_step, n_steps, checkpoint_every)
-                file = stack.enter_context(opened)
+
+                def step(state: State) -> State:
+                    return self.step(_copy(state), np.random.default_rng(0))
+
+                file = stack.enter_context(Checkpoint(checkpoint, about, at, step, n_steps, checkpoint_every))
                 draws, at = file.draws, file.standing
                 generator = _restored(generator, at.rng)
             tick = stack.enter_context(_ticks(progress, n_steps))
@@ -268,10 +271,6 @@ class Sampler(ABC):
                 if file is not None:
                     file.append(draws, at, status)
         return _samples(draws, at, status, self.settings(), shape)
-
-    def _first_step(self, state: State) -> State:
-        """Step under a fixed generator, by which a checkpoint knows its chain."""
-        return self.step(_copy(state), np.random.default_rng(0))
 
 
 def _copy(arrays: Mapping[str, Any]) -> State:

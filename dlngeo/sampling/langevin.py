@@ -23,6 +23,7 @@ References
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -178,38 +179,53 @@ class Langevin(Sampler):
         }
 
 
-class _Virial:
-    r"""``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy.
+class _Spectral(ABC):
+    r"""Matrices of rank r with a spectral metric: their dimension, entropy and virial.
 
-    To scale λ by c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
+    The virial is ``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy. To scale λ by
+    c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
     ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is ``(κD + νs)/β``.
     """
 
-    def __init__(self, sampler: Langevin, entropy: SpectralEntropy) -> None:
-        (m, n), r, self.depth = sampler.space.shape, entropy.rank, entropy.depth
-        degrees = sampler.noise.kappa * r * (m + n - r) + sampler.noise.vertical * self.depth * entropy.degree
-        self.factor = sampler.beta / degrees if degrees else math.nan
+    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
+        self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
+        self.depth = math.inf if self.metric.depth is None else self.metric.depth
+        (self.m, self.n), self.rank = sampler.space.shape, self.metric.rank
+        self.dim = self.rank * (self.m + self.n - self.rank)
+        if not math.isinf(self.depth):
+            self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
+            degrees = sampler.noise.kappa * self.dim + sampler.noise.vertical * self.depth * self.entropy.degree
+            self.factor = sampler.beta / degrees if degrees else math.nan
 
-    def spectral(self, lam: np.ndarray, derivative: np.ndarray) -> np.ndarray:
-        return self.factor * np.sum(lam * derivative, axis=1)
+    @abstractmethod
+    def _sigma(self, state: State) -> np.ndarray:
+        """Singular values."""
 
-    def __call__(self, points: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        return self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
+    def points(self, state: State) -> np.ndarray:
+        return (state["u"] * self._sigma(state)[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
+
+    def forces(self, state: State, new: State) -> tuple[np.ndarray, np.ndarray]:
+        """``E′``, empty of a potential of λ, and ``∂E/∂λ`` of that, else zero; the virial goes to ``new``."""
+        potential, chains = self.sampler.potential_gradient, len(state["u"])
+        if isinstance(potential, SpectralPotential):
+            lam = self.sampler.lam(state)
+            gradient, slope = np.empty((chains, 0, 0)), slopes(potential, lam)
+            new["virial"] = self.factor * np.sum(lam * slope, axis=1)
+        else:
+            points, slope = self.points(state), np.zeros((chains, self.rank))
+            gradient = gradients(potential, points)
+            if not math.isinf(self.depth):
+                new["virial"] = self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
+        return gradient, slope
 
 
-class _Factors:
+class _Factors(_Spectral):
     """Metrics of integer depth: turns and flat Brownian motion, with the state (U, Λ, V)."""
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        metric = sampler.space.metric
-        self.sampler, self.temperature = sampler, temperature
-        self.rank, self.depth = metric.rank, int(metric.depth)
-        self.m, self.n = sampler.space.shape
+        super().__init__(sampler, temperature, widths)
         # A normalised metric runs N times slower.
-        self.h = sampler.step_size * metric.kernel.at_one / metric.depth
-        self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
-        self.virial = _Virial(sampler, self.entropy)
-        self.dim = self.rank * (self.m + self.n - self.rank)
+        self.h = sampler.step_size * self.metric.kernel.at_one / self.depth
 
     def start(self, points: np.ndarray | Factors) -> State:
         u, lam, v = factored(points, (self.m, self.n), self.rank, self.depth)
@@ -228,47 +244,30 @@ class _Factors:
         )
         fresh = ~state["kick"].any(axis=(1, 2))
         state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.m, self.n, self.rank)
-        potential = self.sampler.potential_gradient
-        if isinstance(potential, SpectralPotential):
-            gradient = np.empty((chains, 0, 0))
-            slope = slopes(potential, state["lam"])
-            radial, state["virial"] = slope / self.depth, self.virial.spectral(state["lam"], slope)
-            along = radial
-        else:
-            points = self.points(state)
-            gradient = gradients(potential, points)
-            state["virial"] = self.virial(points, gradient)
-            radial = np.zeros((chains, self.rank))
+        gradient, slope = self.forces(state, state)
+        radial = along = slope / self.depth
+        if gradient.size:
             along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * state["lam"] ** (self.depth - 1)
         if self.sampler.noise.vertical:
             radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
-        slope = (self.depth * np.sum(along**2, axis=1)) ** 0.5
-        watch(state, slope, self.h, 2 * self.h * self.temperature * self.dim, self.sampler.step_size)
-        failed = _steps.advance(state, gradient, radial, (core, left, right), self.depth, self.h, self.temperature)
+        size = (self.depth * np.sum(along**2, axis=1)) ** 0.5
+        variance = 2 * self.h * self.temperature * self.dim
+        state["slope"] = watch(state, size, self.h, variance, self.sampler.step_size)
+        noise, depth = (core, left, right), int(self.depth)
+        failed = _steps.advance(state, gradient, radial, noise, depth, self.h, self.temperature)
         refuse_failed(failed, self.sampler.step_size)
         return state
 
-    def points(self, state: State) -> np.ndarray:
-        sigma = state["lam"] ** self.depth
-        return (state["u"] * sigma[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
+    def _sigma(self, state: State) -> np.ndarray:
+        return state["lam"] ** self.depth
 
 
-class _Retraction:
+class _Retraction(_Spectral):
     """Any other spectral metric: its second-order retraction, chain by chain, with the state (U, Σ, V)."""
-
-    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
-        self.depth = math.inf if self.metric.depth is None else self.metric.depth
-        self.entropy, self.virial = None, None
-        if not math.isinf(self.depth):
-            m, n = sampler.space.shape
-            entropy = SpectralEntropy(m, n, self.depth, self.metric.rank, widths)
-            self.virial = _Virial(sampler, entropy)
-            self.entropy = entropy if sampler.noise.vertical else None
 
     def start(self, points: np.ndarray | Factors) -> State:
         depth = 1 if math.isinf(self.depth) else self.depth
-        u, lam, v = factored(points, tuple(self.sampler.space.shape), self.metric.rank, depth)
+        u, lam, v = factored(points, (self.m, self.n), self.rank, depth)
         s = lam**depth
         if not (s > 0).all():
             raise ValueError(
@@ -276,20 +275,24 @@ class _Retraction:
                 "σ. Take an integer depth, or larger λ."
             )
         state = {"u": u, "s": s, "v": v}
-        return state if self.virial is None else {**state, "virial": np.full(len(s), math.nan)}
+        return state if math.isinf(self.depth) else {**state, "virial": np.full(len(s), math.nan)}
 
     def step(self, state: State, rng: np.random.Generator) -> State:
-        h = self.sampler.step_size
-        gradient, virial = self._gradient(state)
-        noise = rng.standard_normal(gradient.shape)
+        h, u, s, v = self.sampler.step_size, state["u"], state["s"], state["v"]
         new = {name: np.empty_like(value) for name, value in state.items()}
-        if virial is not None:
-            new["virial"] = virial
-        slope = np.empty(len(gradient))
+        gradient, slope = self.forces(state, new)
+        if not gradient.size:
+            slope = slope / self.depth * self.sampler.lam(state) ** (1 - self.depth)
+        if self.sampler.noise.vertical:
+            slope = slope - self.entropy.gradient(s) / self.sampler.beta
+        radial = (u * slope[:, None, :]) @ np.swapaxes(v, 1, 2)
+        gradient = radial + gradient if gradient.size else radial
+        noise = rng.standard_normal(gradient.shape)
+        size = np.empty(len(gradient))
         for c in range(len(gradient)):
-            frame = Frame(state["u"][c], state["s"][c], state["v"][c].T, self.metric.kernel)
+            frame = Frame(u[c], s[c], v[c].T, self.metric.kernel)
             drift, half = (frame.scale(frame.split(gradient[c]), power) for power in (1, 0.5))
-            slope[c] = sum(np.sum(part**2) for part in half if part is not None) ** 0.5
+            size[c] = sum(np.sum(part**2) for part in half if part is not None) ** 0.5
             kick = frame.scale(frame.split(noise[c]), 0.5)
             amplitude = math.sqrt(2 * h * self.temperature)
             z = Blocks(*(None if a is None else amplitude * b - h * a for a, b in zip(drift, kick, strict=True)))
@@ -298,30 +301,11 @@ class _Retraction:
             except OverflowError as error:
                 raise ValueError(f"the step of chain {c} overflows; take a step_size below {h:g}.") from error
             new["v"][c] = vt.T
-        (m, n), r = self.sampler.space.shape, self.metric.rank
-        new["slope"] = state.get("slope", np.full(len(slope), math.nan))
-        watch(new, slope, h, 2 * h * self.temperature * r * (m + n - r), self.sampler.step_size)
+        new["slope"] = watch(state, size, h, 2 * h * self.temperature * self.dim, h)
         return new
 
-    def _gradient(self, state: State) -> tuple[np.ndarray, np.ndarray | None]:
-        """Euclidean gradient of the potential with the entropy, and the virial."""
-        potential, s = self.sampler.potential_gradient, state["s"]
-        slope, gradient, virial = np.zeros_like(s), np.zeros(()), None
-        if isinstance(potential, SpectralPotential):
-            lam = s ** (1 / self.depth)
-            part = slopes(potential, lam)
-            slope += part / self.depth * lam ** (1 - self.depth)
-            virial = None if self.virial is None else self.virial.spectral(lam, part)
-        else:
-            points = self.points(state)
-            gradient = gradients(potential, points)
-            virial = None if self.virial is None else self.virial(points, gradient)
-        if self.entropy is not None:
-            slope -= self.entropy.gradient(s) / self.sampler.beta
-        return (state["u"] * slope[:, None, :]) @ np.swapaxes(state["v"], 1, 2) + gradient, virial
-
-    def points(self, state: State) -> np.ndarray:
-        return (state["u"] * state["s"][:, None, :]) @ np.swapaxes(state["v"], 1, 2)
+    def _sigma(self, state: State) -> np.ndarray:
+        return state["s"]
 
 
 class _Geodesic:
@@ -357,10 +341,8 @@ class _Geodesic:
             raise ValueError(
                 f"the exponential map of {type(self.space).__name__} left it; take a step_size below {h:g}."
             )
-        new = {"points": moved, "slope": state.get("slope", np.full(len(points), math.nan))}
-        slope = np.sum(drift**2, axis=(1, 2)) ** 0.5
-        watch(new, slope, h, 2 * h * self.temperature * drift.shape[1], self.sampler.step_size)
-        return new
+        size = np.sum(drift**2, axis=(1, 2)) ** 0.5
+        return {"points": moved, "slope": watch(state, size, h, 2 * h * self.temperature * drift.shape[1], h)}
 
     def _belongs(self, points: np.ndarray, atol: float) -> bool:
         return bool(np.all(to_numpy(self.space.belongs(to_gs(points), atol=atol))))

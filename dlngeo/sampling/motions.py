@@ -12,7 +12,7 @@ from dlngeo.sampling import movers as _fixed_rank
 from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.compiled.steps import entropy_slope
 from dlngeo.sampling.movers import Point, Tangent
-from dlngeo.sampling.potentials import finite_or_raise
+from dlngeo.sampling.potentials import finite_or_raise, slopes
 from dlngeo.sampling.weights import BalancedSampler, Vector
 
 __all__ = ["MOTIONS", "Motion", "ProductMotion", "WeightsMotion"]
@@ -118,16 +118,13 @@ class ProductMotion(Motion):
         return core + left + right
 
     def force(self, position: Point) -> Tangent:
-        """Gradient of the potential.
-
-        What moves Y by K in the frames moves X by ``(λ_k^N ∓ λ_l^N)/(λ_k ∓ λ_l)`` times its symmetric and skew part.
-        """
+        """Gradient: what moves Y by K moves X by ``(λ_k^N ∓ λ_l^N)/(λ_k ∓ λ_l)`` times its symmetric and skew part."""
         sampler, (u, lam, v) = self.sampler, position
         index, depth = np.arange(sampler.rank), sampler.depth
         if sampler.spectral is not None:
             sides = (np.zeros((len(q), q.shape[1] if q.shape[1] > sampler.rank else 0, sampler.rank)) for q in (u, v))
             force = Tangent(np.zeros((len(lam), sampler.rank, sampler.rank)), *sides)
-            force.core[:, index, index] = sampler.beta * sampler._derivative(lam)
+            force.core[:, index, index] = sampler.beta * slopes(sampler.spectral, lam, finite=False)
         else:
             core, left, right = sampler._euclidean(position)
             symmetric, skew = _quotients(lam, depth)

@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from dlngeo.sampling.compiled.orthographic import in_threads
+from dlngeo.sampling.compiled import in_threads, jit
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 
 __all__ = ["Point", "Tangent", "draw_frames", "leap"]
@@ -31,8 +30,6 @@ __all__ = ["Point", "Tangent", "draw_frames", "leap"]
 RETURN = 1e-9
 # Products of entries, over all chains, below which threads cost more than they save.
 _WORK = 50_000
-
-_jit = numba.njit(cache=True, error_model="numpy")
 
 
 class Point(NamedTuple):
@@ -57,21 +54,21 @@ class Tangent(NamedTuple):
 # Arrays are copied and multiplied in loops, all in one layout: anything else multiplies the time to compile.
 
 
-@_jit
+@jit
 def _copy(a, out):  # type: ignore[no-untyped-def]
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             out[i, j] = a[i, j]
 
 
-@_jit
+@jit
 def _transpose(a, out):  # type: ignore[no-untyped-def]
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             out[j, i] = a[i, j]
 
 
-@_jit
+@jit
 def _left_times(a, b, out):  # type: ignore[no-untyped-def]
     """``aᵀb``."""
     for i in range(a.shape[1]):
@@ -84,7 +81,7 @@ def _left_times(a, b, out):  # type: ignore[no-untyped-def]
                 out[i, j] += factor * b[k, j]
 
 
-@_jit
+@jit
 def _times_right(a, b, out):  # type: ignore[no-untyped-def]
     """``abᵀ``."""
     for i in range(a.shape[0]):
@@ -95,7 +92,7 @@ def _times_right(a, b, out):  # type: ignore[no-untyped-def]
             out[i, j] = total
 
 
-@_jit
+@jit
 def _divide(a, b):  # type: ignore[no-untyped-def]
     """Overwrite b with ``a⁻¹b`` by elimination, and a; it is not finite where a is singular."""
     r = a.shape[0]
@@ -121,7 +118,7 @@ def _divide(a, b):  # type: ignore[no-untyped-def]
             b[k, j] /= a[k, k]
 
 
-@_jit
+@jit
 def _frame(q, inner, outer, step, out, triangle):  # type: ignore[no-untyped-def]
     """Orthonormal columns of ``q·inner + step·outer``, which is ``out · triangleᵀ``."""
     rows = np.empty((q.shape[1], q.shape[0]))
@@ -136,7 +133,7 @@ def _frame(q, inner, outer, step, out, triangle):  # type: ignore[no-untyped-def
     return fine
 
 
-@_jit
+@jit
 def _side(q, new, lam, cosines, core, step, out):  # type: ignore[no-untyped-def]
     """``(new·core − q Λ cosines)/step``: what of the way is not in the new frame."""
     for a in range(q.shape[0]):
@@ -147,7 +144,7 @@ def _side(q, new, lam, cosines, core, step, out):  # type: ignore[no-untyped-def
             out[a, j] = total / step
 
 
-@_jit
+@jit
 def _miss(u, lam, v, new_u, s, new_v, core, left, right, step):  # type: ignore[no-untyped-def]
     """Distance from ``UΛ`` of ``Y V`` where the way back ends, relative to λ_1."""
     m, r = u.shape
@@ -178,17 +175,13 @@ def _miss(u, lam, v, new_u, s, new_v, core, left, right, step):  # type: ignore[
     return math.sqrt(square) / lam[0]
 
 
+@jit
 def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-untyped-def]
     (m, r), n = u.shape[1:], v.shape[1]
     tall, wide = m > r, n > r
     k, kt, a, s, b = np.empty((r, r)), np.empty((r, r)), np.empty((r, r)), np.empty(r), np.empty((r, r))
-    c1, c0, kept, product, new_core = (
-        np.empty((r, r)),
-        np.empty((r, r)),
-        np.empty((r, r)),
-        np.empty((r, r)),
-        np.empty((r, r)),
-    )
+    c1, c0, kept = np.empty((r, r)), np.empty((r, r)), np.empty((r, r))
+    product, new_core = np.empty((r, r)), np.empty((r, r))
     q1, q0, r1, r0 = np.empty((m, r)), np.empty((n, r)), np.zeros((r, r)), np.zeros((r, r))
     new_u, new_v, new_left, new_right = np.empty((m, r)), np.empty((n, r)), np.empty((m, r)), np.empty((n, r))
     for c in range(lam.shape[0]):
@@ -254,11 +247,7 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
         _copy(new_u, u[c])
         _copy(new_v, v[c])
         _copy(new_core, core[c])
-        for i in range(r):
-            lam[c, i] = s[i]
-
-
-_compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_leap)
+        lam[c] = s
 
 
 def leap(point: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarray) -> None:
@@ -269,10 +258,10 @@ def leap(point: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarr
     """
     arrays = (*point, *momentum, steps, residuals)
     (m, r), n = point.u.shape[1:], point.v.shape[1]
-    in_threads(lambda s: _compiled(*[a[s] for a in arrays]), len(steps), _WORK // ((m + n) * r * r))
+    in_threads(lambda s: _leap(*[a[s] for a in arrays]), len(steps), _WORK // ((m + n) * r * r))
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@jit
 def _orthonormal(noise, out):  # type: ignore[no-untyped-def]
     r = noise.shape[1]
     triangle = np.empty((r, r))

@@ -52,8 +52,8 @@ class StepSizeWarning(RuntimeWarning):
     """Steps of a chain are too long for its potential, and averages may be far off, by any factor."""
 
 
-def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, given: float) -> None:
-    """Warn where a step went by its drift alone to where the gradient is another, and keep the slopes for the next.
+def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, given: float) -> np.ndarray:
+    """Warn where a step went by its drift alone to where the gradient is another; return the slopes for the next.
 
     Stable Langevin dynamics follows a drift that exceeds the noise to where the gradient is nearly the same. One that
     overshoots, out of a steep wall or over a minimum, has left the region where a step resolves the potential.
@@ -69,7 +69,7 @@ def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, g
             StepSizeWarning,
             stacklevel=2,
         )
-    state["slope"] = slopes
+    return slopes
 
 
 def require(potential: Any, name: str) -> None:

@@ -99,11 +99,11 @@ class UpstairsLangevin(BalancedSampler):
         move = Vector(*(across * x + along * y - h * g for x, y, g in zip(horizontal, vertical, gradient, strict=True)))
         residuals = _orthographic.retract(frames, lam, *move, self._sizes)
         refuse_failed(~(residuals < math.inf), self.step_size)
-        new = {"frames": frames, "lam": lam, "slope": state.get("slope", np.full(len(lam), math.nan))}
         base = self.rank * (self.widths[0] + self.widths[-1] - self.rank)
         spread = self.noise.kappa * base + self.noise.vertical * (self.dim - base)
-        watch(new, self._squared_norm(gradient) ** 0.5, h, 2 * h * spread / self.beta, self.step_size)
-        return new
+        size = self._squared_norm(gradient) ** 0.5
+        slope = watch(state, size, h, 2 * h * spread / self.beta, self.step_size)
+        return {"frames": frames, "lam": lam, "slope": slope}
 
     def statistics(self, state: State) -> State:
         if self.spectral is None and self.potential is None:

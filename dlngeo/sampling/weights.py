@@ -93,12 +93,13 @@ class BalancedSampler(Sampler, ABC):
             If the widths differ from those of the sampler, or the weights are not balanced to 1e-6, or their
             rank is below r.
         """
-        for layer in layers_of(weights):
+        layers = layers_of(weights)
+        for layer in layers:
             _check.real(layer, "the weights")
         if widths(weights) != self.widths:
             raise ValueError(f"weights of widths {widths(weights)}; the sampler has {self.widths}.")
         frame = BalancedFrame(weights, self.rank)
-        worst = max((float(np.max(np.abs(g))) for g in _list(imbalance(weights))), default=0.0)
+        worst = max((float(np.max(np.abs(g))) for g in imbalance(layers)), default=0.0)
         if not worst <= 1e-6 * float(np.max(frame.lam)) ** 2:
             raise ValueError(
                 f"the weights are not balanced, by {worst:.1e}; balance them (dlngeo.weights.network.rebalance)."
@@ -144,11 +145,6 @@ class BalancedSampler(Sampler, ABC):
         assert self.potential is not None
         return energies(self.potential, self._product(ends))
 
-    def _derivative(self, lam: np.ndarray) -> np.ndarray:
-        """``∂E/∂λ`` of a spectral potential."""
-        assert self.spectral is not None
-        return slopes(self.spectral, lam, finite=False)
-
     def _euclidean(self, ends: Point) -> Tangent:
         """``UᵀE′V``, ``(1 − UUᵀ)E′V`` and ``(1 − VVᵀ)E′ᵀU`` of a potential that is not spectral."""
         assert callable(self.potential_gradient)
@@ -156,19 +152,16 @@ class BalancedSampler(Sampler, ABC):
         u, _, v = ends
         gradient = gradients(self.potential_gradient, self._product(ends), finite=False)
         left, right = gradient @ v, np.swapaxes(gradient, 1, 2) @ u
-        core, none = np.swapaxes(u, 1, 2) @ left, np.zeros((len(u), 0, self.rank))
-        return Tangent(
-            core,
-            left - u @ core if u.shape[1] > self.rank else none,
-            right - v @ np.swapaxes(core, 1, 2) if v.shape[1] > self.rank else none,
-        )
+        core = np.swapaxes(u, 1, 2) @ left
+        left = left - u @ core if u.shape[1] > self.rank else left[:, :0]
+        return Tangent(core, left, right - v @ np.swapaxes(core, 1, 2) if v.shape[1] > self.rank else right[:, :0])
 
     def _gradient(self, frames: np.ndarray, lam: np.ndarray) -> Vector:
         """Gradient of E in the weights, which is horizontal."""
         out = Vector(np.zeros((len(lam), self.depth, self.rank, self.rank)), np.zeros_like(frames))
         if self.spectral is not None:
             index = np.arange(self.rank)
-            slope = self._derivative(lam) / self.depth
+            slope = slopes(self.spectral, lam, finite=False) / self.depth
             out.cores[:, :, index, index] = slope[:, None, :]
             return out
         core, left, right = self._euclidean(self._ends(frames, lam))
@@ -237,7 +230,3 @@ def _network(space: Any, rank: int | None, noise: Noise) -> tuple[tuple[int, ...
     m, n = space.shape
     inner = min(m, n) if noise.vertical else metric.rank
     return (n, *[inner] * (int(depth) - 1), m), metric.rank, depth / metric.kernel.at_one
-
-
-def _list(layers: Any) -> list[np.ndarray]:
-    return layers if isinstance(layers, list) else list(np.moveaxis(layers, -3, 0))

@@ -1,6 +1,6 @@
 """Networks, energies, points and comparisons that the tests of samplers share."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -63,6 +63,25 @@ def extrapolated(run, h):
     """Deviation at zero step from those at h and h/2, whose bias is of first order, and its standard error."""
     (coarse, a), (fine, b) = run(h), run(h / 2)
     return 2 * fine - coarse, (4 * b**2 + a**2) ** 0.5
+
+
+def assert_symplectic(at, directions, h=1e-5):
+    """``Σ dW ∧ dp`` is what it was: ``at(direction, t)`` gives W and p on curves, and those they are mapped to."""
+    rates = []
+    for direction in directions:
+        rates.append([(a - b) / (2 * h) for a, b in zip(at(direction, h), at(direction, -h), strict=True)])
+    for (w1, p1, v1, q1), (w2, p2, v2, q2) in combinations(rates, 2):
+        assert v1 @ q2 - v2 @ q1 == pytest.approx(w1 @ p2 - w2 @ p1, abs=1e-7)
+        assert np.linalg.norm(v1 - w1) > 0.1  # not the identity
+
+
+def assert_white(vectors, dim):
+    """Vectors, shape=[4000, …], are white noise on a space of a dimension."""
+    # A projector up to sampling errors, of size √(dim/n) in the operator norm.
+    eigenvalues = np.linalg.eigvalsh(np.cov(vectors.T))[::-1]
+    assert np.sum(eigenvalues) == pytest.approx(dim, abs=6 * (2 * dim / 4000) ** 0.5)
+    assert abs(eigenvalues[:dim] - 1).max() < 3 * (dim / 4000) ** 0.5
+    np.testing.assert_allclose(eigenvalues[dim:], 0, atol=1e-12)
 
 
 def starts(chains, rng):

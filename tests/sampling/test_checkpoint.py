@@ -17,14 +17,7 @@ import pytest
 from networks import SQUARES, assert_same, starts
 
 from dlngeo.geomstats import FixedRankMatrices
-from dlngeo.sampling import (
-    CheckpointError,
-    ConstrainedHMC,
-    Langevin,
-    Sampler,
-    Samples,
-    WorkerLostError,
-)
+from dlngeo.sampling import CheckpointError, ConstrainedHMC, Langevin, Sampler, Samples, WorkerLostError
 
 N_STEPS = 60
 OPTIONS = {"burn_in": 7, "thin": 2}
@@ -349,14 +342,16 @@ def test_every_damaged_file_is_an_error_and_nothing_is_lost(kind, tmp_path):
     assert_same(run(path), whole())
 
 
-def other_options():
-    yield "thin", {"thin": 3}, "thin differed, 2 and now 3"
-    yield "burn-in", {"burn_in": 8}, "burn_in differed, 7 and now 8"
-    yield "seed", {"rng": 6}, "the random generator or seed differed"
-    yield "generator", {"rng": np.random.Generator(np.random.MT19937(5))}, "the random generator or seed differed"
-
-
-@pytest.mark.parametrize(("options", "message"), [pytest.param(o, m, id=i) for i, o, m in other_options()])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thin": 3}, "thin differed, 2 and now 3"),
+        ({"burn_in": 8}, "burn_in differed, 7 and now 8"),
+        ({"rng": 6}, "the random generator or seed differed"),
+        ({"rng": np.random.Generator(np.random.MT19937(5))}, "the random generator or seed differed"),
+    ],
+    ids=["thin", "burn-in", "seed", "generator"],
+)
 def test_another_run_is_refused(options, message, tmp_path):
     path = tmp_path / "a"
     interrupted_at(path)

@@ -300,21 +300,9 @@ def test_what_is_wrong_is_said(rng):
         (ValueError, "expected", lambda: make().sample(np.zeros((2, 4, 3)), 1)),
         (ValueError, "rank below 3", lambda: make().sample(np.zeros((2, 3, 3)), 1)),
         (ValueError, "the sampler has", lambda: make().state_at(draw(rng, 2, 3, 3, 3, 3))),
-        (
-            ValueError,
-            "not balanced",
-            lambda: make().state_at([weights[0], 2 * weights[1]]),
-        ),
-        (
-            ValueError,
-            "gradient of the potential",
-            lambda: make(potential=cost, **undefined).sample(eye, 1),
-        ),
-        (
-            ValueError,
-            "the potential holds",
-            lambda: make(**nowhere).sample(eye, 1),
-        ),
+        (ValueError, "not balanced", lambda: make().state_at([weights[0], 2 * weights[1]])),
+        (ValueError, "gradient of the potential", lambda: make(potential=cost, **undefined).sample(eye, 1)),
+        (ValueError, "the potential holds", lambda: make(**nowhere).sample(eye, 1)),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -1,25 +1,16 @@
 """The motion of the product: the position step and the integrator against their definitions."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
-from networks import SQUARES, a_network, cost, cost_gradient
+from networks import SQUARES, a_network, assert_symplectic, assert_white, cost, cost_gradient
 
 from dlngeo._linalg import haar
 from dlngeo.sampling import ConstrainedHMC, SpectralPotential
 from dlngeo.sampling.movers import Point, Tangent, leap
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 
-TINY = [
-    ((2, 2, 2), 2),
-    ((2, 2, 2, 2), 2),
-    ((2, 3, 2), 1),
-    ((3, 2), 1),
-    ((3, 2, 2, 4), 2),
-    ((3, 2, 2), 2),
-    ((2, 2, 3), 2),
-]
+TINY = [((2, 2, 2), 2), ((2, 2, 2, 2), 2), ((2, 3, 2), 1), ((3, 2), 1)]
+TINY += [((3, 2, 2, 4), 2), ((3, 2, 2), 2), ((2, 2, 3), 2)]
 a_tiny_network = pytest.mark.parametrize(("widths", "rank"), TINY, ids=str)
 
 
@@ -77,12 +68,7 @@ def test_momenta_are_white_noise_on_the_tangent_space(rng, widths, rank):
     kinetic = sampler.dynamics().hamiltonian(np.zeros(4000), point, momentum)
     np.testing.assert_allclose(2 * kinetic, np.sum(z**2, axis=(1, 2)), rtol=1e-12)
     np.testing.assert_allclose(projected(point, z), z, atol=1e-13)
-    dim = rank * (widths[0] + widths[-1] - rank)
-    # A projector up to sampling errors, of size √(dim/n) in the operator norm.
-    eigenvalues = np.linalg.eigvalsh(np.cov(flat(z).T))[::-1]
-    assert np.sum(eigenvalues) == pytest.approx(dim, abs=6 * (2 * dim / 4000) ** 0.5)
-    assert abs(eigenvalues[:dim] - 1).max() < 3 * (dim / 4000) ** 0.5
-    np.testing.assert_allclose(eigenvalues[dim:], 0, atol=1e-12)
+    assert_white(flat(z), rank * (widths[0] + widths[-1] - rank))
 
 
 @a_network
@@ -141,7 +127,6 @@ def test_the_integrator_is_symplectic(rng, widths, rank):
     shape = (1, widths[-1], widths[0])
     p = projected(zero, rng.standard_normal(shape))
     pairs = [[projected(zero, rng.standard_normal(shape)) for _ in range(2)] for _ in range(4)]
-    h = 1e-5
 
     def at(direction, t):
         """A curve in the tangent bundle, and its image."""
@@ -151,12 +136,7 @@ def test_the_integrator_is_symplectic(rng, widths, rank):
         assert sampler.dynamics().integrate(point, momentum, np.array([0.2]), 2)[0] < 1e-9
         return [flat(z)[0] for z in (here, q, matrix(point), dense(point, momentum))]
 
-    rates = []
-    for direction in pairs:
-        rates.append([(a - b) / (2 * h) for a, b in zip(at(direction, h), at(direction, -h), strict=True)])
-    for (w1, p1, v1, q1), (w2, p2, v2, q2) in combinations(rates, 2):
-        assert v1 @ q2 - v2 @ q1 == pytest.approx(w1 @ p2 - w2 @ p1, abs=1e-7)
-        assert np.linalg.norm(v1 - w1) > 0.1  # not the identity
+    assert_symplectic(at, pairs)
 
 
 @pytest.mark.parametrize("noise", ["base", "isotropic"])

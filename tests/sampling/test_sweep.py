@@ -23,6 +23,7 @@ from dlngeo.sampling.runs.sweep import WorkerLostError, cell_path
 
 GRID = {"depth": [2, 3], "beta": [1.0, 4.0], "shape": [(2, 3), (3, 3)]}
 N_STEPS = 40
+CLUSTER = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
 
 
 def make(rng, depth, beta, shape, chains=3):
@@ -184,9 +185,8 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(tmp_path):
         return cell
 
     grid = {"k": range(4)}
-    options = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
-        distributed.LocalCluster(**options, silence_logs=50) as cluster,
+        distributed.LocalCluster(**CLUSTER) as cluster,
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
@@ -344,10 +344,9 @@ def test_a_cell_that_dask_gives_up_is_named_and_the_cluster_serves_on(tmp_path):
     """Left to itself, joblib would wait for it for ever."""
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
-    shape = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        distributed.LocalCluster(**shape, silence_logs=50) as cluster,
+        distributed.LocalCluster(**CLUSTER) as cluster,
         distributed.Client(cluster) as client,
         joblib.parallel_config(backend="dask"),
     ):

@@ -27,26 +27,21 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import numba
 import numpy as np
 
+from dlngeo.sampling.compiled import in_threads, jit
 from dlngeo.sampling.compiled.pairs import diagonalize, tangent
 from dlngeo.sampling.compiled.pairs import turns as pair_turns
-from dlngeo.sampling.compiled.svd import orthonormalize
+from dlngeo.sampling.compiled.svd import orthonormalize_rows
 
-__all__ = ["in_threads", "leap", "project", "retract"]
+__all__ = ["leap", "project", "retract"]
 
 # The residual ‖ρ‖ relative to ‖W‖ at which to stop, how often to try, and how near the way back must return.
 TOLERANCE, ITERATIONS, RETURN = 1e-12, 60, 1e-9
 
-_jit = numba.njit(cache=True, error_model="numpy")
 
-
-@_jit
+@jit
 def _difference(q, lam, y, mu, widths, cores, sides, c, e, work):  # type: ignore[no-untyped-def]
     """Cores and sides of ``P_W(Y − W)`` in the frames of W; ``c_p = Q_pᵀ Y_p`` and ``e_p = Y_p − Q_p c_p``."""
     depth, r = cores.shape[0], lam.size
@@ -82,7 +77,7 @@ def _difference(q, lam, y, mu, widths, cores, sides, c, e, work):  # type: ignor
                     sides[p, a, j] = total
 
 
-@_jit
+@jit
 def _neighbours(c, p, i, j):  # type: ignore[no-untyped-def]
     """Entry of the mean of ``c_{p−1}`` and ``c_{p+1}``, or the one of them that there is."""
     if p == 0:
@@ -92,24 +87,12 @@ def _neighbours(c, p, i, j):  # type: ignore[no-untyped-def]
     return (c[p - 1, i, j] + c[p + 1, i, j]) / 2
 
 
-@_jit
-def _squared_norm(cores, sides, widths):  # type: ignore[no-untyped-def]
-    depth, r = cores.shape[0], cores.shape[1]
-    total = 0.0
-    for p in range(depth):
-        for i in range(r):
-            for j in range(r):
-                total += cores[p, i, j] ** 2
-    for p in range(depth + 1):
-        if widths[p] > r:
-            weight = 1.0 if p == 0 or p == depth else 2.0
-            for a in range(widths[p]):
-                for j in range(r):
-                    total += weight * sides[p, a, j] ** 2
-    return total
+@jit
+def _squared_norm(cores, sides):  # type: ignore[no-untyped-def]
+    return np.sum(cores**2) + np.sum(sides[:-1] ** 2) + np.sum(sides[1:] ** 2)
 
 
-@_jit
+@jit
 def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[no-untyped-def]
     """Move (Y, μ) along the projection to its tangent space of a vector given in the frames of W."""
     depth, r = cores.shape[0], mu.size
@@ -195,17 +178,15 @@ def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[
                     if d > r:
                         total += q[p, a, k] * triangle[k, j] + sides[p, a, k] * outside[k, j]
                 new[a, j] = total
-        if not orthonormalize(new[:d], triangle) > 0.0:
+        if not orthonormalize_rows(new[:d].T, triangle) > 0.0:
             return False
-        for a in range(d):
-            for j in range(r):
-                y[p, a, j] = new[a, j]
+        y[p, :d] = new[:d]
     for k in range(r):
         mu[k] = stretch[k, k]
     return True
 
 
-@_jit
+@jit
 def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-untyped-def]
     """Find balanced (Y, μ) with ``P_W(Y − W)`` the given vector; return the residual relative to ``‖W‖``.
 
@@ -214,49 +195,35 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
     depth, r = cores.shape[0], lam.size
     c, e, first, nu = np.zeros((depth + 1, r, r)), np.zeros(q.shape), np.zeros(q.shape), np.zeros(r)
     rho, outer, turns, work = cores.copy(), sides.copy(), np.empty((depth, r, r)), np.empty((3, depth))
-    _copy(q, lam, widths, y, mu)
-    size, residual, initial = 0.0, math.inf, math.inf
-    for k in range(r):
-        size += depth * lam[k] ** 2
-        for p in range(depth + 1):
-            c[p, k, k] = 1.0
-    size = math.sqrt(size)
+    c[:] = np.eye(r)
+    _copy(q, lam, y, mu)
+    size, residual, initial = math.sqrt(depth * np.sum(lam**2)), math.inf, math.inf
     for iteration in range(iterations):
         if not _follow(q, y, mu, widths, rho, outer, c, e, turns, work):
             residual = math.inf
             break
         _difference(q, lam, y, mu, widths, rho, outer, c, e, work)
-        for p in range(depth):
-            for i in range(r):
-                for j in range(r):
-                    rho[p, i, j] = cores[p, i, j] - rho[p, i, j]
-        for p in range(depth + 1):
-            if widths[p] > r:
-                for a in range(widths[p]):
-                    for j in range(r):
-                        outer[p, a, j] = sides[p, a, j] - outer[p, a, j]
-        residual = math.sqrt(_squared_norm(rho, outer, widths)) / size
+        rho[:] = cores - rho
+        outer[:] = sides - outer
+        residual = math.sqrt(_squared_norm(rho, outer)) / size
         if residual <= TOLERANCE or not residual < math.inf:
             break
         if iteration == 0:
             initial = residual
-            _copy(y, mu, widths, first, nu)
+            _copy(y, mu, first, nu)
     if initial < math.inf and not residual < initial:
-        _copy(first, nu, widths, y, mu)
+        _copy(first, nu, y, mu)
         return initial
     return residual
 
 
-@_jit
-def _copy(q, lam, widths, y, mu):  # type: ignore[no-untyped-def]
-    for k in range(lam.size):
-        mu[k] = lam[k]
-        for p in range(q.shape[0]):
-            for a in range(widths[p]):
-                y[p, a, k] = q[p, a, k]
+@jit
+def _copy(q, lam, y, mu):  # type: ignore[no-untyped-def]
+    y[:] = q
+    mu[:] = lam
 
 
-@_jit
+@jit
 def _fold(y, mu, widths):  # type: ignore[no-untyped-def]
     """Make μ positive and descending by signs ``(−1)^p`` of columns, and a permutation."""
     depth, r = y.shape[0] - 1, mu.size
@@ -276,7 +243,7 @@ def _fold(y, mu, widths):  # type: ignore[no-untyped-def]
             k -= 1
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@jit
 def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore[no-untyped-def]
     """Move chains along vectors, in place; for a leap also the vectors, and only if the way back is found.
 
@@ -306,34 +273,19 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
             if way == 0:
                 new_core, new_side = core.copy(), side.copy()
                 way_from, way_to = (y, mu), (back, nu)
-            elif not math.sqrt(_squared_norm(core, side, widths)) < RETURN * math.sqrt(depth) * lam[n, 0]:
+            elif not math.sqrt(_squared_norm(core, side)) < RETURN * math.sqrt(depth) * lam[n, 0]:
                 residuals[n] = math.inf
         if residuals[n] < math.inf:
-            _copy(y, mu, widths, q[n], lam[n])
+            _copy(y, mu, q[n], lam[n])
             if leap:
                 cores[n], sides[n] = new_core / -steps[n], new_side / -steps[n]
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@jit
 def _project(lam, cores):  # type: ignore[no-untyped-def]
     work = np.empty((3, cores.shape[1]))
     for n in range(lam.shape[0]):
         tangent(lam[n], cores[n], work)
-
-
-def in_threads(function: Callable[[slice], Any], chains: int, least: int = 16) -> None:
-    """Run a compiled loop over slices of the chains, in as many threads as Numba would start for its parallel loops.
-
-    Those take three times as long to compile. With fewer chains than ``least`` starting threads costs more than it
-    saves.
-    """
-    parts = numba.get_num_threads() if chains >= least else 1
-    slices = [slice(chains * k // parts, chains * (k + 1) // parts) for k in range(parts)]
-    if parts == 1:
-        function(slices[0])
-        return
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(function, slices))
 
 
 def project(lam: np.ndarray, cores: np.ndarray) -> None:

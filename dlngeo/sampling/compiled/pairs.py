@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 
-import numba
+import numpy as np
+
+from dlngeo.sampling.compiled import jit
 
 __all__ = ["diagonalize", "tangent", "turns"]
 
-_jit = numba.njit(cache=True, error_model="numpy")
 
-
-@_jit
+@jit
 def tangent(lam, cores, work):  # type: ignore[no-untyped-def]
     """Subtract the normal part ``S_p Λ − Λ S_{p−1}`` of cores, S symmetric."""
     depth, r = cores.shape[0], lam.size
@@ -45,7 +45,7 @@ def tangent(lam, cores, work):  # type: ignore[no-untyped-def]
                 cores[p, q, k] -= upper * lam[k] - lam[q] * lower
 
 
-@_jit
+@jit
 def turns(mu, cores, skew, stretch, work):  # type: ignore[no-untyped-def]
     """Skew ``A_p`` and symmetric D with ``A_p μ − μ A_{p−1} + D`` closest to cores, ``A_0 = 0``."""
     depth, r = cores.shape[0], mu.size
@@ -86,17 +86,12 @@ def turns(mu, cores, skew, stretch, work):  # type: ignore[no-untyped-def]
                 skew[p, q, k] = -skew[p, k, q]
 
 
-@_jit
+@jit
 def diagonalize(s, o):  # type: ignore[no-untyped-def]
     """Rotate a symmetric matrix to a diagonal one, ``oᵀ s o``, in place, by Jacobi's method."""
     r = s.shape[0]
-    for i in range(r):
-        for j in range(r):
-            o[i, j] = 1.0 if i == j else 0.0
-    size = 0.0
-    for i in range(r):
-        for j in range(r):
-            size = max(size, abs(s[i, j]))
+    o[:] = np.eye(r)
+    size = np.max(np.abs(s))
     for _ in range(30):
         turned = False
         for i in range(r - 1):

@@ -40,22 +40,20 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from dlngeo.sampling.compiled.orthographic import in_threads
+from dlngeo.sampling.compiled import in_threads, jit
 from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, slope_apart, slope_close
 
 __all__ = ["advance", "entropy_slope", "first_kick"]
-
-_jit = numba.njit(cache=True, error_model="numpy")
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
 _POWER = math.exp(-CLOSE)  # of ρ^{2N} = e^{−y}, above which a pair is close for the slope of the entropy
 
 
+@jit
 def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, depth, h, temperature, failed):  # type: ignore[no-untyped-def]
     chains, m, r = u.shape
     n = v.shape[1]
@@ -71,11 +69,8 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
     noise, wide = np.empty((r, columns)), np.empty((r, columns))
     middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
     for c in range(chains):
-        for k in range(r):
-            for i in range(m):
-                ut[k, i] = u[c, i, k]
-            for i in range(n):
-                vt[k, i] = v[c, i, k]
+        ut[:] = u[c].T
+        vt[:] = v[c].T
         if forced:
             g = gradient[c]
             right_force[:] = _product(ut, g)
@@ -110,7 +105,6 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
         else:
             flat[:] = wide
         fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
-        keeps = columns == r and depth % 2 == 0 and _odd(flat)
         if not (fine and svd(flat, a, s, b) and s[0] ** depth < math.inf):
             failed[c] = True
             continue
@@ -118,20 +112,15 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
             right = _product(turned, right)
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
             _remember(_product(a, noise), _product(b, wide) if columns > r else b, kick[c])
-        if keeps:
+        if columns == r and depth % 2 == 0 and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
-        ut[:] = _product(a, left)
-        vt[:] = _product(b, right)
-        for k in range(r):
-            lam[c, k] = s[k]
-            for i in range(m):
-                u[c, i, k] = ut[k, i]
-            for i in range(n):
-                v[c, i, k] = vt[k, i]
+        u[c] = _product(a, left).T
+        lam[c] = s
+        v[c] = _product(b, right).T
 
 
-@_jit
+@jit
 def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
     """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``."""
     r = lam.size
@@ -169,7 +158,7 @@ def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn): 
             flat[q, k] = -force_plus + force_minus
 
 
-@_jit
+@jit
 def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
     """Rows of ``Q(1 + E)``."""
     r, m = rows.shape
@@ -182,7 +171,7 @@ def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
                 out[k, i] += factor * rows[q, i]
 
 
-@_jit
+@jit
 def _normal(rows, noise, force, lam, depth, amplitude, h, out, wide):  # type: ignore[no-untyped-def]
     """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
     r, m = rows.shape
@@ -203,7 +192,7 @@ def _normal(rows, noise, force, lam, depth, amplitude, h, out, wide):  # type: i
             out[k, i] += amplitude / lam[k] * wide[k, i] - h * lam[k] ** (depth - 2) * column[i]
 
 
-@_jit
+@jit
 def _outside(rows, parts, weight, out):  # type: ignore[no-untyped-def]
     """Add ``weight · parts · D`` with orthonormal rows D orthogonal to ``rows``, from the axes farthest from these."""
     r, m = rows.shape
@@ -232,7 +221,7 @@ def _outside(rows, parts, weight, out):  # type: ignore[no-untyped-def]
                 out[k, i] += weight * parts[k, j] * new[i]
 
 
-@_jit
+@jit
 def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
     """Write noise into the kick: in the new right frame as it is, outside of it as a factor of its Gram matrix."""
     r = rows.shape[0]
@@ -243,10 +232,7 @@ def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
     rest = noise - _product(core, rows)
     gram = _product(rest, rest.T)
     for j in range(r, kick.shape[1]):  # by Cholesky's method with pivots, as the rank may be less than r
-        place = 0
-        for k in range(r):
-            if gram[k, k] > gram[place, place]:
-                place = k
+        place = np.argmax(np.diag(gram))
         root = math.sqrt(max(gram[place, place], 0.0))
         for k in range(r):
             kick[k, j] = gram[k, place] / root if root > 0.0 else 0.0
@@ -255,28 +241,7 @@ def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
                 gram[k, i] -= kick[k, j] * kick[i, j]
 
 
-@_jit
-def _odd(a):  # type: ignore[no-untyped-def]
-    """Whether the determinant is negative, by elimination."""
-    w, r, odd = a.copy(), a.shape[0], False
-    for k in range(r):
-        best = k
-        for i in range(k + 1, r):
-            if abs(w[i, k]) > abs(w[best, k]):
-                best = i
-        if best != k:
-            odd = not odd
-            for j in range(k, r):
-                w[k, j], w[best, j] = w[best, j], w[k, j]
-        odd ^= w[k, k] < 0.0
-        for i in range(k + 1, r):
-            factor = w[i, k] / w[k, k]
-            for j in range(k + 1, r):
-                w[i, j] -= factor * w[k, j]
-    return odd
-
-
-@_jit
+@jit
 def _product(a, b):  # type: ignore[no-untyped-def]
     out = np.zeros((a.shape[0], b.shape[1]))
     for i in range(a.shape[0]):
@@ -287,10 +252,10 @@ def _product(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-_slope_apart, _slope_close = _jit(slope_apart), _jit(slope_close)
+_slope_apart, _slope_close = jit(slope_apart), jit(slope_close)
 
 
-@_jit
+@jit
 def _slopes(lam, depth, excess, series):  # type: ignore[no-untyped-def]
     chains, r = lam.shape
     out, rest = np.full((chains, r), excess), (depth - 1.0) / depth
@@ -333,8 +298,6 @@ def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) ->
 
 _CHAINS = 200  # with fewer, starting threads costs more than it saves
 
-_compiled = numba.njit(cache=True, error_model="numpy", nogil=True)(_advance)
-
 
 def advance(
     state: dict[str, np.ndarray],
@@ -365,5 +328,5 @@ def advance(
     arrays = (state["u"], state["lam"], state["v"], kick, *given)
 
     numbers = depth, step_size, temperature
-    in_threads(lambda s: _compiled(*[*[a[s] for a in arrays], *numbers, failed[s]]), len(gradient), _CHAINS)
+    in_threads(lambda s: _advance(*[*[a[s] for a in arrays], *numbers, failed[s]]), len(gradient), _CHAINS)
     return failed

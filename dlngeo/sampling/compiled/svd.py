@@ -16,13 +16,14 @@ import math
 import numba
 import numpy as np
 
-__all__ = ["orthonormalize", "orthonormalize_rows", "svd"]
+from dlngeo.sampling.compiled import jit
+
+__all__ = ["orthonormalize_rows", "svd"]
 
 _EPS = np.finfo(float).eps
 _GRAM = 13  # the least size at which eigenvectors of the Gram matrix save more than they cost
 _LARGE = 1e150  # squares of larger numbers overflow
 
-_jit = numba.njit(cache=True, error_model="numpy")
 _sums = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})  # in an order that vectorises
 
 
@@ -41,9 +42,9 @@ def _rotate(a, b, cosine, sine):  # type: ignore[no-untyped-def]
         a[i], b[i] = cosine * x - sine * y, sine * x + cosine * y
 
 
-@_jit
+@jit
 def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
-    """Decompose a square matrix as ``a = utᵀ diag(s) vt``, s descending; it is overwritten.
+    """Decompose a square matrix as ``a = utᵀ diag(s) vt``, s descending.
 
     Tell whether the matrix is finite, below 1e150, and s positive; otherwise the results are undefined.
     """
@@ -92,7 +93,7 @@ def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
     return True
 
 
-@_jit
+@jit
 def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
     """Make rows orthonormal in place by Gram–Schmidt, twice: ``a = triangle · a′`` with a lower triangle.
 
@@ -125,9 +126,3 @@ def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
         for i in range(m):
             a[k, i] /= size
     return least
-
-
-@_jit
-def orthonormalize(a, triangle):  # type: ignore[no-untyped-def]
-    """QR of a tall matrix in place: ``a`` becomes Q, and R goes to ``triangle``; see :func:`orthonormalize_rows`."""
-    return orthonormalize_rows(a.T, triangle.T)

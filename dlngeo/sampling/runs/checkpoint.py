@@ -48,11 +48,6 @@ class Checkpoint:
         The draws found there.
     standing : Standing
         Where the chains stand after them.
-
-    Raises
-    ------
-    CheckpointError
-        If what is there is no checkpoint, or one of another run or of more steps, or damaged, or in use.
     """
 
     def __init__(
@@ -113,9 +108,8 @@ class Checkpoint:
             return
         with uninterrupted():
             part = last["part"] + 1
-            digest = _write(
-                self.path, part, _stacked(draws, last["n_draws"], standing.n_draws), standing, last["digest"]
-            )
+            new = _stacked(draws, last["n_draws"], standing.n_draws)
+            digest = _write(self.path, part, new, standing, last["digest"])
             manifest = {**last, "part": part, "digest": digest, **_progress(standing, status)}
             _store.write_manifest(self.path, manifest)
             self._manifest, self._when = manifest, time.monotonic()
@@ -154,25 +148,12 @@ def header(
     settings: dict[str, Any], start: State, rng: Any, shape: list[int], burn_in: int, thin: int
 ) -> dict[str, Any]:
     """Say what determines a run: the start by its digest, and the generator, unless any will do, by its state."""
-    start = {name: np.asarray(array) for name, array in start.items()}
-    return {
-        "settings": settings,
-        "burn_in": burn_in,
-        "thin": thin,
-        "shape": shape,
-        "start": _store.digest_of(start),
-        "rng": rng,
-    }
+    digest = _store.digest_of({name: np.asarray(array) for name, array in start.items()})
+    return {"settings": settings, "burn_in": burn_in, "thin": thin, "shape": shape, "start": digest, "rng": rng}
 
 
 def read(path: Path, manifest: dict[str, Any]) -> tuple[Draws, Standing]:
-    """Read all draws of a checkpoint of a manifest, and where its chains stand.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged, or went on since the manifest was read.
-    """
+    """Read all draws of a checkpoint, and where its chains stand; refused if it went on since the manifest."""
     return _unpacked(path, _parts(path, manifest), manifest)
 
 

@@ -52,10 +52,7 @@ class Losses:
     def add(self, left: Sequence[int], counts: np.ndarray, under_way: np.ndarray, error: Exception) -> None:
         """Count a loss, and set the counts of steps and marks of the cells that are left to what is kept.
 
-        Raises
-        ------
-        WorkerLostError
-            If it is one too many, or dask gave up, which has run the cell again by itself.
+        It is the end if it is one too many, or dask gave up, which has run the cell again by itself.
         """
         blamed = getattr(error, "cells", [self._cells[place] for place in left])
         lost = [place for place in left if under_way[place]] or [p for p in left if self._cells[p] in blamed]

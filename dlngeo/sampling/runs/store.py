@@ -48,13 +48,7 @@ def write_part(root: Path, number: int, arrays: Arrays, state: Arrays, rng: Any,
 
 
 def read_part(root: Path, number: int, digest: str, *, state: bool = False) -> Part:
-    """Read the part of a digest, and the state after it if asked for.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing or not what was written.
-    """
+    """Read the part of a digest, and the state after it if asked for; refused unless both are what was written."""
     arrays = _read(root, root / f"part-{number}.npz", digest)
     about = json.loads(arrays.pop(_ABOUT).item())
     found = _read(root, state_file(root, number), about["state"]) if state else {}
@@ -108,13 +102,7 @@ def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Read which part is the last, and how far the run got.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no checkpoint, or its first file is damaged.
-    """
+    """Read which part is the last, and how far the run got; refused if there is no checkpoint, or this is damaged."""
     try:
         manifest = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
         seal = manifest.pop("sha256")

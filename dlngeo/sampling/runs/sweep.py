@@ -160,7 +160,7 @@ def run_cells(
             raise CheckpointError(
                 f"{path.parent} holds stores of zarr, which are not read any more; give another folder."
             )
-    losses, found = Losses(cells, paths, retries), {}
+    losses, found, run, here = Losses(cells, paths, retries), {}, joblib.delayed(_run), os.getpid()
     with (
         joblib.parallel_config(backend) if backend is not None else nullcontext(),
         reporting(),
@@ -169,15 +169,7 @@ def run_cells(
     ):
         while left := losses.ordered([place for place in range(len(cells)) if place not in found]):
             tasks = (
-                joblib.delayed(_run)(
-                    make,
-                    cells[k],
-                    n_steps,
-                    int(seed),
-                    {**options, "checkpoint": paths[k]},
-                    (counts.filename, k),
-                    os.getpid(),
-                )
+                run(make, cells[k], n_steps, int(seed), {**options, "checkpoint": paths[k]}, (counts.filename, k), here)
                 for k in left
             )
             try:
