@@ -20,9 +20,7 @@ _NUMPY = array_namespace(np.empty(0))
 
 def depth(value: Any, *, allow_infinite: bool = False) -> float:
     """Return ``value`` as a depth: a real number of at least 1, or ``inf`` where allowed."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"depth must be a real number, got {value!r} of type {type(value).__name__}.")
-    value = float(value)
+    value = _number(value, "depth")
     if math.isinf(value) and value > 0:
         if allow_infinite:
             return value
@@ -30,6 +28,12 @@ def depth(value: Any, *, allow_infinite: bool = False) -> float:
     if not value >= 1:
         raise ValueError(f"depth must be at least 1, got {value}; depth 1 is the Frobenius metric.")
     return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}.")
+    return float(value)
 
 
 def integer(value: Any, name: str, least: int) -> int:
@@ -48,9 +52,7 @@ def positive_integer(value: Any, name: str) -> int:
 
 def positive(value: Any, name: str) -> float:
     """Return ``value`` as a positive and finite ``float``."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}.")
-    value = float(value)
+    value = _number(value, name)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}.")
     return value
@@ -156,27 +158,9 @@ def returned(
 
     Nothing is broadcast, and no imaginary part or mask is dropped.
 
-    Parameters
-    ----------
-    value : Any
-        What the function returned.
-    shape : tuple of int
-        Shape that it must have; ``()`` for a number.
-    name : str
-        What it is, as in "the gradient".
-    finite : bool
-        Whether infinities and NaN are refused; not at the trial points of a solver, which backs off.
-    dtype : data type, optional
-        Type of the result. None leaves floating-point numbers in their own precision.
-    remedy : str
-        Sentence that follows on a wrong shape.
-
-    Raises
-    ------
-    TypeError
-        If the value is no array of real numbers, or is masked.
-    ValueError
-        If it has another shape, or with ``finite`` an entry that is not finite.
+    It is refused as by :func:`real`, of another shape, with the remedy in words, and with ``finite`` where an entry is
+    not finite; not at the trial points of a solver, which backs off. A ``dtype`` of None leaves floating-point numbers
+    in their own precision.
     """
     value = real(value, name)
     if value.shape != tuple(shape):

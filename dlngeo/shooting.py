@@ -78,13 +78,7 @@ class Surface(ABC):
 
     @abstractmethod
     def acceleration(self, x: Array, v: Array) -> Array:
-        """Second derivative in the flat space of the geodesics from points x with velocities v.
-
-        Raises
-        ------
-        SingularError
-            If the metric is not defined at a point.
-        """
+        """Second derivative in the flat space of geodesics; raises a SingularError where the metric is not defined."""
 
     @abstractmethod
     def inner(self, x: Array, v: Array, w: Array) -> Array:
@@ -113,10 +107,7 @@ class Surface(ABC):
 def rate(surface: Surface, x: Array, v: Array) -> Array:
     """Right-hand side ``(V, acceleration)`` of the geodesic equation, shape=[2, ...].
 
-    Raises
-    ------
-    SingularError
-        If the metric is not defined at a point, or a point or velocity is not finite or so large that it overflows.
+    A SingularError is raised where the metric is not defined, and at what is not finite or so large that it overflows.
     """
     for array in (x, v):
         if not np.all(np.abs(array) < _LARGEST):
@@ -231,13 +222,7 @@ def _crossing(
 
 
 def conserved(before: float, after: float) -> None:
-    """Refuse the end of a geodesic whose energy there is not that at the start, to 1e-6.
-
-    Raises
-    ------
-    GeodesicError
-        Of status ``"not converged"``.
-    """
+    """Refuse the end of a geodesic whose energy there is not that at the start, to 1e-6: status "not converged"."""
     drift = abs(after / before - 1) if before > 0 else 0.0
     if not drift < 1e-6:
         raise GeodesicError(
@@ -278,17 +263,8 @@ def connect(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) ->
 def search(attempts: Iterable[tuple[float, Attempt]], tolerance: float) -> Connecting:
     """Make attempts in turn until a geodesic is found that is no longer than the path known: others are no shortest.
 
-    Parameters
-    ----------
-    attempts : iterable of (float, callable)
-        The length of a path that is known, and what returns a geodesic or raises a :class:`GeodesicError`.
-    tolerance : float
-        A geodesic may be longer by this, and by a hundredth: the length of a path is known to its chords.
-
-    Raises
-    ------
-    GeodesicError
-        The failure of the last attempt.
+    It may be longer by the tolerance, and by a hundredth: the length of a path is known to its chords. Where all
+    attempts raise a :class:`GeodesicError`, that of the last one is raised.
     """
     failure = not_converged("there is nothing to try")
     outer = _steps_left.get()
@@ -326,15 +302,11 @@ def newton(
 
     Parameters
     ----------
-    x0 : array, shape=[*point_shape]
-        Initial point.
     target : callable
         End of a geodesic → the point to arrive at: a given one, or the nearest of a set that the basis of the surface
         is orthogonal to.
     velocity : array, shape=[*point_shape]
-        Guess; the part of it in the span of the basis is used.
-    surface : Surface
-        The manifold, with the basis in which the velocity is sought.
+        Guess; the part of it in the span of the basis, in which it is sought, is used.
     tolerance : float
         Largest distance from the target accepted, as in :func:`connect`.
 

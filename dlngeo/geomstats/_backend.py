@@ -86,7 +86,7 @@ def _array(value: Any, name: str, shape: tuple[int, ...] | None) -> Any:
         if not is_traced(value):
             value = _check.floating(value)[1]
             if isinstance(value, np.ndarray) and not gs.is_array(value):
-                value = gs.from_numpy(np.require(value, requirements=["C", "W"]))
+                value = _from_numpy(value)
     if shape is None:
         return value
     if tuple(value.shape[-len(shape) :]) != shape:
@@ -102,9 +102,12 @@ def _array(value: Any, name: str, shape: tuple[int, ...] | None) -> Any:
 
 def to_gs(array: Any) -> Any:
     """Return a NumPy array as an array of the backend of geomstats."""
+    return _from_numpy(np.asarray(_check.real(array, "the array"), dtype=np.float64))
+
+
+def _from_numpy(array: np.ndarray) -> Any:
     # A copy where the array is read-only (JAX's are) or has negative strides, neither of which PyTorch takes.
-    values = np.asarray(_check.real(array, "the array"), dtype=np.float64)
-    return gs.from_numpy(np.require(values, requirements=["C", "W"]))
+    return gs.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -125,13 +125,11 @@ class EndToEndBundle(Border, FiberBundle):
 
     def is_horizontal(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
         """Check that a vector is its horizontal part, shape=[...], to an absolute tolerance of its entries."""
-        rest = tangent_vec - self.horizontal_projection(tangent_vec, base_point)
-        return gs.all(gs.abs(rest) <= atol, axis=(-3, -2, -1))
+        return _vanishes(tangent_vec - self.horizontal_projection(tangent_vec, base_point), atol)
 
     def is_vertical(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
         """Check that a vector is its vertical part, shape=[...], to an absolute tolerance of its entries."""
-        rest = tangent_vec - self.vertical_projection(tangent_vec, base_point)
-        return gs.all(gs.abs(rest) <= atol, axis=(-3, -2, -1))
+        return _vanishes(tangent_vec - self.vertical_projection(tangent_vec, base_point), atol)
 
     def align(self, point: Any, base_point: Any) -> Any:
         """Turn weights along their fibre to the end of a shortest, hence horizontal, geodesic from ``base_point``.
@@ -156,18 +154,16 @@ class EndToEndBundle(Border, FiberBundle):
         """
         frame = BalancedFrame(base_point)
         x, y = frame.horizontal(tangent_vec_a), frame.horizontal(tangent_vec_b)
-        return frame.oneill(x, y) + frame.horizontal(_turned(frame, x, tangent_vec_b))
+        xp, xm, ym = frame.xp, frame.split(x).cores, frame.split(tangent_vec_b).cores
+        end = xp.zeros_like(xm[..., :1, :, :]) + xp.zeros_like(ym[..., :1, :, :])
+        generator = skew(frame.generators(ym)) + end
+        turned = xp.concat([generator, end], axis=-3) @ xm - xm @ xp.concat([end, generator], axis=-3)
+        none = [None] * frame.depth
+        return frame.oneill(x, y) + frame.horizontal(frame.assemble(Parts(turned, none, none, none)))
 
 
-def _turned(frame: BalancedFrame, x: Any, y: Any) -> Any:
-    """Vector ``Ω_p X_p − X_p Ω_{p−1}``, where Ω generates the vertical part ``Ω_p W_p − W_p Ω_{p−1}`` of Y."""
-    xp, xm, ym = frame.xp, frame.split(x).cores, frame.split(y).cores
-    generator = skew(frame.generators(ym))
-    end = xp.zeros_like(xm[..., :1, :, :]) + xp.zeros_like(ym[..., :1, :, :])
-    generator = generator + xp.zeros_like(end)
-    cores = xp.concat([generator, end], axis=-3) @ xm - xm @ xp.concat([end, generator], axis=-3)
-    none = [None] * frame.depth
-    return frame.assemble(Parts(cores, none, none, none))
+def _vanishes(vector: Any, atol: float) -> Any:
+    return gs.all(gs.abs(vector) <= atol, axis=(-3, -2, -1))
 
 
 register_quotient(Space=BalancedMatrices, Metric=FrobeniusMetric, GroupAction=GaugeAction, FiberBundle=EndToEndBundle)

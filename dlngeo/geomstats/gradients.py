@@ -37,17 +37,7 @@ class GradientConverter:
         self._memo: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, euclidean_gradient: Any, point: Any) -> np.ndarray:
-        """Riemannian gradient at a point.
-
-        Returns
-        -------
-        numpy array, shape=[*point_shape]
-
-        Raises
-        ------
-        ValueError
-            If ``to_tangent`` of the space has a range of another dimension than the space.
-        """
+        """Riemannian gradient at a point, shape=[*point_shape]; raises as :func:`tangent_frames`."""
         if self._closed:
             base_point = to_gs(point)
             gradient = self.space.metric.gradient(to_gs(euclidean_gradient), base_point)
@@ -65,21 +55,9 @@ class GradientConverter:
 
 
 def tangent_frames(space: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frobenius-orthonormal bases of tangent spaces, and the metric in them.
+    """Frobenius-orthonormal bases of tangent spaces, at one point or a batch along one axis, and the metric in them.
 
-    Parameters
-    ----------
-    space : geomstats Manifold
-        Space whose points are arrays, equipped with a Riemannian metric.
-    points : array, shape=[..., *point_shape]
-        One point, or a batch along one axis.
-
-    Returns
-    -------
-    bases : array, shape=[..., dim, size]
-        Rows are flat tangent vectors.
-    grams : array, shape=[..., dim, dim]
-        Inner products of the rows.
+    The rows of the bases are flat tangent vectors, shape=[..., dim, size], and their inner products [..., dim, dim].
 
     Raises
     ------

@@ -34,16 +34,9 @@ _TINY = float(np.finfo(float).tiny)
 
 @dataclass(frozen=True)
 class Property:
-    """One property of a kernel.
+    """One property of a kernel: what was checked, and what was found, where.
 
-    Attributes
-    ----------
-    name : str
-        What was checked.
-    error : float
-        Largest violation, relative to ``tolerance``; NaN or above 1 if the property fails.
-    finding : str
-        What was found, and where.
+    The error is the largest violation, relative to what is tolerated; NaN or above 1 if the property fails.
     """
 
     name: str
@@ -63,12 +56,8 @@ class Property:
 class KernelReport:
     """What :func:`check_kernel` found; true exactly if all properties hold.
 
-    Attributes
-    ----------
-    kernel : str
-        The kernel.
-    properties : tuple of Property
-        What was checked, in order; after one that makes the others meaningless there are no further ones.
+    The properties are in the order in which they were checked; after one that makes the others meaningless there are
+    no further ones.
     """
 
     kernel: str
@@ -204,13 +193,11 @@ def _shape(kernel: Kernel) -> Property:
             return Property("shape", np.nan, f"{name} raises {type(raised).__name__} at arrays: {raised}")
         if np.shape(value) != expected:
             what = f"a number, {value!r}," if np.ndim(value) == 0 else f"an array of shape {np.shape(value)}"
-            shapes = ", ".join(str(a.shape) for a in axes[:count])
-            return Property(
-                "shape",
-                np.nan,
-                f"{name} returns {what} at arrays of shapes {shapes}, instead of an array of the broadcast shape "
-                f"{expected}; add 0*s + 0*t to a constant",
+            finding = (
+                f"{name} returns {what} at arrays of shapes {', '.join(str(a.shape) for a in axes[:count])}, instead "
+                f"of an array of the broadcast shape {expected}; add 0*s + 0*t to a constant"
             )
+            return Property("shape", np.nan, finding)
     return Property("shape", 0.0, "all are of the broadcast shape")
 
 
@@ -310,10 +297,9 @@ def _same(name: str, functions: dict[str, Any], convert: Callable[[Array], Any],
 
 def _tuples(values: tuple[float, ...], count: int) -> Array:
     """Tuples of the values: all of them, but of four values those of every other value, or every seventh."""
-    step = 1
-    if count == 4:
-        values, step = (values[::2], 1) if len(values) > 6 else (values, 7)
-    return np.array(list(itertools.product(values, repeat=count))[::step]).T
+    many = len(values) > 6
+    tuples = itertools.product(values[::2] if count == 4 and many else values, repeat=count)
+    return np.array(list(tuples)[:: 7 if count == 4 and not many else 1]).T
 
 
 def _worst(

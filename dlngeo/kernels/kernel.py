@@ -94,9 +94,10 @@ class Kernel(ABC):
 
     The defaults suppose that φ is analytic in the square of each argument, in the disc around it that touches zero.
 
-    All functions take broadcastable arrays of non-negative singular values and return arrays of the broadcast shape.
-    Write them with NumPy: arrays of other libraries are converted on the way in and out, which is all that they need,
-    because their derivatives are closed forms. A class that declares ``array_api = True`` gets the arrays as they are.
+    All functions take broadcastable arrays of singular values, finite and non-negative, and return arrays of the
+    broadcast shape. Write them with NumPy: arrays of other libraries are converted on the way in and out, which is all
+    that they need, because their derivatives are closed forms. A class that declares ``array_api = True`` gets the
+    arrays as they are.
 
     A subclass that writes another ``__call__`` does not inherit what was true of the old φ: its differences, depth and
     ``array_api`` are the defaults again, unless it writes them too.
@@ -137,50 +138,19 @@ class Kernel(ABC):
 
     @abstractmethod
     def __call__(self, s: Any, t: Any) -> Any:
-        """Evaluate ``φ(s, t)``.
-
-        Parameters
-        ----------
-        s, t : array-like
-            Singular values, finite and non-negative, broadcastable against each other.
-
-        Returns
-        -------
-        array
-            ``φ(s, t)``, of the broadcast shape; symmetric, and positive for positive ``s`` and ``t``.
-        """
+        """Evaluate ``φ(s, t)``, symmetric, and positive for positive ``s`` and ``t``."""
 
     @_in_doubles
     def divided_difference(self, r: Any, s: Any, t: Any) -> Any:
-        """Evaluate ``ψ_r(s, t) = (φ(r, t) − φ(r, s)) / (t² − s²)``, with its limit at ``s = t``.
-
-        Parameters
-        ----------
-        r, s, t : array-like
-            Singular values, finite and non-negative, broadcastable against each other.
-
-        Returns
-        -------
-        array
-            ``ψ_r(s, t)``, of the broadcast shape; symmetric in ``s`` and ``t``.
-        """
+        """Evaluate ``ψ_r(s, t) = (φ(r, t) − φ(r, s)) / (t² − s²)`` or its limit at ``s = t``; symmetric in s and t."""
         return _differences.first(self, r, s, t)
 
     @_in_doubles
     def second_divided_difference(self, r: Any, s: Any, t: Any, u: Any) -> Any:
         """Evaluate ``(ψ_r(s, u) − ψ_r(s, t)) / (u² − t²)``, with its limits. Needed for curvature only.
 
-        Parameters
-        ----------
-        r, s, t, u : array-like
-            Singular values, finite and non-negative, broadcastable against each other, at most one of ``s``, ``t`` and
-            ``u`` zero.
-
-        Returns
-        -------
-        array
-            Second divided difference of ``φ(r, ·)`` in the squares ``s²``, ``t²``, ``u²``, of the broadcast shape;
-            symmetric in them.
+        It is the second divided difference of ``φ(r, ·)`` in the squares ``s²``, ``t²``, ``u²``, so symmetric in them.
+        At most one of them may be zero.
         """
         return _differences.second(self, r, s, t, u)
 
@@ -188,17 +158,8 @@ class Kernel(ABC):
     def mixed_divided_difference(self, q: Any, r: Any, s: Any, t: Any) -> Any:
         """Evaluate ``(ψ_r(s, t) − ψ_q(s, t)) / (r² − q²)``, with its limits. Needed for curvature only.
 
-        Parameters
-        ----------
-        q, r, s, t : array-like
-            Singular values, finite and non-negative, broadcastable against each other, at most one of ``q`` and ``r``,
-            and at most one of ``s`` and ``t``, zero.
-
-        Returns
-        -------
-        array
-            Divided difference of ``φ`` in both arguments, of the broadcast shape; symmetric in ``q`` and ``r``, in
-            ``s`` and ``t``, and between the pairs.
+        It is the divided difference of ``φ`` in both arguments, so symmetric in ``q`` and ``r``, in ``s`` and ``t``,
+        and between the pairs. At most one of ``q`` and ``r``, and at most one of ``s`` and ``t``, may be zero.
         """
         return _differences.mixed(self, q, r, s, t)
 
@@ -206,12 +167,8 @@ class Kernel(ABC):
         """Evaluate ``h[a_q, a_r, a_s, a_t]`` where φ is itself a divided difference, ``φ(s, t) = h[a_s, a_t]``.
 
         Here ``σ² = h(a)`` at singular values σ, so that ``ψ_r(s, t) = h[a_r, a_s, a_t]/φ(s, t)``; then the differences
-        of order two follow from this one alone, which is symmetric in its four arguments.
-
-        Returns
-        -------
-        array or None
-            None where φ is no such difference, or this one is not known.
+        of order two follow from this one alone, which is symmetric in its four arguments. None where φ is no such
+        difference, or this one is not known.
         """
         return None
 

@@ -26,15 +26,7 @@ Pair = tuple[float, float]
 
 
 class Ricci:
-    """Ricci tensor at the point of a frame: tables over the basis, contracted with blocks.
-
-    Parameters
-    ----------
-    frame : Frame
-        Point.
-    differences : Differences
-        Divided differences there.
-    """
+    """Ricci tensor at the point of a frame: tables over the basis, contracted with blocks."""
 
     def __init__(self, frame: Frame, differences: Differences) -> None:
         self._xp = xp = frame._xp
@@ -52,9 +44,11 @@ class Ricci:
         signs = (1.0, -1.0)
 
         extra_left, extra_right = frame.m - rank, frame.n - rank
+        # How many null rows or columns there are, and the unit vector of one of either.
+        extra = [(count, unit) for count, unit in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))) if count]
         self.left: Any = None
         self.right: Any = None
-        if extra_left or extra_right:
+        if extra:
             phi_null = frame.phi_null
             ends = _Triples(differences, index[:, None], index, null)  # Z leads from b to a null index
             alone = _Pairs(differences, index, null)
@@ -66,9 +60,8 @@ class Ricci:
             for other in signs:
                 terms = triples((1.0, sign), (1.0, other)) * distinct
                 total = total + xp.sum(terms * phi[..., None, :, :], axis=-1) / 2
-            for count, beta in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))):
-                if count:
-                    total = total + count * ends((1.0, sign), beta) * phi_null[..., None, :] * self._off
+            for count, beta in extra:
+                total = total + count * ends((1.0, sign), beta) * phi_null[..., None, :] * self._off
             total = total + total.mT + pairs.symmetric_skew() * phi / 2 * self._off
             self.pairs.append(total)
 
@@ -76,21 +69,20 @@ class Ricci:
         self.uneven: Any = None
         if extra_left != extra_right:
             uneven: Any = 0.0
-            for count, beta in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))):
+            for count, beta in extra:
                 uneven = uneven + count * (ends((1.0, 0.0), beta) - ends((0.0, 1.0), beta)) * phi_null[..., None, :]
             self.uneven = uneven - uneven.mT
 
         # Diagonal vectors.
         both = [pairs.diagonal((1.0, sign)) * phi * self._off / 2 for sign in signs]
         diagonal = xp.sum(both[0] + both[1], axis=-1)
-        for count, alpha in ((extra_left, (0.0, 1.0)), (extra_right, (1.0, 0.0))):
-            if count:
-                diagonal = diagonal + count * alone.diagonal(alpha) * phi_null
+        for count, alpha in extra:
+            diagonal = diagonal + count * alone.diagonal(alpha) * phi_null
         crossed = sum(pairs.two_diagonals((1.0, sign)) for sign in signs) * phi * self._off / 2
         self.diagonals = crossed + diagonal[..., None] * xp.asarray(np.eye(rank), dtype=frame.s.dtype)
 
         # Vectors with a null row or column.
-        if extra_left or extra_right:
+        if extra:
             starts = _Triples(differences, null, index[:, None], index)
             through = _Triples(differences, index[:, None], null, index)
             around = _Triples(differences, null, index, null)
@@ -234,6 +226,6 @@ class _Pairs:
         """``Y = e_ab + e_ba`` and ``Z = e_ab − e_ba``."""
         d, i, j = self._d, self.i, self.j
         aa, bb, ab, a, b = self.a**2, self.b**2, self.ab, self.b_aa, self.a_bb
-        second = aa * d.second(j, i, i, j) + bb * self._d.second(i, i, j, j) - (aa + bb) / 2 * d.mixed(i, j, i, j)
+        second = aa * d.second(j, i, i, j) + bb * d.second(i, i, j, j) - (aa + bb) / 2 * d.mixed(i, j, i, j)
         squares = aa * a**2 * self.aa + bb * b**2 * self.bb
         return 8 * second / ab**2 - 4 * squares / ab**4 + 8 * (aa * a * self.a_ab + bb * b * self.b_ab) / ab**3

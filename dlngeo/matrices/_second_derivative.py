@@ -23,11 +23,6 @@ class ForceDerivative:
     """The derivative along W of the force ``∇_X⟨P, A_X Q⟩`` at a point of positive singular values.
 
     It is symmetric in P and Q, and as a bilinear form in W. Its O((m + n)⁴) divided differences are evaluated once.
-
-    Parameters
-    ----------
-    frame : Frame
-        Point.
     """
 
     def __init__(self, frame: Frame) -> None:
@@ -36,17 +31,7 @@ class ForceDerivative:
         self._sums = SecondOrder(Differences(frame), rows, cols)
 
     def __call__(self, w: Any, p: Any, q: Any) -> Any:
-        """Evaluate it.
-
-        Parameters
-        ----------
-        w, p, q : array, shape=[..., m, n]
-            Direction and cotangent vectors, normal parts included.
-
-        Returns
-        -------
-        array, shape=[..., m, n]
-        """
+        """Evaluate it at matrices, shape=[..., m, n], normal parts included."""
         w, p, q = (self._u.mT @ z @ self._v for z in (w, p, q))
         return 2 * self._u @ self._sums.force(w, p, q) @ self._v.mT
 

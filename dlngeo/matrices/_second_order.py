@@ -243,11 +243,8 @@ class Extension:
         self.rank = frame.rank
         self.left = self._basis(frame.u, [b.left for b in vectors])
         self.right = self._basis(frame.vt.mT, [b.right for b in vectors])
-        index = np.arange(self.rank)
-        self.rows, self.cols = (
-            np.concatenate([index, np.full(0 if q is None else q.shape[-1], self.rank)])
-            for q in (self.left, self.right)
-        )
+        sizes = (self.rank + (0 if q is None else q.shape[-1]) for q in (self.left, self.right))
+        self.rows, self.cols = (np.minimum(np.arange(size), self.rank) for size in sizes)
 
     def _basis(self, frame: Any, blocks: list[Any]) -> Any:
         """Orthonormal columns that span the blocks: a complement of the frame, or a smaller basis."""

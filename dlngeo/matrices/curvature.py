@@ -125,29 +125,12 @@ class Curvature:
     # The Riemann tensor.
 
     def apply(self, x: Any, y: Any, z: Any) -> Any:
-        r"""Apply the curvature operator, ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_{[X, Y]} Z``.
-
-        Parameters
-        ----------
-        x, y, z : array, shape=[..., m, n], or Blocks
-            Tangent vectors.
-
-        Returns
-        -------
-        array, shape=[..., m, n], or Blocks
-            Tangent vector, in blocks if ``x`` is.
-        """
+        r"""Apply the curvature operator, ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_{[X, Y]} Z``, in blocks if X is."""
         result = _combine((self._unit, self._apply(*map(self._blocks, (x, y, z)))))
         return self._checked(result if isinstance(x, Blocks) else self.frame.assemble(result))
 
     def riemann(self, x: Any, y: Any, z: Any, w: Any) -> Any:
-        """Evaluate the covariant tensor, ``g(R(X, Y)Z, W)``, shape=[...]; positive at ``Z = Y``, ``W = X`` on a sphere.
-
-        Parameters
-        ----------
-        x, y, z, w : array, shape=[..., m, n], or Blocks
-            Tangent vectors.
-        """
+        """Covariant tensor ``g(R(X, Y)Z, W)``, shape=[...]; positive at ``Z = Y``, ``W = X`` on a sphere."""
         frame = self.frame
         value = self._apply(*map(self._blocks, (x, y, z)))
         return self._checked(frame.pair(value, frame.scale(self._blocks(w), -1)) / self._curving)
@@ -188,11 +171,6 @@ class Curvature:
 
     def sectional(self, y: Any, z: Any) -> Any:
         """Sectional curvature of the plane of Y and Z, ``g(R(Y, Z)Z, Y) / (|Y|² |Z|² − g(Y, Z)²)``, shape=[...].
-
-        Parameters
-        ----------
-        y, z : array, shape=[..., m, n], or Blocks
-            Tangent vectors.
 
         Raises
         ------
@@ -254,28 +232,11 @@ class Curvature:
     # Contractions.
 
     def ricci(self, y: Any, z: Any) -> Any:
-        """Ricci curvature ``Ric(Y, Z)``, the trace of ``X ↦ R(X, Y)Z``, shape=[...].
-
-        Parameters
-        ----------
-        y, z : array, shape=[..., m, n], or Blocks
-            Tangent vectors.
-        """
+        """Ricci curvature ``Ric(Y, Z)``, the trace of ``X ↦ R(X, Y)Z``, shape=[...]."""
         return self._checked(self.frame.pair(self._blocks(y), self._ricci.lower(self._blocks(z))))
 
     def ricci_lower(self, z: Any) -> Any:
-        """Ricci tensor with one argument open: the cotangent vector ``Ric(·, Z)``.
-
-        Parameters
-        ----------
-        z : array, shape=[..., m, n], or Blocks
-            Tangent vector.
-
-        Returns
-        -------
-        array, shape=[..., m, n], or Blocks
-            Cotangent vector, in blocks if ``z`` is.
-        """
+        """Ricci tensor with one argument open: the cotangent vector ``Ric(·, Z)``, in blocks if Z is."""
         value = _combine((1 / self._unit, self._ricci.lower(self._blocks(z))))
         return self._checked(value if isinstance(z, Blocks) else self.frame.assemble(value))
 

@@ -159,13 +159,12 @@ def _force_value(point: _Point, x: Any, p: Any, q: Any) -> Any:
     pb = frame.split(p)
     qb = pb if p is q else frame.split(q)
     core, left, right = frame.hamiltonian_gradient(pb, qb)
-    if left is None or right is None:
-        return 2 * frame.assemble(Blocks(core, left, right))
-    pn, qn = p - frame.assemble(pb), q - frame.assemble(qb)
-    ratio = (frame.phi_null / frame.s)[..., None, :]
-    left = 2 * left + (pn @ qb.right + qn @ pb.right) * ratio
-    right = 2 * right + (pn.mT @ qb.left + qn.mT @ pb.left) * ratio
-    return frame.assemble(Blocks(2 * core, left, right))
+    if left is not None and right is not None:
+        pn, qn = p - frame.assemble(pb), q - frame.assemble(qb)
+        ratio = (frame.phi_null / frame.s)[..., None, :] / 2
+        left = left + (pn @ qb.right + qn @ pb.right) * ratio
+        right = right + (pn.mT @ qb.left + qn.mT @ pb.left) * ratio
+    return 2 * frame.assemble(Blocks(core, left, right))
 
 
 def _derivative_value(point: _Point, x: Any, w: Any, q: Any) -> Any:

@@ -48,6 +48,9 @@ class Blocks(NamedTuple):
 class Frame:
     r"""A point ``X = U Σ Vᵀ`` and the kernel of a metric.
 
+    Dense vectors Y and Z, covectors P and Q, Euclidean gradients ``E′`` and Hessian products ``D²E[Z]`` are arrays,
+    shape=[..., m, n], and so are the values of methods that take them, unless they say otherwise.
+
     Parameters
     ----------
     u : array, shape=[..., m, r]
@@ -151,18 +154,7 @@ class Frame:
     # Blocks.
 
     def split(self, z: Any) -> Blocks:
-        """Blocks of a dense matrix; its normal part is projected out.
-
-        Parameters
-        ----------
-        z : array, shape=[..., m, n]
-            Matrix.
-
-        Returns
-        -------
-        Blocks
-            Its core, left and right blocks.
-        """
+        """Blocks of a dense matrix; its normal part is projected out."""
         v, ut, z = self.vt.mT, self.u.mT, _check.plain(z, "the vector")
         if self.m == self.n == self.rank:
             return Blocks(ut @ z @ v, None, None)
@@ -173,7 +165,7 @@ class Frame:
         return Blocks(core, left, right)
 
     def assemble(self, blocks: Blocks) -> Any:
-        """Dense matrix of blocks, shape=[..., m, n]: the inverse of :meth:`split` on tangent vectors."""
+        """Dense matrix of blocks: the inverse of :meth:`split` on tangent vectors."""
         core, left, right = blocks
         z = self.u @ core
         z = z @ self.vt if left is None else (z + left) @ self.vt
@@ -188,12 +180,7 @@ class Frame:
     def scale(self, blocks: Blocks, power: float) -> Blocks:
         r"""Apply ``A^power``: multiply every block entry by ``φ^power``.
 
-        Parameters
-        ----------
-        blocks : Blocks
-            Vector.
-        power : float
-            1 for the cometric, −1 for the metric, ½ and −½ for their square roots.
+        The power is 1 for the cometric, −1 for the metric, ½ and −½ for their square roots.
 
         Raises
         ------
@@ -277,17 +264,7 @@ class Frame:
         .. math:: \nabla_X H = U(\Sigma C^V + C^U \Sigma)V^\top, \quad
             C^V_{kl} = \sum_j P_{jk} Q_{jl} \psi_j(k, l), \quad C^U_{kl} = \sum_j P_{kj} Q_{lj} \psi_j(k, l),
 
-        symmetrised in P and Q, with the null indices included in every sum.
-
-        Parameters
-        ----------
-        p, q : Blocks
-            Momenta; ``q`` defaults to ``p``.
-
-        Returns
-        -------
-        Blocks
-            Tangent part of the gradient.
+        symmetrised in P and Q, with the null indices included in every sum; its tangent part. Q defaults to P.
         """
         q = p if q is None else q
         # Transposes of one array are two objects, so whether the momenta are one is asked of the blocks.
@@ -359,16 +336,6 @@ class Frame:
 
         polarised. Geodesics are ``Ẍ = −Γ(Ẋ, Ẋ)`` and covariant derivatives ``∇_Y Z = D_Y Z + Γ(Y, Z)``. Below full rank
         the value has a normal part, which bends geodesics along the manifold of rank r.
-
-        Parameters
-        ----------
-        y, z : array, shape=[..., m, n]
-            Tangent vectors.
-
-        Returns
-        -------
-        array, shape=[..., m, n]
-            ``Γ(Y, Z)``, symmetric in its arguments.
         """
         yb = self.split(y)
         zb = yb if z is y else self.split(z)
@@ -377,8 +344,7 @@ class Frame:
         tangent = self.assemble(self.christoffel_blocks(yb, py, zb, pz))
         if yb.left is None or yb.right is None:
             return tangent
-        normal = self.normal(yb, pz)
-        return tangent - normal  # symmetric in Y and Z, since P_l = Z_l/φ_0l and P_r = Z_r/φ_0l
+        return tangent - self.normal(yb, pz)  # symmetric in Y and Z, since P_l = Z_l/φ_0l and P_r = Z_r/φ_0l
 
     def christoffel_blocks(self, y: Blocks, py: Blocks, z: Blocks, pz: Blocks) -> Blocks:
         """Tangent part of ``Γ(Y, Z)`` for vectors with momenta ``py`` and ``pz``."""
@@ -392,22 +358,9 @@ class Frame:
 
         .. math:: \operatorname{Hess} E[Z] = A(D^2E[Z]) + (D_Z A)(E') + \Gamma(Z, A E') .
 
-        Parameters
-        ----------
-        z : Blocks
-            Direction.
-        g, h : Blocks
-            Blocks of the Euclidean gradient ``E′`` and of the Euclidean Hessian product ``D²E[Z]``.
-        g_right : array, shape=[..., m, r], optional
-            ``E′ Z_r`` and
-        gt_left : array, shape=[..., n, r], optional
-            ``E′ᵀ Z_l``: what the normal part of ``E′`` contributes. Needed where the rank is below m and n; a factored
-            caller never forms E′.
-
-        Returns
-        -------
-        Blocks
-            Tangent vector.
+        The blocks ``g`` and ``h`` are those of ``E′`` and ``D²E[Z]``. Where the rank is below m and n, the normal part
+        of ``E′`` contributes too, by ``E′ Z_r``, shape=[..., m, r], and ``E′ᵀ Z_l``, shape=[..., n, r]: a factored
+        caller never forms E′.
         """
         pz, gradient = self.scale(z, -1), self.scale(g, 1)
         connection = self.christoffel_blocks(z, pz, gradient, g)
@@ -419,13 +372,7 @@ class Frame:
         return Blocks(core, left, right)
 
     def hessian(self, z: Any, euclidean_gradient: Any, euclidean_hessian: Any) -> Any:
-        """Riemannian Hessian from dense Euclidean derivatives; see :meth:`hessian_blocks`.
-
-        Parameters
-        ----------
-        z, euclidean_gradient, euclidean_hessian : array, shape=[..., m, n]
-            Direction Z, ``E′(X)`` and ``D²E(X)[Z]``.
-        """
+        """Riemannian Hessian from dense Euclidean derivatives; see :meth:`hessian_blocks`."""
         g, zb = _check.plain(euclidean_gradient, "the gradient"), self.split(z)
         g_right = gt_left = None
         if zb.left is not None and zb.right is not None:

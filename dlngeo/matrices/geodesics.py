@@ -76,15 +76,7 @@ _MOST_FACTORS = 64
 
 
 class KernelSurface(Surface):
-    """Matrices of one rank with the metric of a kernel.
-
-    Parameters
-    ----------
-    kernel : Kernel
-        Kernel of the metric.
-    rank : int
-        Rank of the points.
-    """
+    """Matrices of one rank with the metric of a kernel."""
 
     point_ndim = 2
 
@@ -186,8 +178,7 @@ class KernelSurface(Surface):
     def _by_continuation(self, path: Path, tolerance: float) -> Connecting:
         """Move the end point along the path, extrapolating the velocities already found for the next one."""
         start = path(np.zeros(1))[0]
-        times, velocities = [0.0], [np.zeros_like(start)]
-        step = 1 / 16
+        times, velocities, step = [0.0], [np.zeros_like(start)], 1 / 16
         while True:
             end = min(1.0, times[-1] + step)
             point = path(np.array([end]))[0]
@@ -212,17 +203,15 @@ class KernelSurface(Surface):
     def _collocate(self, nodes: Array) -> Array:
         """Shorten a path, given at equidistant nodes, to a rough geodesic; returns the initial velocity of that."""
         count, m, n = nodes.shape
-        times = np.linspace(0, 1, count)
-        velocities = CubicSpline(times, nodes.reshape(count, -1))(times, 1)
-        guess = np.concatenate([nodes.reshape(count, -1), velocities], axis=1).T
-        size = m * n
+        times, size, flat = np.linspace(0, 1, count), m * n, nodes.reshape(count, -1)
+        guess = np.concatenate([flat, CubicSpline(times, flat)(times, 1)], axis=1).T
 
         def slope(t: Array, y: Array) -> Array:
             x, v = y.T.reshape(len(t), 2, m, n).swapaxes(0, 1)
             return rate(self, x, v).swapaxes(0, 1).reshape(len(t), -1).T
 
         def gap(ya: Array, yb: Array) -> Array:
-            return np.concatenate([ya[:size] - nodes[0].ravel(), yb[:size] - nodes[-1].ravel()])
+            return np.concatenate([ya[:size] - flat[0], yb[:size] - flat[-1]])
 
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -240,19 +229,8 @@ def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors
     The error is about ``100 tolerance`` times the largest singular value on the way, in norm: where small singular
     values matter for themselves, as at great depths, they are known to that only.
 
-    Parameters
-    ----------
-    frame : Frame
-        Point and kernel, of NumPy arrays without batch axes.
-    z : Blocks
-        Velocity.
-    tolerance : float
-        Local error of the integration, relative to the size of point and velocity.
-
-    Returns
-    -------
-    u, s, vt : array, shape=[m, r], [r], [r, n]
-        End point, singular values in descending order.
+    All arrays are of NumPy, without batch axes. The tolerance is the local error of the integration, relative to the
+    size of point and velocity. The end point ``u, s, vt`` has its singular values in descending order.
 
     Raises
     ------
@@ -276,28 +254,10 @@ def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors
 
 
 def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: float = 1e-10) -> tuple[Blocks, float]:
-    """Find a geodesic between two points; see :func:`dlngeo.shooting.connect`.
+    """Find a geodesic between two points ``(u, s, vt)``, of shapes (m, r), (r,), (r, n).
 
-    Parameters
-    ----------
-    start, end : tuple of arrays
-        ``(u, s, vt)`` of shapes (m, r), (r,), (r, n).
-    kernel : Kernel
-        Kernel of the metric.
-    tolerance : float
-        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`.
-
-    Returns
-    -------
-    velocity : Blocks
-        Initial velocity, in the frame of ``start``.
-    length : float
-        Its length.
-
-    Raises
-    ------
-    GeodesicError
-        As :func:`dlngeo.shooting.connect`.
+    Its initial velocity, in the frame of the start, and its length. The tolerance and what is raised are those of
+    :func:`dlngeo.shooting.connect`.
     """
     (u0, s0, vt0), (u1, s1, vt1) = start, end
     m, n, r = u0.shape[0], vt0.shape[1], s0.size

@@ -67,20 +67,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     against each singular value keep the digits of all of them; where large singular vectors turn, far smaller values
     lose digits.
 
-    Parameters
-    ----------
-    frame : Frame
-        Point and kernel, of NumPy arrays without batch axes.
-    z : Blocks
-        Tangent vector: core, shape=[r, r]; left, shape=[m, r]; right, shape=[n, r].
-
-    Returns
-    -------
-    u : array, shape=[m, r]
-    s : array, shape=[r]
-        Singular values in descending order; zeros only where the rank dropped or a value fell below the smallest
-        double.
-    vt : array, shape=[r, n]
+    All arrays are of NumPy, without batch axes. The end point ``u, s, vt`` has its singular values in descending order,
+    with zeros only where the rank dropped or a value fell below the smallest double.
 
     Raises
     ------

@@ -47,7 +47,7 @@ from dlngeo import _check
 from dlngeo.kernels import Kernel, of_depth
 from dlngeo.weights.network import _widths_for
 
-__all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume"]
+__all__ = ["SpectralEntropy", "log_orthogonal_volume", "log_stiefel_volume", "require_spectral"]
 
 # Singular values closer than this, relative to the larger one, are close: quotients of others lose a factor of 1/_NEAR.
 _NEAR = 1 / 16
@@ -317,6 +317,15 @@ class SpectralEntropy:
             mean = f[(*batch, k)] * sk + f[(*batch, j)] * sj
             minus[(*batch, k, j)] = ((sk + sj) * slope - mean) / 2 / sk / sj
         return minus, (fk + fl) / (row + column)
+
+
+def require_spectral(entropy: Any) -> SpectralEntropy:
+    """Return the entropy after checking its type."""
+    if not isinstance(entropy, SpectralEntropy):
+        raise TypeError(
+            f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
+        )
+    return entropy
 
 
 def _bend(xp: Any, x: Any, y: Any, depth: float) -> Any:

@@ -40,7 +40,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq, minimize, root
 
 from dlngeo import _check
-from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.entropy import SpectralEntropy, require_spectral
 
 __all__ = ["Equilibrium", "equal_equilibria", "minimisers", "relaxation", "relaxation_rates"]
 
@@ -108,7 +108,7 @@ def equal_equilibria(
     TypeError, ValueError
         If ``beta`` or the interval are not positive, the interval does not increase, or ``f′`` is NaN in it.
     """
-    one = np.ones(_spectral(entropy).rank)
+    one = np.ones(require_spectral(entropy).rank)
     beta, n_intervals = _check.positive(beta, "beta"), _check.positive_integer(n_intervals, "n_intervals")
     low, high = (_check.positive(end, "an end of the interval") for end in interval)
     if not low < high:
@@ -168,7 +168,7 @@ def minimisers(
         If an argument is out of range, the energy or its derivatives at a start are not numbers of the right shape, or
         no descent converges: then F may not be bounded below, or be least at a singular matrix.
     """
-    beta, scale, rank = _check.positive(beta, "beta"), _check.positive(scale, "scale"), _spectral(entropy).rank
+    beta, scale, rank = _check.positive(beta, "beta"), _check.positive(scale, "scale"), require_spectral(entropy).rank
     generator = np.random.default_rng(rng)
 
     def value(u: Array) -> float:
@@ -316,18 +316,10 @@ def relaxation_rates(energy_hessian: ArrayLike, entropy: SpectralEntropy, beta: 
     return np.linalg.eigvalsh(speed[:, None] * bend * speed)
 
 
-def _spectral(entropy: Any) -> SpectralEntropy:
-    if not isinstance(entropy, SpectralEntropy):
-        raise TypeError(
-            f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
-        )
-    return entropy
-
-
 def _equilibrium(s: ArrayLike, entropy: SpectralEntropy) -> Array:
     """Return s as an array after checking that it is r positive singular values."""
     sigma: Array = _check.singular_values(np.asarray(s, dtype=float))[1]
-    if sigma.shape != (_spectral(entropy).rank,) or not np.all(sigma > 0):
+    if sigma.shape != (require_spectral(entropy).rank,) or not np.all(sigma > 0):
         raise ValueError(f"give {entropy.rank} positive singular values, got {sigma}.")
     return sigma
 

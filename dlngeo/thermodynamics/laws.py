@@ -21,6 +21,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlngeo import _check
-from dlngeo.thermodynamics.entropy import SpectralEntropy, log_stiefel_volume
+from dlngeo.thermodynamics.entropy import SpectralEntropy, log_stiefel_volume, require_spectral
 from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["SpectralLaw"]
@@ -85,11 +86,7 @@ class SpectralLaw:
     ) -> None:
         if not callable(energy):
             raise TypeError(f"energy must be a function of the singular values, got {type(energy).__name__}.")
-        if not isinstance(entropy, SpectralEntropy):
-            raise TypeError(
-                f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
-            )
-        if math.isinf(entropy.depth):
+        if math.isinf(require_spectral(entropy).depth):
             raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
         self.energy, self.entropy, self.noise = energy, entropy, Noise.of(noise, kappa)
         _check.positive(self.noise.kappa, "kappa")
@@ -126,9 +123,8 @@ class SpectralLaw:
             )
         log = np.log(lam)
         total = self._log_constant - self.beta / self.noise.kappa * energy
-        for k in range(r):
-            for j in range(k + 1, r):
-                total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
+        for k, j in itertools.combinations(range(r), 2):
+            total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
         if m + n > 2 * r:
             total = total + (m + n - 2 * r) * np.sum(log, axis=-1)
         if self.noise.vertical:
@@ -161,9 +157,7 @@ class SpectralLaw:
         return lam, values
 
     def _rule(self, n_nodes: int) -> tuple[Array, Array]:
-        r = self.entropy.rank
-        x, w = np.polynomial.legendre.leggauss(n_nodes)
-        x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w  # denser at zero, for the powers and logarithms there
+        r, (x, w) = self.entropy.rank, _unit_rule(n_nodes)
         low, high = self._bounds
         # λ_1 between its bounds, and λ_{k+1} = λ_k x_{k+1}: the density is smooth in the ordered values.
         lam = np.cumprod(_product([low + (high - low) * x, *[x] * (r - 1)]), axis=-1, dtype=np.float64)
@@ -224,8 +218,7 @@ class SpectralLaw:
         if lam.ndim != 1 or not np.all(lam >= 0):
             raise ValueError(f"lam must be one array of numbers of at least 0, got {lam}.")
         r, log_z, (_, high) = self.entropy.rank, self.log_partition(), self._bounds
-        x, w = np.polynomial.legendre.leggauss(min(self.n_nodes, int(_MOST_EACH ** (1 / max(r - 1, 1)))))
-        x, w = ((x + 1) / 2) ** 2, (x + 1) / 2 * w
+        x, w = _unit_rule(min(self.n_nodes, int(_MOST_EACH ** (1 / max(r - 1, 1)))))
         parts, weights = _product([x] * (r - 1)), np.prod(_product([w] * (r - 1)), axis=-1)
         out = np.zeros(np.shape(lam))
         for k, value in enumerate(lam):
@@ -270,10 +263,7 @@ class SpectralLaw:
     def mean_entropy(self) -> float:
         """Mean of the entropy S, evaluated in λ: in deep networks σ underflows, and S(σ) has no finite mean.
 
-        Raises
-        ------
-        ValueError
-            As :meth:`log_partition`.
+        Raises a ValueError as :meth:`log_partition`.
         """
         return float(np.sum(self._weights * self.entropy.value(self.entropy.depth * np.log(self._quadrature[0]))))
 
@@ -283,6 +273,12 @@ class SpectralLaw:
         values = self._quadrature[1]
         weight = np.exp(values - np.max(values))
         return np.asarray(weight / np.sum(weight))
+
+
+def _unit_rule(n_nodes: int) -> tuple[Array, Array]:
+    """Nodes and weights on (0, 1), denser at zero, for the powers and logarithms there."""
+    x, w = np.polynomial.legendre.leggauss(n_nodes)
+    return ((x + 1) / 2) ** 2, (x + 1) / 2 * w
 
 
 def _log_sum(values: Array) -> float:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from dlngeo import _check
 from dlngeo._linalg import haar, nearest_orthogonal
 from dlngeo.errors import GeodesicError
-from dlngeo.shooting import Connecting, newton, search
+from dlngeo.shooting import Connecting, newton, not_converged, search
 from dlngeo.weights.balanced import BalancedFrame, norm
 from dlngeo.weights.bases import horizontal_basis
 from dlngeo.weights.geodesics import BALANCED, relaxed
@@ -62,17 +62,8 @@ class Alignment(NamedTuple):
 def act(gauge: Any, weights: Weights) -> Any:
     """Gauge transformation ``(Q_1 W_1, Q_2 W_2 Q_1ᵀ, …, W_N Q_{N−1}ᵀ)``, of orthogonal ``Q_1, …, Q_{N−1}``.
 
-    Parameters
-    ----------
-    gauge : array, shape=[..., N−1, d, d]
-        Orthogonal matrices.
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights, of inner widths d.
-
-    Returns
-    -------
-    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights of the same product and, turned by the Q, the same imbalance.
+    The product stays, and so does the imbalance, turned by the Q. They are stacked, shape=[..., N−1, d, d], and all
+    inner widths are d.
     """
     xp, q, *layers = _check.floating(gauge, *layers_of(weights))
     last = len(layers) - 1
@@ -87,24 +78,15 @@ def act(gauge: Any, weights: Weights) -> Any:
 def procrustes(weights: Weights, base: Weights, gauge: Array) -> Array:
     """Turn weights along their fibre to the nearest chord from others, by alternating Procrustes problems.
 
-    Parameters
-    ----------
-    weights, base : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Balanced weights to turn, and to turn them to, of inner widths d.
-    gauge : array, shape=[..., N−1, d, d]
-        Orthogonal matrices to start from; their determinants are kept.
-
-    Returns
-    -------
-    array, shape=[..., N−1, d, d]
-        Orthogonal matrices, local optima.
+    Each start of ``gauge``, shape=[..., N−1, d, d], orthogonal matrices whose determinants are kept, leads to a local
+    optimum, which is returned. All inner widths are d.
     """
     w, b = layers_of(weights), layers_of(base)
     depth, signs = len(w), np.linalg.det(gauge)
     if depth == 1:
         return gauge
-    ends = (np.broadcast_to(np.eye(size), (*gauge.shape[:-3], size, size)) for size in (w[0].shape[1], w[-1].shape[0]))
-    first, last = ends
+    sizes = w[0].shape[1], w[-1].shape[0]
+    first, last = (np.broadcast_to(np.eye(size), (*gauge.shape[:-3], size, size)) for size in sizes)
     q = [first, *np.moveaxis(gauge, -3, 0), last]
     for _ in range(_SWEEPS):
         change = 0.0
@@ -120,19 +102,8 @@ def procrustes(weights: Weights, base: Weights, gauge: Array) -> Array:
 def nearest_chords(weights: Weights, base: Weights, signs: Array) -> tuple[Array, Array]:
     """Turn weights to others by :func:`procrustes` from several starts, of a fixed seed, since there are local minima.
 
-    Parameters
-    ----------
-    weights, base : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Balanced weights to turn, and to turn them to, of inner widths d.
-    signs : array, shape=[N−1]
-        Of the determinants of the orthogonal matrices.
-
-    Returns
-    -------
-    gauges : array, shape=[n, N−1, d, d]
-        Orthogonal matrices.
-    chords : array, shape=[n]
-        Lengths of the chords.
+    Given the signs of the determinants of the orthogonal matrices, shape=[N−1], these are returned,
+    shape=[n, N−1, d, d], with the lengths of the chords, shape=[n].
     """
     inner_width = layers_of(weights)[0].shape[0]
     starts = haar(np.random.default_rng(0), (_STARTS, len(signs), inner_width, inner_width))
@@ -170,8 +141,7 @@ def align(weights: Array, base: Array, tolerance: float = 1e-11) -> Alignment:
         )
     gauges, chords = nearest_chords(weights, base, signs[:-1])
     best: Alignment | None = None
-    failure: GeodesicError | None = None
-    shorter = -1.0
+    failure, shorter = not_converged("there is nothing to try"), -1.0
     for i in np.argsort(chords):
         # The same optimum is found from many starts. One with a longer chord than the best geodesic is no candidate.
         if chords[i] - shorter <= 1e-6 * chords[i] or (best is not None and norm(best.velocity) <= chords[i]):
@@ -185,7 +155,6 @@ def align(weights: Array, base: Array, tolerance: float = 1e-11) -> Alignment:
         if best is None or norm(found.velocity) < norm(best.velocity):
             best = found
     if best is None:
-        assert failure is not None
         raise failure
     return best
 

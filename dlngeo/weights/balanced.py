@@ -60,6 +60,8 @@ class Parts(NamedTuple):
 class BalancedFrame:
     """Balanced weights and their frames ``Q_0, …, Q_N`` and ``Λ``.
 
+    Vectors are given and returned in the form of the weights.
+
     Parameters
     ----------
     weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
@@ -152,15 +154,7 @@ class BalancedFrame:
     def solve(self, right_side: Any) -> Any:
         """Solve ``(λ_k² + λ_l²) T_p − λ_k λ_l (T_{p−1} + T_{p+1}) = D_p`` for every entry (k, l).
 
-        Parameters
-        ----------
-        right_side : array, shape=[..., N−1, r, r]
-            ``D_1, …, D_{N−1}``.
-
-        Returns
-        -------
-        array, shape=[..., N−1, r, r]
-            ``T_1, …, T_{N−1}``; ``T_0 = T_N = 0``.
+        The sides ``D_1, …, D_{N−1}`` and ``T_1, …, T_{N−1}`` have shape=[..., N−1, r, r], and ``T_0 = T_N = 0``.
         """
         if self.depth == 1:
             return right_side
@@ -249,17 +243,10 @@ class BalancedFrame:
         return powers / norm, (norm * larger ** (self.depth - 1))[..., 0, :, :]
 
     def lift(self, z: Any) -> Weights:
-        """Horizontal lift of a tangent vector of the product, of length ``√g_N(Z, Z)`` [1]_.
+        """Horizontal lift of a tangent vector of the product, shape=[..., d_N, d_0], of length ``√g_N(Z, Z)`` [1]_.
 
-        Parameters
-        ----------
-        z : array, shape=[..., d_N, d_0]
-            Tangent vector at X; its normal part, if X has a lower rank than its shape allows, is dropped.
-
-        Returns
-        -------
-        sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            The horizontal vector that :func:`dlngeo.weights.network.differential` maps to z.
+        The horizontal vector that :func:`dlngeo.weights.network.differential` maps to Z, whose normal part, if X has a
+        lower rank than its shape allows, is dropped.
         """
         u, v, (unit, root) = self.q[-1], self.q[0], self.horizontal_units
         core = u.mT @ z @ v
@@ -284,11 +271,6 @@ class BalancedFrame:
         The balance equations, differentiated twice, determine it: with ``F_p = Y_{p+1}ᵀ Z_{p+1} − Z_p Y_pᵀ``, it is
         ``S_p W_p − W_p S_{p−1}`` where the Jacobi matrices take S to the symmetric part of F;
         below full rank the null part ``L^Y_p Λ⁻¹ (R^Z_p)ᵀ + L^Z_p Λ⁻¹ (R^Y_p)ᵀ`` of the matrices of rank r adds to it.
-
-        Parameters
-        ----------
-        y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            Tangent vectors.
         """
         yp = self.split(y)
         return self.assemble(self._bend(yp, yp if z is y else self.split(z)))
@@ -299,21 +281,19 @@ class BalancedFrame:
         force = self._add_products(force, y.lefts[1:], z.lefts[1:], 1)
         force = self._add_products(force, z.rights[:-1], y.rights[:-1], -1)
         cores = self.generate(self.solve(symmetric(force)))
-        halves: list[Any] = []
+        halves: list[Any] = [None] * (self.depth - 1)
         for p in range(self.depth - 1):
             if y.lefts[p] is None:
-                halves.append(None)
                 continue
             lower, upper = (ym[..., p, :, :], zm[..., p, :, :]), (ym[..., p + 1, :, :], zm[..., p + 1, :, :])
             cross = y.rights[p + 1] @ upper[1] + z.rights[p + 1] @ upper[0]
             cross = cross - z.lefts[p] @ lower[0].mT - y.lefts[p] @ lower[1].mT
-            halves.append(cross / (2 * self.lam[..., None, :]))
-        nulls: list[Any] = []
-        for yl, yr, zl, zr in zip(y.lefts, y.rights, z.lefts, z.rights, strict=True):
-            if yl is None or yr is None:
-                nulls.append(None)
-                continue
-            nulls.append((yl / self.lam[..., None, :]) @ zr.mT + (zl / self.lam[..., None, :]) @ yr.mT)
+            halves[p] = cross / (2 * self.lam[..., None, :])
+        inverse = 1 / self.lam[..., None, :]
+        nulls = [
+            None if yl is None or yr is None else (inverse * yl) @ zr.mT + (inverse * zl) @ yr.mT
+            for yl, yr, zl, zr in zip(y.lefts, y.rights, z.lefts, z.rights, strict=True)
+        ]
         lefts, rights = [*halves, self._zero(self.q[-1])], [self._zero(self.q[0]), *_times(-1, halves)]
         return Parts(cores, lefts, rights, nulls)
 
@@ -330,11 +310,6 @@ class BalancedFrame:
 
         It turns a Euclidean Hessian into the Riemannian one, ``Hess f[V] = P(D²f[V]) + S_ν(V)``, where ν is the normal
         part of the Euclidean gradient and P the tangent projection.
-
-        Parameters
-        ----------
-        vectors, normal : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            A tangent and a normal vector.
         """
         v, n = self.split(vectors), self.split(normal)
         # ν = S_p W_p − W_p S_{p−1} at fixed S is a normal field, which turns by S_p V_p − V_p S_{p−1} along V.
@@ -365,11 +340,6 @@ class BalancedFrame:
         """O'Neill's tensor ``½ vert [Y, Z]`` of horizontal vectors of the submersion onto the products.
 
         ``Ω_p W_p − W_p Ω_{p−1}``, where the Jacobi matrices take Ω to the skew part of ``Y_p Z_pᵀ − Z_{p+1}ᵀ Y_{p+1}``.
-
-        Parameters
-        ----------
-        y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            Horizontal vectors.
         """
         yp, zp = self.split(y), self.split(z)
         ym, zm = yp.cores, zp.cores

@@ -10,6 +10,9 @@ so that the generators ``Ω_p = T_p (e_k e_lᵀ − e_l e_kᵀ)/√(N μ_j)`` gi
 sign normal ones. The horizontal vectors are ``λ_k^{N−p} λ_l^{p−1} e_k e_lᵀ/√φ_N(σ_k, σ_l)`` [1]_. Where a width exceeds
 the rank, unit vectors of the left, right and null parts complete the bases.
 
+Each basis of n vectors at a frame is given in the form of the weights there: a sequence of arrays,
+shape=[..., n, d_p, d_{p−1}], or an array, shape=[..., n, N, d, d].
+
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088, Section 4.
@@ -30,18 +33,7 @@ __all__ = ["horizontal_basis", "normal_basis", "tangent_basis", "vertical_basis"
 
 
 def horizontal_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the horizontal space: lifts of an orthonormal basis of ``g_N`` at the product.
-
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point.
-
-    Returns
-    -------
-    sequence of array, shape=[..., n, d_p, d_{p−1}], or array, shape=[..., n, N, d, d]
-        The ``n = r(d_N + d_0 − r)`` basis vectors.
-    """
+    """Orthonormal basis of the horizontal space, ``n = r(d_N + d_0 − r)``: lifts of one of ``g_N`` at the product."""
     xp, r, last = frame.xp, frame.rank, frame.depth - 1
     pairs = xp.reshape(xp.eye(r * r, dtype=frame.lam.dtype), (r * r, 1, r, r))
     parts = [_parts(frame, cores=frame.horizontal_units[0][..., None, :, :, :] * pairs)]
@@ -51,56 +43,23 @@ def horizontal_basis(frame: BalancedFrame) -> Weights:
 
 
 def vertical_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the vertical space, the tangent space of the orbit.
-
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point.
-
-    Returns
-    -------
-    sequence of array, shape=[..., n, d_p, d_{p−1}], or array, shape=[..., n, N, d, d]
-        The ``n = Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` basis vectors.
-    """
+    """Orthonormal basis of the vertical space, tangent to the orbit, ``n = Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``."""
     return _assemble(frame, _generated(frame, -1))
 
 
 def normal_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the normal space of the balanced weights.
-
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point.
-
-    Returns
-    -------
-    sequence of array, shape=[..., n, d_p, d_{p−1}], or array, shape=[..., n, N, d, d]
-        The ``n = Σ_p d_p d_{p−1} − dim`` basis vectors.
-    """
+    """Orthonormal basis of the normal space of the balanced weights, ``n = Σ_p d_p d_{p−1} − dim``."""
     parts = _generated(frame, 1)
     for p, (lower, upper) in enumerate(pairwise(frame.q)):
         left, right = (_complement(frame, q).mT for q in (upper, lower))
         if left.shape[-2] and right.shape[-2]:
             outer = left[..., :, None, :, None] * right[..., None, :, None, :]
-            parts.append(_parts(frame, nulls={p: _merge(frame, outer, -3)}))
+            parts.append(_parts(frame, nulls={p: _merge(frame, outer)}))
     return _assemble(frame, parts)
 
 
 def tangent_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the tangent space: the horizontal basis, then the vertical one.
-
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point.
-
-    Returns
-    -------
-    sequence of array, shape=[..., n, d_p, d_{p−1}], or array, shape=[..., n, N, d, d]
-        As many basis vectors as :func:`dlngeo.weights.balanced.dimension` says.
-    """
+    """Orthonormal basis of the tangent space: the horizontal basis, then the vertical one."""
     bases = [layers_of(basis(frame)) for basis in (horizontal_basis, vertical_basis)]
     return stack_like(frame.weights, [frame.xp.concat(pair, axis=-3) for pair in zip(*bases, strict=True)])
 
@@ -139,13 +98,13 @@ def _left_units(frame: BalancedFrame, q: Any) -> list[Any]:
     if normals.shape[-2] == 0:
         return []
     units = normals[..., :, None, :, None] * frame.xp.eye(frame.rank, dtype=q.dtype)[:, None, :]
-    return [_merge(frame, units, -3)]
+    return [_merge(frame, units)]
 
 
-def _merge(frame: BalancedFrame, a: Any, axis: int) -> Any:
-    """Merge the axis before ``axis`` into it."""
-    shape = tuple(a.shape)
-    return frame.xp.reshape(a, (*shape[: axis - 1], shape[axis - 1] * shape[axis], *shape[axis + 1 :]))
+def _merge(frame: BalancedFrame, a: Any) -> Any:
+    """Merge the fourth axis from the end into the third."""
+    *batch, one, other, m, n = a.shape
+    return frame.xp.reshape(a, (*batch, one * other, m, n))
 
 
 def _parts(frame: BalancedFrame, cores: Any = None, **given: dict[int, Any]) -> Parts:

@@ -4,6 +4,12 @@ r"""Curvature of manifolds of weights, balanced or of any imbalance, by the Gaus
 
 The curvature of ``g_N`` downstairs, to which O'Neill's tensor adds, is in :mod:`dlngeo.matrices.curvature`.
 
+A point is given by its frame, a :class:`~dlngeo.weights.balanced.BalancedFrame` or
+:class:`~dlngeo.weights.unbalanced.LeafFrame`; tangent vectors in the form of the weights there: a sequence of arrays,
+shape=[..., d_p, d_{p−1}], or an array, shape=[..., N, d, d]; an orthonormal basis of the tangent space, such as that of
+:func:`dlngeo.weights.bases.tangent_basis` or :meth:`~dlngeo.weights.unbalanced.LeafFrame.tangent_basis`, with its dim
+vectors along the axis before those of each matrix or stack.
+
 References
 ----------
 .. [1] M. P. do Carmo, "Riemannian Geometry", Birkhäuser 1992, Chapter 6, Theorem 2.5.
@@ -24,19 +30,9 @@ __all__ = ["curvature", "mean_curvature", "ricci", "scalar_curvature", "sectiona
 
 
 def curvature(frame: Frame, x: Weights, y: Weights, z: Weights) -> Weights:
-    """Curvature operator ``R(X, Y)Z = S_{II(Y,Z)} X − S_{II(X,Z)} Y``, in O(N d³).
+    """Curvature operator ``R(X, Y)Z = S_{II(Y,Z)} X − S_{II(X,Z)} Y``, a tangent vector, in O(N d³).
 
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    x, y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Tangent vectors.
-
-    Returns
-    -------
-    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Tangent vector. The sign is the one for which a sphere has ``⟨R(X, Y)Y, X⟩ > 0``.
+    The sign is the one for which a sphere has ``⟨R(X, Y)Y, X⟩ > 0``.
     """
     first = frame.weingarten(x, frame.second_fundamental_form(y, z))
     second = frame.weingarten(y, frame.second_fundamental_form(x, z))
@@ -45,13 +41,6 @@ def curvature(frame: Frame, x: Weights, y: Weights, z: Weights) -> Weights:
 
 def sectional_curvature(frame: Frame, y: Weights, z: Weights) -> Any:
     """Sectional curvature of the plane of two tangent vectors, shape=[...].
-
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Tangent vectors.
 
     Raises
     ------
@@ -65,14 +54,8 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
     """Sectional curvature of ``g_N`` at the product, from horizontal vectors upstairs, shape=[...].
 
     O'Neill's formula adds three times the squared length of ``½ vert [Y, Z]`` to the Gauss equation [2]_. It costs
-    O(N d³) and grows with the depth; :mod:`dlngeo.matrices.curvature` does not.
-
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Horizontal vectors, see :meth:`~dlngeo.weights.balanced.BalancedFrame.lift`.
+    O(N d³) and grows with the depth; :mod:`dlngeo.matrices.curvature` does not. For horizontal vectors see
+    :meth:`~dlngeo.weights.balanced.BalancedFrame.lift`.
 
     Raises
     ------
@@ -85,48 +68,24 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
 
 
 def mean_curvature(frame: Frame, basis: Weights) -> Weights:
-    """Mean curvature vector: the trace of the second fundamental form, a normal vector.
-
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
-        Orthonormal basis of the tangent space, as of :func:`dlngeo.weights.bases.tangent_basis` or
-        :meth:`~dlngeo.weights.unbalanced.LeafFrame.tangent_basis`.
-    """
+    """Mean curvature vector: the trace of the second fundamental form, a normal vector."""
     bend = layers_of(frame.expand().second_fundamental_form(basis, basis))
     return stack_like(frame.weights, [frame.xp.sum(layer, axis=-3) for layer in bend])
 
 
 def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
-    """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...].
-
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
-        Orthonormal basis of the tangent space.
-    y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Tangent vectors.
-    """
+    """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...]."""
     many = frame.expand()
-    along = [many.second_fundamental_form(basis, _expand(frame, v)) for v in (y, z)]
+    along = []
+    for vectors in (y, z):
+        one = stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors)])
+        along.append(many.second_fundamental_form(basis, one))
     trace = inner(frame.second_fundamental_form(y, z), mean_curvature(frame, basis))
     return trace - frame.xp.sum(inner(*along), axis=-1)
 
 
 def scalar_curvature(frame: Frame, basis: Weights) -> Any:
-    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors.
-
-    Parameters
-    ----------
-    frame : BalancedFrame or LeafFrame
-        Point.
-    basis : sequence of array, shape=[..., dim, d_p, d_{p−1}], or array, shape=[..., dim, N, d, d]
-        Orthonormal basis of the tangent space.
-    """
+    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors."""
     many, layers = frame.expand(), layers_of(basis)
     mean = mean_curvature(frame, basis)
     total = inner(mean, mean)
@@ -161,7 +120,3 @@ def _unit(frame: Frame, layers: list[Any]) -> list[Any]:
     layers = [layer / xp.where(top > 0, top, 1.0) for layer in layers]
     size = xp.sqrt(inner(layers, layers))[..., None, None]
     return [layer / xp.where(size > 0, size, 1.0) for layer in layers]
-
-
-def _expand(frame: Frame, vectors: Weights) -> Weights:
-    return stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors)])

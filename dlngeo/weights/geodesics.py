@@ -162,19 +162,8 @@ def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e
     ``2 B_p B_pᵀ − 1`` of the widths are isometries that fix the point and the velocity, and so the whole geodesic: it
     is ``B_p Y_p B_{p−1}ᵀ``, of weights Y of widths at most 2r. It costs O(N d r²) and a problem of that size.
 
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point, of NumPy arrays without batch axes.
-    vectors : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Velocity, tangent.
-    tolerance : float
-        Local error of the integration, relative to the size of weights and velocity.
-
-    Returns
-    -------
-    sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Balanced weights.
+    Weights are of NumPy, without batch axes. The tolerance is the local error of the integration, relative to the size
+    of weights and velocity.
 
     Raises
     ------
@@ -183,8 +172,7 @@ def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e
         the end is not that at the start to 1e-6 (status ``"not converged"``).
     """
     parts = frame.split(vectors)
-    sides = zip(frame.q, [parts.rights[0], *parts.lefts], strict=True)
-    bases = [span(q, side) for q, side in sides]
+    bases = [span(q, side) for q, side in zip(frame.q, [parts.rights[0], *parts.lefts], strict=True)]
     size = max(b.shape[1] for b in bases)
     state = np.zeros((2, frame.depth, size, size))
     for out, layers in zip(state, (frame.weights, vectors), strict=True):
@@ -239,10 +227,8 @@ def balanced_weights_path(w0: Array, w1: Array) -> Path:
             "the same sign.",
             status="disconnected",
         )
-    turns = []
-    for a, b in zip(w0, w1, strict=True):
-        o0, o1 = polar(a)[0], polar(b)[0]
-        turns.append((o0, rotation_between(o0, o1)))
+    ends = ((polar(a)[0], polar(b)[0]) for a, b in zip(w0, w1, strict=True))
+    turns = [(o0, rotation_between(o0, o1)) for o0, o1 in ends]
     s0, s1 = (polar(w[0])[1] for w in (w0, w1))
 
     def path(t: Array) -> Array:

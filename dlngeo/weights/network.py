@@ -3,7 +3,8 @@ r"""The parameters of a deep linear network: products, imbalance, balanced facto
 The weights ``W = (W_1, …, W_N)``, ``W_p`` of shape ``d_p × d_{p−1}``, compute the matrix ``X = W_N ⋯ W_1``. They are
 given, first layer first, as a sequence of N matrices of any widths, or stacked in one array of shape
 ``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. Everything
-batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace).
+batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace). Derivatives, covectors and
+velocities of the product are arrays, shape=[..., d_N, d_0].
 
 References
 ----------
@@ -14,8 +15,10 @@ References
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import reduce
+from itertools import accumulate, pairwise
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -41,13 +44,7 @@ Weights = Any  # a sequence of matrices, or one array of shape (..., N, d, d)
 
 
 def widths(weights: Weights) -> tuple[int, ...]:
-    """Widths ``(d_0, …, d_N)``: inputs first.
-
-    Parameters
-    ----------
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights.
-    """
+    """Widths ``(d_0, …, d_N)``: inputs first."""
     layers = layers_of(weights)
     return (layers[0].shape[-1], *(w.shape[-2] for w in layers))
 
@@ -69,11 +66,7 @@ def end_to_end(weights: Weights) -> Any:
     ValueError
         If the widths of neighbouring layers differ.
     """
-    layers = layers_of(weights)
-    product = layers[0]
-    for w in layers[1:]:
-        product = w @ product
-    return product
+    return reduce(lambda product, w: w @ product, layers_of(weights))
 
 
 def imbalance(weights: Weights) -> Any:
@@ -102,24 +95,11 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     """Gradient in the weights of a cost E of their product, ``∂L/∂W_p = (W_N ⋯ W_{p+1})ᵀ E′(X) (W_{p−1} ⋯ W_1)ᵀ``.
 
     It is the adjoint of :func:`differential`, and costs 3N products.
-
-    Parameters
-    ----------
-    euclidean_gradient : array, shape=[..., d_N, d_0]
-        ``E′(X)`` at ``X = W_N ⋯ W_1``.
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights, first layer first.
-
-    Returns
-    -------
-    list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
     """
     layers = layers_of(weights)
-    below = [None, layers[0]]
-    for w in layers[1:-1]:
-        below.append(w @ below[-1])
+    below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     gradient, out = _check.plain(euclidean_gradient, "the gradient"), []
-    for w, product in zip(reversed(layers), reversed(below[: len(layers)]), strict=True):
+    for w, product in zip(reversed(layers), reversed(below), strict=True):
         out.append(gradient if product is None else gradient @ product.mT)
         gradient = w.mT @ gradient
     return stack_like(weights, out[::-1])
@@ -130,17 +110,7 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
 
     With ``A_p = W_N ⋯ W_p`` and ``B_p = W_p ⋯ W_1`` it is
     ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
-
-    Parameters
-    ----------
-    euclidean_gradient, euclidean_hessian : array, shape=[..., d_N, d_0]
-        ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
-    weights_dot, weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Velocities and weights, first layer first.
-
-    Returns
-    -------
-    list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+    The Euclidean ones are ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
     """
     layers, velocities = layers_of(weights), layers_of(weights_dot)
     below, below_dot = [None, layers[0]], [None, velocities[0]]
@@ -157,17 +127,7 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
 
 
 def differential(weights_dot: Weights, weights: Weights) -> Any:
-    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product.
-
-    Parameters
-    ----------
-    weights_dot, weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Velocities and weights.
-
-    Returns
-    -------
-    array, shape=[..., d_N, d_0]
-    """
+    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product."""
     layers, velocities = layers_of(weights), layers_of(weights_dot)
     product, velocity = layers[0], velocities[0]
     for w, v in zip(layers[1:], velocities[1:], strict=True):
@@ -180,24 +140,10 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
-
-    Parameters
-    ----------
-    p : array, shape=[..., d_N, d_0]
-        Covector.
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights.
-
-    Returns
-    -------
-    array, shape=[..., d_N, d_0]
     """
     layers, p = layers_of(weights), _check.plain(p, "the covector")
-    below, above = [None], [None]
-    for w in layers[:-1]:
-        below.append(w if below[-1] is None else w @ below[-1])
-    for w in reversed(layers[1:]):
-        above.append(w if above[-1] is None else above[-1] @ w)
+    below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
+    above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
     for a, b in zip(reversed(above), below, strict=True):
         term = p if b is None else (p @ b.mT) @ b
@@ -257,17 +203,8 @@ def balanced_weights(
 def rebalance(weights: Weights, rank: int | None = None) -> Any:
     """Balanced weights of the same product and widths, in closed form by one SVD: the end of the balancing flow.
 
-    Parameters
-    ----------
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights.
-    rank : int, optional
-        Rank to truncate the product to. Defaults to the least width.
-
-    Returns
-    -------
-    list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Their inner frames are coordinate vectors; the balancing flow ends on the same orbit.
+    Their inner frames are coordinate vectors; the balancing flow ends on the same orbit. The product is truncated to
+    the rank, by default the least width.
     """
     return stack_like(weights, balanced_weights(end_to_end(weights), widths(weights), rank))
 
@@ -277,17 +214,7 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
 
     ``H_p = (W_N ⋯ W_{p+1})ᵀ P (W_{p−1} ⋯ W_1)ᵀ``, of squared length ``Σ_p ‖H_p‖² = g_N(Z, Z)`` [1]_: the same map as
     :func:`layer_gradient`, since the gradient of E upstairs is the lift of its gradient downstairs.
-
-    Parameters
-    ----------
-    momentum : array, shape=[..., d_N, d_0]
-        ``P = A⁻¹(Z)``, see :meth:`dlngeo.matrices.frame.Frame.metric`.
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Balanced weights.
-
-    Returns
-    -------
-    list of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
+    For ``P = A⁻¹(Z)`` see :meth:`dlngeo.matrices.frame.Frame.metric`.
     """
     return layer_gradient(momentum, weights)
 

@@ -1,5 +1,8 @@
 """Ways onto the manifold of balanced weights: a cheap one, the metric projection, and a second-order retraction.
 
+Weights and vectors are sequences of arrays, shape=[..., d_p, d_{p−1}], or an array, shape=[..., N, d, d], and returned
+in the form that was given. The rank r defaults to the least width.
+
 References
 ----------
 .. [1] P.-A. Absil, J. Malick, "Projection-like retractions on matrix manifolds", SIAM J. Optim. 22 (2012).
@@ -22,18 +25,6 @@ def snap(weights: Weights, rank: int | None = None) -> Weights:
 
     Layer after layer the polar decomposition ``W_p Q_{p−1} = Q_p S_p`` carries an orthonormal frame through the
     network; the mean S of the ``S_p`` gives balanced ``Q_p S Q_{p−1}ᵀ``. See :func:`nearest` for the metric projection.
-
-    Parameters
-    ----------
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights close to balanced ones.
-    rank : int, optional
-        Rank r. Defaults to the least width.
-
-    Returns
-    -------
-    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Balanced weights.
     """
     layers = layers_of(weights)
     xp = _check.floating(layers[0])[0]
@@ -57,19 +48,10 @@ def nearest(weights: Weights, rank: int | None = None, tolerance: float = 1e-14,
 
     Parameters
     ----------
-    weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Weights.
-    rank : int, optional
-        Rank r. Defaults to the least width.
     tolerance : float
         Bound on the norm of the tangent part, relative to that of the weights.
     max_iterations : int
         Steps after which to give up.
-
-    Returns
-    -------
-    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Balanced weights.
 
     Raises
     ------
@@ -105,18 +87,6 @@ def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
     than the radius of curvature, such as a line search may try, is not thrown off by a bend that grows with its square.
     The error against the geodesic is of third order, as that of :func:`snap` at a distance of third order from the
     manifold is.
-
-    Parameters
-    ----------
-    frame : BalancedFrame
-        Point.
-    vectors : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Tangent vector.
-
-    Returns
-    -------
-    sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-        Balanced weights.
     """
     bend = frame.second_fundamental_form(vectors, vectors)
     xp, length = frame.xp, norm(vectors)

@@ -45,6 +45,8 @@ _NEWTON_STEPS = 50
 class LeafFrame:
     """Weights and the geometry of their leaf there: projections and second fundamental form in the flat space.
 
+    Vectors are given and returned in the form of the weights.
+
     Parameters
     ----------
     weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
@@ -56,10 +58,8 @@ class LeafFrame:
         self.layers = layers_of(weights)
         self.widths = widths(weights)
         self.depth = len(self.layers)
-        self.spectra = []
-        for lower, upper in pairwise(self.layers):
-            c, q = self.xp.linalg.eigh(upper.mT @ upper + lower @ lower.mT)
-            self.spectra.append((c, q))
+        pairs = pairwise(self.layers)
+        self.spectra = [self.xp.linalg.eigh(upper.mT @ upper + lower @ lower.mT) for lower, upper in pairs]
 
     @property
     def xp(self) -> Any:
@@ -72,13 +72,10 @@ class LeafFrame:
 
     # Normal vectors and the equations of their generators.
 
-    def generate(self, s: list[Any]) -> list[Any]:
-        """Return normal vectors ``S_p W_p − W_p S_{p−1}`` of symmetric ``S_1, …, S_{N−1}``, as a list of layers."""
-        return self._turn(s, self.layers)
-
-    def _turn(self, s: list[Any], layers: list[Any]) -> list[Any]:
+    def generate(self, s: list[Any], layers: list[Any] | None = None) -> list[Any]:
+        """``S_p W_p − W_p S_{p−1}`` of symmetric ``S_1, …, S_{N−1}``, normal vectors, or of other layers than W."""
         out = []
-        for lower, w, upper in zip([None, *s], layers, [*s, None], strict=True):
+        for lower, w, upper in zip([None, *s], layers or self.layers, [*s, None], strict=True):
             left = 0 if upper is None else upper @ w
             right = 0 if lower is None else w @ lower
             out.append(self.xp.zeros_like(w) + left - right)
@@ -102,7 +99,7 @@ class LeafFrame:
         xp = self.xp
         unknowns = sum(d * (d + 1) // 2 for d in self.widths[1:-1])
         # Round-off makes conjugate gradients take more steps than there are unknowns.
-        out, rest = _times(0.0, sides), sides
+        out, rest = [0.0 * side for side in sides], sides
         way = step = self._precondition(rest)
         size = _dot(xp, rest, step)
         goal = size * (xp.finfo(sides[0].dtype).eps / 4) ** 2
@@ -148,27 +145,15 @@ class LeafFrame:
         """Second fundamental form ``II(Y, Z)``: the normal vector that keeps the imbalance to second order.
 
         ``S_p W_p − W_p S_{p−1}`` with ``T S = sym F``, ``F_p = Y_{p+1}ᵀ Z_{p+1} − Z_p Y_pᵀ``.
-
-        Parameters
-        ----------
-        y, z : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            Tangent vectors.
         """
         both = zip(pairwise(layers_of(y)), pairwise(layers_of(z)), strict=True)
         force = [symmetric(ya.mT @ za - zb @ yb.mT) for (yb, ya), (zb, za) in both]
         return stack_like(self.weights, self.generate(self.solve(force)))
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
-        """Shape operator ``S_ν(V)``: the tangent vector with ``⟨S_ν(V), Y⟩ = ⟨II(V, Y), ν⟩``.
-
-        Parameters
-        ----------
-        vectors, normal : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
-            A tangent and a normal vector.
-        """
+        """Shape operator ``S_ν(V)``: the tangent vector with ``⟨S_ν(V), Y⟩ = ⟨II(V, Y), ν⟩``."""
         s = self.solve(self.adjoint(normal))
-        turned = self._turn(s, layers_of(vectors))
-        return self.tangent(stack_like(self.weights, [-v for v in turned]))
+        return self.tangent(stack_like(self.weights, [-v for v in self.generate(s, layers_of(vectors))]))
 
     # Bases, by dense linear algebra.
 
@@ -270,10 +255,6 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
         f"its error is {float(xp.max(error)):.1e} at weights of squared norm {float(xp.max(size)):.1e}. "
         "Start from weights closer to the leaf."
     )
-
-
-def _times(factor: float, parts: list[Any]) -> list[Any]:
-    return [factor * part for part in parts]
 
 
 def _dot(xp: Any, a: list[Any], b: list[Any]) -> Any:

@@ -5,24 +5,15 @@ import math
 import numpy as np
 import oracles
 import pytest
-from backend import gsa, npa
-from geomstats.geometry.general_linear import GeneralLinear
+from backend import gsa, npa, space_of
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.spd_matrices import SPDMatrices
 
-from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.geomstats import DLNMetric
 
 INF = math.inf
 SHAPES = [(2, 2, 2, 3), (3, 3, 3, 2.5), (2, 2, 2, INF), (3, 2, 2, 2), (3, 2, 1, 3), (3, 3, 2, 1)]
 over_shapes = pytest.mark.parametrize(("m", "n", "r", "depth"), SHAPES)
-
-
-def space_of(m, n, r, depth):
-    if m == n == r:
-        space = GeneralLinear(n, equip=False)
-        space.equip_with_metric(DLNMetric, depth=depth)
-        return space
-    return FixedRankMatrices(m, n, r, depth=depth)
 
 
 def points_and_vectors(rng, m, n, r, size=2):

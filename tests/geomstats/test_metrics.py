@@ -6,28 +6,21 @@ import geomstats.backend as gs
 import numpy as np
 import oracles
 import pytest
-from backend import gsa, npa
+from backend import gsa, npa, space_of
 from geomstats.geometry.euclidean import Euclidean
 from geomstats.geometry.full_rank_matrices import FullRankMatrices
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.spd_matrices import SPDBuresWassersteinMetric, SPDMatrices
+from user_kernels import Quadratic
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.errors import GeodesicError
 from dlngeo.geomstats import DLNMetric, FixedRankMatrices, SpectralMetric
 
 INF = math.inf
 SHAPES = [(3, 3, 3, 1), (3, 3, 3, 1.5), (3, 3, 3, 4), (3, 3, 3, INF), (4, 3, 2, 3), (3, 4, 3, 2), (4, 4, 2, 1)]
 over_shapes = pytest.mark.parametrize(("m", "n", "r", "depth"), SHAPES)
-
-
-def space_of(m, n, r, depth, **kwargs):
-    if m == n == r:
-        space = GeneralLinear(n, equip=False)
-        space.equip_with_metric(DLNMetric, depth=depth, **kwargs)
-        return space
-    return FixedRankMatrices(m, n, r, depth=depth)
 
 
 def close(a, b, rtol=0.0, atol=1e-12):
@@ -361,16 +354,6 @@ def test_full_rank_rectangles_are_accepted_where_they_have_a_metric(rng, depth):
     exact = FixedRankMatrices(3, 2, 2, depth=depth).metric.inner_product(gsa(y), gsa(z), gsa(x))
     close(space.metric.inner_product(gsa(y), gsa(z), gsa(x)), exact)
     assert float(exact) == pytest.approx(literal_inner(x, y, z, depth, 2), rel=1e-11)
-
-
-class Quadratic(Kernel):
-    """``φ(s, t) = s² + t²``, ``ψ = 1``."""
-
-    def __call__(self, s, t):
-        return s**2 + t**2
-
-    def divided_difference(self, r, s, t):
-        return 1.0 + 0 * (r + s + t)
 
 
 def test_a_kernel_of_the_user_is_a_metric(rng):

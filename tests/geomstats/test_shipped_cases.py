@@ -19,13 +19,13 @@ from geomstats.test_cases.geometry.riemannian_metric import RiemannianMetricTest
 from dlngeo.geomstats import BalancedMatrices, DLNMetric, FixedRankMatrices, GaugeAction
 
 
-def cases(kind, *names):
-    """Data methods for tests of one kind: 'random', 'vec', 'shape', or these with times."""
+def cases(kind, names):
+    """Data methods for tests of one kind, named in one string: 'random', 'vec', 'shape', or these with times."""
 
     def method(self):
         return getattr(self, f"generate_{kind}")()
 
-    return {f"{name}_test_data": method for name in names}
+    return {f"{name}_test_data": method for name in names.split()}
 
 
 class Data(TestData):
@@ -41,66 +41,43 @@ class Data(TestData):
 
 
 MANIFOLD = {
-    **cases("vec_data", "belongs_vec", "is_tangent_vec", "to_tangent_vec", "regularize_vec", "projection_vec"),
+    **cases("vec_data", "belongs_vec is_tangent_vec to_tangent_vec regularize_vec projection_vec"),
     **cases(
         "random_data",
-        "not_belongs",
-        "random_point_belongs",
-        "to_tangent_is_tangent",
-        "regularize_belongs",
-        "random_tangent_vec_is_tangent",
-        "projection_belongs",
+        "not_belongs random_point_belongs to_tangent_is_tangent regularize_belongs "
+        "random_tangent_vec_is_tangent projection_belongs",
     ),
-    **cases("shape_data", "random_point_shape", "random_tangent_vec_shape"),
+    **cases("shape_data", "random_point_shape random_tangent_vec_shape"),
 }
 
 CLOSED_FORMS = {
     **cases(
         "vec_data",
-        "christoffels_vec",
-        "geodesic_equation_vec",
-        "metric_matrix_vec",
-        "cometric_matrix_vec",
-        "inner_product_vec",
-        "squared_norm_vec",
-        "norm_vec",
-        "normalize_vec",
-        "exp_vec",
+        "christoffels_vec geodesic_equation_vec metric_matrix_vec cometric_matrix_vec inner_product_vec "
+        "squared_norm_vec norm_vec normalize_vec exp_vec",
     ),
     **cases(
         "random_data",
-        "inner_product_is_symmetric",
-        "norm_is_positive",
-        "normalize_is_unitary",
-        "exp_belongs",
-        "exp_geodesic_ivp",
+        "inner_product_is_symmetric norm_is_positive normalize_is_unitary exp_belongs exp_geodesic_ivp",
     ),
     **cases("vec_data_with_time", "geodesic_ivp_vec"),
     **cases("random_data_with_time", "geodesic_ivp_belongs"),
 }
 
 LOGARITHMS = {
-    **cases("vec_data", "log_vec", "dist_vec"),
+    **cases("vec_data", "log_vec dist_vec"),
     **cases(
         "random_data",
-        "log_is_tangent",
-        "exp_after_log",
-        "log_after_exp",
-        "dist_is_symmetric",
-        "dist_is_positive",
-        "dist_is_log_norm",
-        "dist_point_to_itself_is_zero",
-        "dist_triangle_inequality",
-        "squared_dist_is_symmetric",
-        "squared_dist_is_positive",
-        "geodesic_boundary_points",
+        "log_is_tangent exp_after_log log_after_exp dist_is_symmetric dist_is_positive dist_is_log_norm "
+        "dist_point_to_itself_is_zero dist_triangle_inequality squared_dist_is_symmetric "
+        "squared_dist_is_positive geodesic_boundary_points",
     ),
-    **cases("random_data_with_time", "geodesic_bvp_reverse", "geodesic_bvp_belongs"),
+    **cases("random_data_with_time", "geodesic_bvp_reverse geodesic_bvp_belongs"),
     **cases("vec_data_with_time", "geodesic_bvp_vec"),
 }
 
 
-LEVEL_SET = {**MANIFOLD, **cases("vec_data", "submersion_vec", "tangent_submersion_vec")}
+LEVEL_SET = {**MANIFOLD, **cases("vec_data", "submersion_vec tangent_submersion_vec")}
 
 WITHOUT_MATRICES = {
     name: method
@@ -111,28 +88,16 @@ WITHOUT_MATRICES = {
 FIBER_BUNDLE = {
     **cases(
         "vec_data",
-        "riemannian_submersion_vec",
-        "lift_vec",
-        "tangent_riemannian_submersion_vec",
-        "align_vec",
-        "horizontal_projection_vec",
-        "vertical_projection_vec",
-        "is_horizontal_vec",
-        "is_vertical_vec",
-        "horizontal_lift_vec",
-        "integrability_tensor_vec",
+        "riemannian_submersion_vec lift_vec tangent_riemannian_submersion_vec align_vec "
+        "horizontal_projection_vec vertical_projection_vec is_horizontal_vec is_vertical_vec "
+        "horizontal_lift_vec integrability_tensor_vec",
     ),
     **cases(
         "random_data",
-        "riemannian_submersion_belongs_to_base",
-        "lift_belongs_to_total_space",
-        "riemannian_submersion_after_lift",
-        "tangent_riemannian_submersion_is_tangent",
-        "log_after_align_is_horizontal",
-        "horizontal_projection_is_horizontal",
-        "vertical_projection_is_vertical",
-        "tangent_riemannian_submersion_after_vertical_projection",
-        "horizontal_lift_is_horizontal",
+        "riemannian_submersion_belongs_to_base lift_belongs_to_total_space "
+        "riemannian_submersion_after_lift tangent_riemannian_submersion_is_tangent "
+        "log_after_align_is_horizontal horizontal_projection_is_horizontal vertical_projection_is_vertical "
+        "tangent_riemannian_submersion_after_vertical_projection horizontal_lift_is_horizontal "
         "tangent_riemannian_submersion_after_horizontal_lift",
     ),
 }
@@ -150,32 +115,27 @@ class Moderate(RandomDataGenerator):
             )
 
     def random_point(self, n_points=1):
-        shape = (n_points, *self.space.shape) if n_points > 1 else self.space.shape
-        return self.space.projection(self.centre + 0.3 * gs.random.normal(size=shape))
+        return self.space.projection(self.centre + 0.3 * self.point_to_project(n_points))
 
     def point_to_project(self, n_points=1):
-        shape = (n_points, *self.space.shape) if n_points > 1 else self.space.shape
-        return gs.random.normal(size=shape)
+        return gs.random.normal(size=(n_points, *self.space.shape) if n_points > 1 else self.space.shape)
 
 
-class ModerateWeights(RandomDataGenerator):
+class ModerateWeights(Moderate):
     """Balanced weights near the identities."""
 
     def __init__(self, space):
-        super().__init__(space, amplitude=10.0)
+        RandomDataGenerator.__init__(self, space, amplitude=10.0)
 
     def random_point(self, n_points=1):
         return self.space.projection(self.point_to_project(n_points))
 
     def point_to_project(self, n_points=1):
-        shape = (n_points, *self.space.shape) if n_points > 1 else self.space.shape
-        return gs.eye(self.space.d) + 0.1 * gs.random.normal(size=shape)
+        return gs.eye(self.space.d) + 0.1 * super().point_to_project(n_points)
 
 
 def general_linear(depth):
-    space = GeneralLinear(3, positive_det=True, equip=False)
-    space.equip_with_metric(DLNMetric, depth=depth)
-    return space
+    return GeneralLinear(3, positive_det=True, equip=False).equip_with_metric(DLNMetric, depth=depth)
 
 
 class TestFixedRankMatrices(ProjectionTestCaseMixins, ManifoldTestCase, metaclass=DataBasedParametrizer):
@@ -187,11 +147,8 @@ class TestFixedRankMatrices(ProjectionTestCaseMixins, ManifoldTestCase, metaclas
 class TestDLNMetricOnGeneralLinear(RiemannianMetricTestCase, metaclass=DataBasedParametrizer):
     space = general_linear(3)
     data_generator = Moderate(space)
-    testing_data = type(
-        "GeneralLinearData",
-        (Data,),
-        {**CLOSED_FORMS, **LOGARITHMS, **cases("random_data", "metric_matrix_is_spd")},
-    )()
+    SPD = cases("random_data", "metric_matrix_is_spd")
+    testing_data = type("GeneralLinearData", (Data,), {**CLOSED_FORMS, **LOGARITHMS, **SPD})()
 
 
 class TestDLNMetricOfInfiniteDepth(RiemannianMetricTestCase, metaclass=DataBasedParametrizer):

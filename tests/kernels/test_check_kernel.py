@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from geomstats.geometry.general_linear import GeneralLinear
+from user_kernels import Offset
 
 import dlngeo
 from dlngeo import DepthKernel, Kernel, check_kernel
@@ -15,6 +16,12 @@ from dlngeo.geomstats import SpectralMetric
 from dlngeo.kernels import of_depth
 from dlngeo.matrices.frame import Frame
 from dlngeo.pymanopt import FixedRank
+
+
+def kernel(base=Kernel, **functions):
+    """A kernel of the given functions; what else it needs is that of a class."""
+    members = {name: lambda self, *values, f=f: f(*values) for name, f in functions.items()}
+    return type("Given", (base,), members)()
 
 
 class Quadratic(Kernel):
@@ -33,61 +40,6 @@ class Quadratic(Kernel):
         return 0 * (q + r + s + t)
 
 
-class WrongFactor(Quadratic):
-    def divided_difference(self, r, s, t):
-        return 2 + 0 * (r + s + t)
-
-
-class WrongAtCoincidence(Quadratic):
-    def divided_difference(self, r, s, t):
-        return np.where(s == t, 0.0, 1.0) + 0 * r
-
-
-class WrongSecond(Quadratic):
-    def second_divided_difference(self, r, s, t, u):
-        return 0.01 + 0 * (r + s + t + u)
-
-
-class WrongMixed(Quadratic):
-    def mixed_divided_difference(self, q, r, s, t):
-        return 0.01 + 0 * (q + r + s + t)
-
-
-class Number(Kernel):
-    def __call__(self, s, t):
-        return 1.0
-
-
-class NumberOfDifference(Quadratic):
-    def divided_difference(self, r, s, t):
-        return 1.0
-
-
-class OfNumbers(Kernel):
-    def __call__(self, s, t):
-        return math.hypot(s, t)
-
-
-class Skewed(Kernel):
-    def __call__(self, s, t):
-        return s**2 + 1.1 * t**2
-
-
-class Negative(Kernel):
-    def __call__(self, s, t):
-        return 1 - s * t
-
-
-class Nan(Kernel):
-    def __call__(self, s, t):
-        return (s**2 - t**2) / (s - t)
-
-
-class Kink(Kernel):
-    def __call__(self, s, t):
-        return np.maximum(s, t)
-
-
 class SaysDepth(Kernel):
     depth = 3.0
 
@@ -100,23 +52,36 @@ class WrongThird(DepthKernel):
         return 2 * super().third_divided_difference(q, r, s, t)
 
 
-WRONG = [
-    (WrongFactor(), "divided_difference", "is 2 instead of 1"),
-    (WrongAtCoincidence(), "divided_difference", "is 0 instead of 1"),
-    (WrongSecond(), "second_divided_difference", "is 0.01 instead of"),
-    (WrongMixed(), "mixed_divided_difference", "is 0.01 instead of"),
-    (Number(), "shape", "returns a number, 1.0"),
-    (NumberOfDifference(), "shape", "divided_difference returns a number"),
-    (OfNumbers(), "shape", "raises TypeError at arrays"),
-    (Skewed(), "symmetry", "φ(t, s)"),
-    (Negative(), "positivity", "φ(s, t) is 0 at (s, t) = (1.0, 1.0)"),
-    (Nan(), "positivity", "is nan"),
-    (SaysDepth(), "depth 3", "instead of"),
-    (WrongThird(3), "third_divided_difference", "instead of"),
-]
+WRONG_AT_COINCIDENCE = kernel(Quadratic, divided_difference=lambda r, s, t: np.where(s == t, 0.0, 1.0) + 0 * r)
+OF_ORDER_TWO = ("second_divided_difference", "mixed_divided_difference")
+WRONG = {
+    "factor": (
+        kernel(Quadratic, divided_difference=lambda r, s, t: 2 + 0 * (r + s + t)),
+        "divided_difference",
+        "is 2 instead of 1",
+    ),
+    "coincidence": (WRONG_AT_COINCIDENCE, "divided_difference", "is 0 instead of 1"),
+    **{
+        name: (kernel(Quadratic, **{name: lambda *values: 0.01 + 0 * sum(values)}), name, "is 0.01 instead of")
+        for name in OF_ORDER_TWO
+    },
+    "number": (kernel(__call__=lambda s, t: 1.0), "shape", "returns a number, 1.0"),
+    "number of difference": (
+        kernel(Quadratic, divided_difference=lambda r, s, t: 1.0),
+        "shape",
+        "divided_difference returns a number",
+    ),
+    "of numbers": (kernel(__call__=math.hypot), "shape", "raises TypeError at arrays"),
+    "skewed": (kernel(__call__=lambda s, t: s**2 + 1.1 * t**2), "symmetry", "φ(t, s)"),
+    "negative": (kernel(__call__=lambda s, t: 1 - s * t), "positivity", "φ(s, t) is 0 at (s, t) = (1.0, 1.0)"),
+    "NaN": (kernel(__call__=lambda s, t: (s**2 - t**2) / (s - t)), "positivity", "is nan"),
+    "depth": (SaysDepth(), "depth 3", "instead of"),
+    "third": (WrongThird(3), "third_divided_difference", "instead of"),
+}
+over_wrong = pytest.mark.parametrize(("kernel", "name", "finding"), WRONG.values(), ids=WRONG)
 
 
-@pytest.mark.parametrize(("kernel", "name", "finding"), WRONG, ids=lambda v: type(v).__name__)
+@over_wrong
 def test_what_is_wrong_is_found_and_named(kernel, name, finding):
     report = check_kernel(kernel)
     assert not report
@@ -125,7 +90,7 @@ def test_what_is_wrong_is_found_and_named(kernel, name, finding):
     assert f"{name}: FAILED" in str(report)
 
 
-@pytest.mark.parametrize(("kernel", "name", "finding"), WRONG, ids=lambda v: type(v).__name__)
+@over_wrong
 def test_a_wrong_kernel_is_not_plugged_in(kernel, name, finding):
     for plug in (
         lambda: SpectralMetric(GeneralLinear(3, equip=False), kernel),
@@ -136,7 +101,7 @@ def test_a_wrong_kernel_is_not_plugged_in(kernel, name, finding):
 
 
 def test_a_kink_is_named():
-    assert check_kernel(Kink()).failures[0].name == "smoothness"
+    assert check_kernel(kernel(__call__=np.maximum)).failures[0].name == "smoothness"
 
 
 def test_the_page_on_kernels_runs(capsys):
@@ -146,7 +111,7 @@ def test_the_page_on_kernels_runs(capsys):
 
 
 def test_the_place_of_an_error_is_a_plain_one():
-    (found,) = check_kernel(WrongAtCoincidence()).failures
+    (found,) = check_kernel(WRONG_AT_COINCIDENCE).failures
     assert found.finding.endswith("at (r, s, t) = (1.0, 1.0, 1.0)")
     assert found.error > 1e6
 
@@ -160,24 +125,11 @@ def test_the_kernels_of_the_network_pass(depth):
 
 
 def test_kernels_of_other_kinds_pass():
-    class Rough(Kernel):
-        def __call__(self, s, t):
-            return 1 + s * t
-
-    class Inverse(Kernel):
-        def __call__(self, s, t):
-            return 1 / (0.1 + s + t)
-
-    class Offset(Kernel):
-        """The mixed dynamics of two layers whose imbalance is a multiple of the identity, positive at (0, 0)."""
-
-        def __call__(self, s, t):
-            return np.sqrt(s**2 + 0.01) + np.sqrt(t**2 + 0.01)
-
-    for kernel in (Quadratic(), Rough(), Inverse(), Offset()):
-        report = check_kernel(kernel)
+    rough, inverse = kernel(__call__=lambda s, t: 1 + s * t), kernel(__call__=lambda s, t: 1 / (0.1 + s + t))
+    for right in (Quadratic(), rough, inverse, Offset(0.01)):
+        report = check_kernel(right)
         assert report, report
-        assert FixedRank(5, 4, 2, kernel=kernel).kernel is kernel
+        assert FixedRank(5, 4, 2, kernel=right).kernel is right
     assert dlngeo.check_kernel is check_kernel
 
 
@@ -222,13 +174,10 @@ def test_at_a_point_the_kernel_is_blamed_for_its_values_and_the_matrix_for_its_o
 
 
 def test_null_directions_blame_the_kernel_too():
-    class NanAtZero(Kernel):
-        def __call__(self, s, t):
-            return np.where((s == 0) | (t == 0), np.nan, s + t)
-
+    nan_at_zero = kernel(__call__=lambda s, t: np.where((s == 0) | (t == 0), np.nan, s + t))
     x = np.ones((3, 2)) + np.eye(3, 2)
     with pytest.raises(KernelError, match=r"φ\(0, "):
-        Frame.at(x, NanAtZero()).inner(x, x)
+        Frame.at(x, nan_at_zero).inner(x, x)
     with pytest.raises(KernelError, match="positivity"):
-        FixedRank(3, 2, 2, kernel=NanAtZero())
-    assert FixedRank(3, 3, 3, kernel=NanAtZero()).dim == 9  # where no singular value vanishes
+        FixedRank(3, 2, 2, kernel=nan_at_zero)
+    assert FixedRank(3, 3, 3, kernel=nan_at_zero).dim == 9  # where no singular value vanishes

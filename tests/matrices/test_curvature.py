@@ -6,16 +6,14 @@ import math
 import numpy as np
 import oracles
 import pytest
+from user_kernels import Offset, disguised
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import of_depth
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.frame import Blocks, Frame
 
 INF = math.inf
-
-
-def kernel_of(depth, normalized=False):
-    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized)
 
 
 def name(value):
@@ -23,23 +21,7 @@ def name(value):
     return str(value)
 
 
-class Hidden(Kernel):
-    """A depth kernel known by its four functions alone, as one that a user writes."""
-
-    def __init__(self, kernel):
-        self.kernel = kernel
-
-    def __call__(self, s, t):
-        return self.kernel(s, t)
-
-    def divided_difference(self, r, s, t):
-        return self.kernel.divided_difference(r, s, t)
-
-    def second_divided_difference(self, r, s, t, u):
-        return self.kernel.second_divided_difference(r, s, t, u)
-
-    def mixed_divided_difference(self, q, r, s, t):
-        return self.kernel.mixed_divided_difference(q, r, s, t)
+FUNCTIONS = ("__call__", "divided_difference", "second_divided_difference", "mixed_divided_difference")
 
 
 class Polynomial(Kernel):
@@ -65,7 +47,7 @@ def case(rng, m, n, r, depth, low=0.6, high=2.0, repeated=False):
     if repeated:
         s[-1] = s[0]
     u, s, vt = oracles.factors(rng, m, n, s)
-    kernel = depth if isinstance(depth, Kernel) else kernel_of(depth)
+    kernel = depth if isinstance(depth, Kernel) else of_depth(depth)
     return Frame(u, s, vt, kernel)
 
 
@@ -287,7 +269,7 @@ def test_ricci_and_scalar_curvature_are_contractions(rng, m, n, r, depth):
 def test_a_kernel_needs_no_more_than_its_four_functions(rng, m, n, r, depth):
     frame = case(rng, m, n, r, depth)
     x, y, z = tangents(rng, frame, 3)
-    plain = Curvature(Frame(frame.u, frame.s, frame.vt, Hidden(frame.kernel)))
+    plain = Curvature(Frame(frame.u, frame.s, frame.vt, disguised(frame.kernel, *FUNCTIONS)))
     known = Curvature(frame)
     np.testing.assert_allclose(
         plain.apply(x, y, z), known.apply(x, y, z), atol=1e-12 * (1 + np.abs(known.apply(x, y, z)).max())
@@ -295,14 +277,9 @@ def test_a_kernel_needs_no_more_than_its_four_functions(rng, m, n, r, depth):
     assert plain.scalar() == pytest.approx(known.scalar(), rel=1e-12, abs=1e-12)
 
 
-class Offset(Kernel):
-    """``φ = √(s² + c) + √(t² + c)``, positive at (0, 0); it is h[x_s, x_t] for a quadratic h with ``h(x_s) = s²``."""
-
-    def __call__(self, s, t):
-        return np.sqrt(s**2 + 0.1) + np.sqrt(t**2 + 0.1)
-
-
 class OffsetOfQuadratic(Offset):
+    """As h[x_s, x_t] of a quadratic h with ``h(x_s) = s²``."""
+
     def third_divided_difference(self, q, r, s, t):
         return 0 * (q + r + s + t)
 
@@ -335,7 +312,7 @@ def test_singular_values_may_come_in_any_order_and_lie_wide_apart(rng, depth):
     s[3] = s[2] * (1 - 1e-7)
     u, _, vt = oracles.factors(rng, 6, 6, s)
     order = rng.permutation(6)
-    kernel = kernel_of(depth, True)
+    kernel = of_depth(depth, True)
     sorted_, mixed = (Curvature(Frame(u[:, i], s[i], vt[i], kernel)) for i in (np.arange(6), order))
     assert mixed.scalar() == pytest.approx(sorted_.scalar(), rel=1e-12)
     noise = rng.standard_normal((2, 6, 6))
@@ -397,7 +374,7 @@ def test_curvature_scales_as_that_of_a_cone(rng, depth, scale):
     np.testing.assert_allclose(scaled.ricci_lower(scale * y) * scale, here.ricci_lower(y), rtol=1e3 * rtol, atol=rtol)
     if kernel.depth in (None, INF):
         return
-    normalised = Curvature(Frame(frame.u, frame.s, frame.vt, kernel_of(depth, True)))
+    normalised = Curvature(Frame(frame.u, frame.s, frame.vt, of_depth(depth, True)))
     assert normalised.sectional(y, z) == pytest.approx(value / depth, rel=1e-11)
     assert normalised.scalar() == pytest.approx(scalar / depth, rel=1e-11)
 
@@ -408,7 +385,7 @@ def test_curvature_is_continuous_where_singular_values_meet(rng, depth, gap):
     u, _, vt = oracles.factors(rng, 4, 4, np.ones(4))
     y, z = rng.standard_normal((2, 4, 4))
     at, near = (
-        Curvature(Frame(u, np.array([1.3, 0.8 + h, 0.8, 0.8 - 2 * h]), vt, kernel_of(depth))) for h in (0.0, gap)
+        Curvature(Frame(u, np.array([1.3, 0.8 + h, 0.8, 0.8 - 2 * h]), vt, of_depth(depth))) for h in (0.0, gap)
     )
     assert near.sectional(y, z) == pytest.approx(at.sectional(y, z), abs=20 * gap + 1e-12)
     assert near.scalar() == pytest.approx(at.scalar(), rel=20 * gap + 1e-11)
@@ -419,7 +396,7 @@ def test_normalised_depth_tends_to_infinite_depth_at_first_order(rng):
     y, z = tangents(rng, frame, 2)
     exact = Curvature(frame).sectional(y, z)
     errors = [
-        abs(Curvature(Frame(frame.u, frame.s, frame.vt, kernel_of(n, True))).sectional(y, z) - exact)
+        abs(Curvature(Frame(frame.u, frame.s, frame.vt, of_depth(n, True))).sectional(y, z) - exact)
         for n in (1e3, 1e4, 1e5)
     ]
     np.testing.assert_allclose(np.log10(np.divide(errors[:-1], errors[1:])), 1, atol=0.05)
@@ -455,7 +432,7 @@ def test_the_diagonal_is_flat_and_so_are_planes_through_the_radius(rng, depth):
 def test_at_multiples_of_orthogonal_matrices_curvature_is_that_of_commutators(rng, d, depth):
     """So sectional curvature has both signs at every N > 1 and d > 1."""
     o, s = oracles.orthogonal(rng, d), 1.7
-    curvature = Curvature(Frame(o, np.full(d, s), np.eye(d), kernel_of(depth, True)))
+    curvature = Curvature(Frame(o, np.full(d, s), np.eye(d), of_depth(depth, True)))
     kappa = (1 - 1 / depth**2) / 4
     power = s ** (2 / depth - 4)
     a, b = rng.standard_normal((2, d, d))

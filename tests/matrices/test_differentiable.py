@@ -10,8 +10,10 @@ import autograd.numpy as anp
 import numpy as np
 import oracles
 import pytest
+from user_kernels import Quadratic
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel
+from dlngeo.kernels import of_depth
 from dlngeo.matrices.differentiable import DifferentiableFrame, frame_at
 from dlngeo.matrices.frame import Frame
 
@@ -29,10 +31,6 @@ POINTS = {
 }
 over_points = pytest.mark.parametrize("point", POINTS)
 over_libraries = pytest.mark.parametrize("library", LIBRARIES)
-
-
-def kernel_of(depth):
-    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
 
 
 def data(rng, point, count=3):
@@ -100,7 +98,7 @@ def test_gradients_are_those_of_the_literal_definitions(rng, library, point, dep
     """In all ambient directions, so that below full rank the truncation of the SVD is differentiated too."""
     x, rank, (y, z, w) = data(rng, point)
     literal = literals(depth, rank)
-    for name, f in functions(kernel_of(depth), rank).items():
+    for name, f in functions(of_depth(depth), rank).items():
         if name == "log_volume_density" and depth == 1:
             continue
         found = gradients(library, f, x, y, z)
@@ -231,7 +229,7 @@ def like(array, other):
 def test_torch_gradcheck(rng, point, depth):
     torch = pytest.importorskip("torch")
     x, rank, (y, z, _) = data(rng, point)
-    kernel = kernel_of(depth)
+    kernel = of_depth(depth)
     arguments = [torch.tensor(a, requires_grad=True) for a in (x, np.stack([y, z]), z)]
     assert torch.autograd.gradcheck(lambda x, y, z: frame_at(x, kernel, rank).inner(y, z), arguments)
     assert torch.autograd.gradcheck(lambda x, y, _: frame_at(x, kernel, rank).cometric(y), arguments)
@@ -250,7 +248,7 @@ def test_hessians_are_second_differences_of_the_values(rng, library, name, point
     """In all ambient directions again, normal ones of the manifold of rank r included, and mixed with the vectors."""
     x, rank, (y, z, w) = data(rng, point)
     v = rng.standard_normal(y.shape)
-    f = functions(kernel_of(depth), rank)[name]
+    f = functions(of_depth(depth), rank)[name]
     if library == "autograd":
         a = autograd.hessian(lambda x: f(x, y, z))(x)
         b = 0 * a if name == "log_volume_density" else autograd.jacobian(autograd.grad(f), 1)(x, y, z)
@@ -272,7 +270,7 @@ def test_hessians_are_second_differences_of_the_values(rng, library, name, point
 def test_torch_gradgradcheck(rng, point, depth):
     torch = pytest.importorskip("torch")
     x, rank, (y, z, _) = data(rng, point)
-    kernel = kernel_of(depth)
+    kernel = of_depth(depth)
     arguments = [torch.tensor(a, requires_grad=True) for a in (x, np.stack([y, z]), z)]
     assert torch.autograd.gradgradcheck(lambda x, y, z: frame_at(x, kernel, rank).inner(y, z), arguments)
     assert torch.autograd.gradcheck(lambda x, y, z: frame_at(x, kernel, rank).christoffel(y, z), arguments)
@@ -282,7 +280,7 @@ def test_torch_gradgradcheck(rng, point, depth):
 @pytest.mark.parametrize(("point", "depth"), [("pair", 3), ("pair", INF), ("tall", 2.5), ("rank 2 of 4x4", 3)])
 def test_christoffel_maps_and_hessians_are_those_of_the_frame_and_differentiable(rng, library, point, depth):
     x, rank, (y, z, w) = data(rng, point)
-    frame = Frame.at(x, kernel_of(depth), rank)
+    frame = Frame.at(x, of_depth(depth), rank)
     cost = oracles.Cost(rng, *x.shape)
     y, z, w = (frame.project(v) for v in (y, z, w))
     path = oracles.curve(*(np.asarray(a) for a in (frame.u, frame.s, frame.vt)), w)
@@ -290,7 +288,7 @@ def test_christoffel_maps_and_hessians_are_those_of_the_frame_and_differentiable
     for name, vectors in (("christoffel", (y, z)), ("christoffel", (z, z)), ("hessian", (z, g, h))):
 
         def f(x, name=name, vectors=vectors):
-            at = frame_at(x, kernel_of(depth), rank)
+            at = frame_at(x, of_depth(depth), rank)
             vectors = [like(v, x) if library == "torch" else v for v in vectors]
             value = getattr(at, name)(*vectors)
             return (value * like(y, value)).sum() if library == "torch" else (value * y).sum()
@@ -305,23 +303,13 @@ def test_christoffel_maps_and_hessians_are_those_of_the_frame_and_differentiable
         found = np.sum(gradients(library, f, x)[0] * w)
 
         def plain(h, name=name, vectors=vectors):
-            at = Frame.at(path(h), kernel_of(depth), rank)
+            at = Frame.at(path(h), of_depth(depth), rank)
             return np.sum(getattr(at, name)(*vectors) * y)
 
         assert found == pytest.approx(oracles.derivative(plain), rel=1e-8, abs=1e-8), name
 
 
 # What is refused.
-
-
-class Quadratic(Kernel):
-    """``φ(s, t) = s² + t²``, the divided differences of second derivatives being left to their defaults."""
-
-    def __call__(self, s, t):
-        return s**2 + t**2
-
-    def divided_difference(self, r, s, t):
-        return 1.0 + 0 * (r + s + t)
 
 
 @over_libraries

@@ -9,8 +9,9 @@ import pymanopt
 import pytest
 from pymanopt.optimizers import ParticleSwarm
 
-from dlngeo import DepthKernel, InfiniteDepthKernel
+from dlngeo import DepthKernel
 from dlngeo.errors import GeodesicError
+from dlngeo.kernels import of_depth
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.geodesics import KernelSurface, connect_factored, shoot_factored
 from dlngeo.pymanopt import FixedRank
@@ -30,13 +31,9 @@ CASES = [(shape, d) for shape in SHAPES for d in DEPTHS if math.isfinite(d) or s
 over_cases = pytest.mark.parametrize(("shape", "depth"), CASES, ids=str)
 
 
-def kernel(depth):
-    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
-
-
 def setup(rng, shape, depth, length=0.5):
     """A frame, and a velocity of a fraction of the distance to the singular matrices."""
-    frame = Frame(*oracles.factors(rng, *shape), kernel(depth))
+    frame = Frame(*oracles.factors(rng, *shape), of_depth(depth))
     z = frame.split(rng.standard_normal(shape[:2]))
     norm = math.sqrt(frame.pair(z, frame.scale(z, -1)))
     far = np.min(frame.s / np.sqrt(np.diagonal(frame.phi)))

@@ -14,37 +14,13 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from user_kernels import Constant, Product
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.matrices.frame import Blocks, Frame
 
-
-class Product(Kernel):
-    """A user's metric: ``φ = 1 + st``, which is no depth kernel, not homogeneous and positive at zero."""
-
-    def __call__(self, s, t):
-        return 1 + s * t
-
-    def divided_difference(self, r, s, t):
-        return r / (s + t)
-
-
-class Frobenius(Kernel):
-    """The constant kernel, as the docstring of Kernel writes it."""
-
-    def __call__(self, s, t):
-        return np.ones(np.broadcast_shapes(np.shape(s), np.shape(t)))
-
-    def divided_difference(self, r, s, t):
-        return np.zeros(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)))
-
-
 KERNELS = {
-    "depth 1": (DepthKernel(1), oracles.naive(1)),
-    "depth 1.5": (DepthKernel(1.5), oracles.naive(1.5)),
-    "depth 2": (DepthKernel(2), oracles.naive(2)),
-    "depth 3": (DepthKernel(3), oracles.naive(3)),
-    "depth 7": (DepthKernel(7), oracles.naive(7)),
+    **{f"depth {depth}": (DepthKernel(depth), oracles.naive(depth)) for depth in (1, 1.5, 2, 3, 7)},
     "depth 3 normalized": (DepthKernel(3, normalized=True), lambda s, t: oracles.naive(3)(s, t) / 3),
     "infinite depth": (InfiniteDepthKernel(), oracles.naive(math.inf)),
     "1 + st": (Product(), lambda s, t: 1 + s * t),
@@ -378,14 +354,8 @@ def test_ito_drift_at_full_rank_is_that_of_the_laplacian_in_linear_coordinates(s
     close(case.frame.ito_drift(), drift.reshape(m, n), rtol=1e-7)
 
 
-LOW_RANK = [
-    ("rank 2", "1 + st"),
-    ("rank 2", "depth 3"),
-    ("rank 2, repeated", "1 + st"),
-    ("rank 1", "1 + st"),
-    ("rank 1", "depth 1"),
-    ("tall", "1 + st"),
-]
+LOW_RANK = [(shape, "1 + st") for shape in ("rank 2", "rank 2, repeated", "rank 1", "tall")]
+LOW_RANK += [("rank 2", "depth 3"), ("rank 1", "depth 1")]
 
 
 @pytest.mark.parametrize(("shape", "kernel"), LOW_RANK)
@@ -460,28 +430,15 @@ def test_everything_is_equivariant_under_rotations_and_transposition(m, n, seed,
     g, h = rng.standard_normal((2, m, n))
 
     def everything(move):
-        frame = Frame.at(move(x), kernel, r)
-        yb, zb = frame.split(move(y)), frame.split(move(z))
-        invariants = [frame.inner(move(y), move(z)), frame.log_volume_density()]
-        vectors = [
-            frame.cometric(move(g)),
-            frame.metric(move(z)),
-            frame.half_power(move(g)),
-            frame.christoffel(move(y), move(z)),
-            frame.assemble(frame.hamiltonian_gradient(yb, zb)),
-            frame.assemble(frame.cometric_derivative(yb, zb)),
-            frame.normal(yb, zb),
-            frame.hessian(move(z), move(g), move(h)),
-            frame.ito_drift(),
-        ]
-        return invariants, vectors
+        return results(Frame.at(move(x), kernel, r), *map(move, (y, z, g, h)))
 
-    invariants, vectors = everything(lambda a: a)
+    expected = everything(lambda a: a)
     for move in (lambda a: q @ a @ t, lambda a: a.T):
-        moved_invariants, moved = everything(move)
-        np.testing.assert_allclose(moved_invariants, invariants, rtol=1e-9, atol=1e-9)
-        for actual, expected in zip(moved, vectors, strict=True):
-            close(actual, move(expected), rtol=1e-9)
+        for name, value in everything(move).items():
+            if np.ndim(value):
+                close(value, move(expected[name]), rtol=1e-9)
+            else:
+                np.testing.assert_allclose(value, expected[name], rtol=1e-9, atol=1e-9)
 
 
 def test_scaling_the_point_scales_the_metric(rng):
@@ -753,7 +710,7 @@ def test_the_arguments_are_left_alone(rng):
 def test_a_kernel_from_the_docstring_is_depth_one(m, n, r, rng):
     x, *vectors = batch(rng, m, n, r, 2)
     expected = results(Frame.at(x, DepthKernel(1), r), *vectors)
-    for name, value in results(Frame.at(x, Frobenius(), r), *vectors).items():
+    for name, value in results(Frame.at(x, Constant(), r), *vectors).items():
         close(value, expected[name])
 
 

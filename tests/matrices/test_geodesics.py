@@ -8,9 +8,11 @@ import numpy as np
 import oracles
 import pytest
 from scipy.integrate import solve_ivp
+from user_kernels import Constant, Product
 
-from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.errors import GeodesicError
+from dlngeo.kernels import of_depth
 from dlngeo.matrices.frame import Frame
 from dlngeo.matrices.geodesics import KernelSurface, connect_factored
 from dlngeo.shooting import connect, shoot
@@ -18,10 +20,6 @@ from dlngeo.weights.alignment import align
 from dlngeo.weights.network import balanced_weights
 
 INF = math.inf
-
-
-def kernel_of(depth):
-    return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth)
 
 
 def squared_norm(x, z, depth, rank=None):
@@ -88,7 +86,7 @@ over_cones = pytest.mark.parametrize(("depth", "moduli0", "moduli1", "angles"), 
 def test_geodesics_on_double_singular_values_are_straight_lines_on_cones(rng, depth, moduli0, moduli1, angles):
     exact = Cones(rng, depth, moduli0, moduli1, angles)
     times = np.array([0.7, -0.3, 1.0, 0.0, 1.2, 0.1])
-    points, velocities = shoot(exact(0), exact.velocity, KernelSurface(kernel_of(depth), 4), times)
+    points, velocities = shoot(exact(0), exact.velocity, KernelSurface(of_depth(depth), 4), times)
     for t, point, velocity in zip(times, points, velocities, strict=True):
         np.testing.assert_allclose(point, exact(t), rtol=0, atol=1e-8)
         np.testing.assert_allclose(velocity, oracles.derivative(lambda h, t=t: exact(t + h)), rtol=0, atol=3e-8)
@@ -97,7 +95,7 @@ def test_geodesics_on_double_singular_values_are_straight_lines_on_cones(rng, de
 @over_cones
 def test_connect_finds_the_straight_line_on_cones(rng, depth, moduli0, moduli1, angles):
     exact = Cones(rng, depth, moduli0, moduli1, angles)
-    found = connect(exact(0), exact(1), KernelSurface(kernel_of(depth), 4))
+    found = connect(exact(0), exact(1), KernelSurface(of_depth(depth), 4))
     assert found.residual <= 1e-10
     assert found.length <= exact.length * (1 + 1e-8)
     np.testing.assert_allclose(found.velocity, exact.velocity, rtol=0, atol=1e-6)
@@ -113,12 +111,12 @@ def test_half_turns_cost_the_chord_of_the_cone(rng, depth):
     q, r = oracles.orthogonal(rng, 2), oracles.orthogonal(rng, 2)
     exact = math.sqrt(2) * math.pi if math.isinf(depth) else math.sqrt(8 * depth) * math.sin(math.pi / (2 * depth))
     for x0, x1 in ((np.eye(2), -np.eye(2)), (q @ r, -q @ r)):
-        found = connect(x0, x1, KernelSurface(kernel_of(depth), 2))
+        found = connect(x0, x1, KernelSurface(of_depth(depth), 2))
         assert found.length == pytest.approx(exact, rel=1e-8)
-        middle = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 2), [0.5])[0][0]
+        middle = shoot(x0, found.velocity, KernelSurface(of_depth(depth), 2), [0.5])[0][0]
         modulus = 1.0 if math.isinf(depth) else math.cos(math.pi / (2 * depth)) ** depth
         np.testing.assert_allclose(np.linalg.svd(middle)[1], modulus, atol=1e-8)
-        [end], _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 2))
+        [end], _ = shoot(x0, found.velocity, KernelSurface(of_depth(depth), 2))
         np.testing.assert_allclose(end, x1, atol=1e-9)
 
 
@@ -133,10 +131,10 @@ def test_aligned_frames_move_their_spectra_straight(rng, depth):
     else:
         root, back, factor = (lambda s: s ** (1 / depth)), (lambda w: w**depth), depth
     x0, x1 = oracles.dense(u, s0, vt), oracles.dense(u, s1, vt)
-    found = connect(x0, x1, KernelSurface(kernel_of(depth), 3))
+    found = connect(x0, x1, KernelSurface(of_depth(depth), 3))
     assert found.length == pytest.approx(math.sqrt(factor) * np.linalg.norm(root(s1) - root(s0)), rel=1e-9)
     times = np.array([0.25, 0.5, 0.9])
-    points, _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), 3), times)
+    points, _ = shoot(x0, found.velocity, KernelSurface(of_depth(depth), 3), times)
     exact = oracles.dense(u, back(root(s0) + times[:, None] * (root(s1) - root(s0))), vt)
     np.testing.assert_allclose(points, exact, atol=1e-8)
 
@@ -187,7 +185,7 @@ def test_geodesics_solve_the_literal_hamiltonian_equations(rng, depth, d):
     exact = solve_ivp(
         rate, (0, 1), np.stack([x, p]).ravel(), method="DOP853", rtol=1e-12, atol=1e-13, t_eval=[0.5, 1.0]
     ).y.T.reshape(2, 2, d, d)
-    points, velocities = shoot(x, v, KernelSurface(kernel_of(depth), d), [0.5, 1.0])
+    points, velocities = shoot(x, v, KernelSurface(of_depth(depth), d), [0.5, 1.0])
     np.testing.assert_allclose(points, exact[:, 0], rtol=0, atol=1e-8)
     np.testing.assert_allclose(velocities[-1], by_p(*exact[-1]), rtol=0, atol=1e-8)
 
@@ -214,7 +212,7 @@ def test_geodesics_below_full_rank_make_the_energy_stationary(rng, m, n, r, dept
     """No chart, connection or projection of the package enters: only points of the path."""
     x, v = start(rng, m, n, r, depth, length=1.0)
     nodes, weights, differentiation = chebyshev(26)
-    points, _ = shoot(x, v, KernelSurface(kernel_of(depth), r), nodes)
+    points, _ = shoot(x, v, KernelSurface(of_depth(depth), r), nodes)
     direction = rng.standard_normal((m, n)) * np.linalg.norm(x)
 
     def energy(eps):
@@ -234,7 +232,7 @@ def test_geodesics_below_full_rank_make_the_energy_stationary(rng, m, n, r, dept
 )
 def test_energy_and_rank_are_conserved(rng, m, n, r, depth):
     x, v = start(rng, m, n, r, depth, length=2.0)
-    points, velocities = shoot(x, v, KernelSurface(kernel_of(depth), r), np.linspace(-0.4, 1, 8))
+    points, velocities = shoot(x, v, KernelSurface(of_depth(depth), r), np.linspace(-0.4, 1, 8))
     energies = [squared_norm(y, z, depth, r) for y, z in zip(points, velocities, strict=True)]
     np.testing.assert_allclose(energies, 4.0, rtol=1e-9)
     if r < min(m, n):
@@ -260,16 +258,8 @@ def test_the_shape_and_order_of_times_and_batches_do_not_matter(rng):
 
 def test_a_kernel_of_the_user_has_geodesics():
     """The constant kernel c has straight lines at unit speed ‖Z‖/√c; it has no depth to guess a path from."""
-
-    class Constant(Kernel):
-        def __call__(self, s, t):
-            return 4 * np.ones(np.broadcast_shapes(np.shape(s), np.shape(t)))
-
-        def divided_difference(self, r, s, t):
-            return np.zeros(np.broadcast_shapes(np.shape(r), np.shape(s), np.shape(t)))
-
     x0, x1 = np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [-1.0, 2.0]])
-    found = connect(x0, x1, KernelSurface(Constant(), 2))
+    found = connect(x0, x1, KernelSurface(Constant(4.0), 2))
     np.testing.assert_allclose(found.velocity, x1 - x0, atol=1e-9)
     assert found.length == pytest.approx(np.linalg.norm(x1 - x0) / 2)
 
@@ -291,7 +281,7 @@ def test_a_kernel_of_the_user_has_geodesics():
     ],
 )
 def test_connect_arrives_and_is_no_longer_than_a_geodesic_known_to_arrive(rng, m, n, r, depth, length):
-    kernel = kernel_of(depth)
+    kernel = of_depth(depth)
     # Where the longest ones start farther from det X = 0, they do not run into it.
     x0, v = start(rng, m, n, r, depth, length, *((1.5, 3.0) if length == 3 else ()))
     [x1], _ = shoot(x0, v, KernelSurface(kernel, r))
@@ -307,11 +297,11 @@ def test_the_end_is_reached_where_singular_values_are_far_apart(rng, shape, dept
     """In Frobenius norm the smallest singular value, of 1e-8 of the largest, could be missed by 1 %."""
     r = shape[-1]
     u, s, vt = oracles.factors(rng, *shape[:2], np.geomspace(1e4, 1e-4, r))
-    frame = Frame(u, s, vt, kernel_of(depth))
+    frame = Frame(u, s, vt, of_depth(depth))
     length = 0.5 * np.sqrt(depth) * s[-1] ** (1 / depth)  # half of the way to the singular matrices
     v = frame.half_power(oracles.tangent(rng, u, vt))
     v *= length / np.sqrt(frame.inner(v, v))
-    surface = KernelSurface(kernel_of(depth), r)
+    surface = KernelSurface(of_depth(depth), r)
     [x1], _ = shoot(frame.point, v, surface, tolerance=1e-14)
     if shape == (3, 3, 3) and depth != 2.5:
         exact = np.linalg.norm(align(*(np.stack(balanced_weights(x, depth)) for x in (x1, frame.point))).velocity)
@@ -322,7 +312,7 @@ def test_the_end_is_reached_where_singular_values_are_far_apart(rng, shape, dept
     assert np.sqrt(frame.pair(miss, frame.scale(miss, -1))) < 1e-5 * length
     end = np.linalg.svd(x1)
     ends = (u, s, vt), (end[0][:, :r], end[1][:r], end[2][:r])
-    assert connect_factored(*ends, kernel_of(depth))[1] == pytest.approx(length, rel=1e-6)
+    assert connect_factored(*ends, of_depth(depth))[1] == pytest.approx(length, rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-3, 1 + 1e-12, 1e150])
@@ -359,8 +349,8 @@ def test_a_search_without_success_ends_and_says_so(rng):
 @pytest.mark.parametrize(("m", "n", "r", "depth"), [(3, 3, 3, 3), (6, 6, 6, 2), (3, 3, 3, INF), (5, 4, 2, 1.5)])
 def test_the_logarithm_of_a_short_vector_is_the_vector(rng, m, n, r, depth):
     x0, v = start(rng, m, n, r, depth, length=0.3)
-    [x1], _ = shoot(x0, v, KernelSurface(kernel_of(depth), r))
-    found = connect(x0, x1, KernelSurface(kernel_of(depth), r))
+    [x1], _ = shoot(x0, v, KernelSurface(of_depth(depth), r))
+    found = connect(x0, x1, KernelSurface(of_depth(depth), r))
     np.testing.assert_allclose(found.velocity, v, rtol=0, atol=1e-7)
 
 
@@ -375,7 +365,7 @@ def test_lengths_are_at_least_the_distance_of_the_fibres_upstairs(rng, depth):
     x1, _ = start(rng, d, d, d, depth, 1.0)
     if np.linalg.det(x0 @ x1) < 0:
         x1 = x1[:, ::-1]
-    found = connect(x0, x1, KernelSurface(kernel_of(depth), d))
+    found = connect(x0, x1, KernelSurface(of_depth(depth), d))
     below = []
     for _ in range(20):
         w0, w1 = ([*map(np.array, lifted(rng, x, depth))] for x in (x0, x1))
@@ -433,7 +423,7 @@ def test_opposite_determinants_are_refused(rng, depth):
     x0 = oracles.orthogonal(rng, 3)
     x1 = x0 * np.array([1.0, 1.0, -1.0])
     with pytest.raises(GeodesicError, match=r"determinants .* opposite signs") as caught:
-        connect(x0, x1, KernelSurface(kernel_of(depth), 3))
+        connect(x0, x1, KernelSurface(of_depth(depth), 3))
     assert caught.value.status == "disconnected"
     assert isinstance(caught.value, ValueError)
 
@@ -485,16 +475,6 @@ def test_below_full_rank_depth_one_ends_at_lower_rank(rng):
     with pytest.raises(GeodesicError, match=r"just after time 0\.5") as caught:
         shoot(x, v, KernelSurface(DepthKernel(1), 2))
     assert caught.value.status == "singular"
-
-
-class Product(Kernel):
-    """``φ(s, t) = 1 + st``, ``ψ_r(s, t) = r/(s + t)``, infinite at zero."""
-
-    def __call__(self, s, t):
-        return 1 + s * t
-
-    def divided_difference(self, r, s, t):
-        return r / (s + t)
 
 
 def test_a_kernel_that_is_not_smooth_at_zero_is_written_for_arrays(rng):
@@ -554,11 +534,11 @@ def test_connect_finds_geodesics_up_to_length_three(m, n, r, depth, seed):
     length = rng.uniform(0.5, 3.0)
     x0, v = start(rng, m, n, r, depth, length, 0.3, 3.0)
     try:
-        [x1], _ = shoot(x0, v, KernelSurface(kernel_of(depth), r))
+        [x1], _ = shoot(x0, v, KernelSurface(of_depth(depth), r))
     except GeodesicError as error:
         assert error.status == "singular"  # noqa: PT017
         return
-    found = connect(x0, x1, KernelSurface(kernel_of(depth), r))
+    found = connect(x0, x1, KernelSurface(of_depth(depth), r))
     assert found.length <= length * (1 + 1e-6)
-    [end], _ = shoot(x0, found.velocity, KernelSurface(kernel_of(depth), r), tolerance=1e-13)
+    [end], _ = shoot(x0, found.velocity, KernelSurface(of_depth(depth), r), tolerance=1e-13)
     assert np.linalg.norm(end - x1) <= 1e-6 * np.linalg.norm(x1)

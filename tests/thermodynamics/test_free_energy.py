@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from scipy.spatial import KDTree
 
 import dlngeo
-from dlngeo import DepthKernel, InfiniteDepthKernel
+from dlngeo.kernels import of_depth
 from dlngeo.matrices.frame import Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy, log_orthogonal_volume, log_stiefel_volume
 from dlngeo.thermodynamics.free_energy import (
@@ -66,8 +66,7 @@ class Point:
         return oracles.curve(self.u, self.s, self.vt, z)
 
     def frame(self):
-        kernel = InfiniteDepthKernel() if math.isinf(self.depth) else DepthKernel(self.depth)
-        return Frame(self.u, self.s, self.vt, kernel)
+        return Frame(self.u, self.s, self.vt, of_depth(self.depth))
 
 
 @pytest.fixture(params=CASES)
@@ -103,17 +102,25 @@ def test_volume_of_the_orthogonal_group_in_low_dimensions():
     assert math.exp(log_stiefel_volume(3, 1)) == pytest.approx(4 * math.pi * 2)  # a sphere of radius √2
 
 
-def turning(weights, rank):
-    """Velocities under rotations of the inner frames, for skew generators of norm 1 outside the stabiliser."""
-    vectors = []
+def skew_generators(weights, rank):
+    """Skew matrices ``B_0, …, B_N`` that turn one inner frame each, of norm 1, outside the stabiliser."""
+    out = []
     for p, w in enumerate(weights[:-1]):
         q = np.linalg.svd(w)[0]  # its first columns span the range of W_p
         for i, k in combinations(range(len(q)), 2):
             if i < rank:
-                skew = (np.outer(q[:, i], q[:, k]) - np.outer(q[:, k], q[:, i])) / 2**0.5
-                velocity = [np.zeros_like(v) for v in weights]
-                velocity[p], velocity[p + 1] = skew @ w, -weights[p + 1] @ skew
-                vectors.append(np.concatenate([v.ravel() for v in velocity]))
+                skews = [np.zeros((w.shape[1], w.shape[1])) for w in weights] + [np.zeros((weights[-1].shape[0],) * 2)]
+                skews[p + 1] = (np.outer(q[:, i], q[:, k]) - np.outer(q[:, k], q[:, i])) / 2**0.5
+                out.append(skews)
+    return out
+
+
+def turning(weights, rank):
+    """Velocities ``B_p W_p − W_p B_{p−1}`` under these rotations of the inner frames, as rows."""
+    vectors = [
+        np.concatenate([(b[p + 1] @ w - w @ b[p]).ravel() for p, w in enumerate(weights)])
+        for b in skew_generators(weights, rank)
+    ]
     return np.array(vectors).reshape(-1, sum(w.size for w in weights))
 
 
@@ -438,19 +445,6 @@ def test_mean_curvature_of_the_orbit_is_minus_the_gradient(name, rng):
     gradient = weighted.frame().cometric(entropy_gradient(weighted.x, **weighted.at))
     np.testing.assert_allclose(differential(mean, weighted.weights), -gradient, atol=1e-8 * np.max(np.abs(gradient)))
     np.testing.assert_allclose(second, gradient, atol=1e-6 * np.max(np.abs(gradient)))
-
-
-def skew_generators(weights, rank):
-    """The generators of :func:`turning`, as lists of skew matrices of all widths."""
-    out = []
-    for p, w in enumerate(weights[:-1]):
-        q = np.linalg.svd(w)[0]
-        for i, k in combinations(range(len(q)), 2):
-            if i < rank:
-                skews = [np.zeros((w.shape[1], w.shape[1])) for w in weights] + [np.zeros((weights[-1].shape[0],) * 2)]
-                skews[p + 1] = (np.outer(q[:, i], q[:, k]) - np.outer(q[:, k], q[:, i])) / 2**0.5
-                out.append(skews)
-    return out
 
 
 # Free energy.
