@@ -106,8 +106,7 @@ class _ChartMetric(Border, RiemannianMetric):
     def __init__(self, space: FlatChart) -> None:
         super().__init__(space=space)
         self._matrices = space.space.metric
-        self.exp_solver = _ChartExp(space)
-        self.log_solver = _ChartLog(space)
+        self.exp_solver = self.log_solver = _ChartSolver(space)
 
     def metric_matrix(self, base_point: Any = None) -> Any:
         return self._matrices.metric_matrix(self._space.to_matrix(base_point))
@@ -126,33 +125,21 @@ class _ChartMetric(Border, RiemannianMetric):
         return self._space.to_vector(self._matrices.geodesic_equation(self._space.to_matrix(state)))
 
 
-class _ChartExp(ExpSolver):
-    """The exponential of the matrix space."""
+class _ChartSolver(ExpSolver, LogSolver):
+    """The exponential and the logarithm of the matrix space."""
 
     def __init__(self, chart: FlatChart) -> None:
-        super().__init__(solves_ivp=True)
-        self._chart = chart
+        ExpSolver.__init__(self, solves_ivp=True)
+        LogSolver.__init__(self, solves_bvp=False)
+        self._matrices, self._matrix, self._vector = chart.space.metric, chart.to_matrix, chart.to_vector
 
     def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        chart = self._chart
-        end = chart.space.metric.exp(chart.to_matrix(tangent_vec), chart.to_matrix(base_point))
-        return chart.to_vector(end)
+        return self._vector(self._matrices.exp(self._matrix(tangent_vec), self._matrix(base_point)))
 
     def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
-        chart = self._chart
-        path = chart.space.metric.geodesic(
-            chart.to_matrix(base_point), initial_tangent_vec=chart.to_matrix(tangent_vec)
-        )
-        return lambda t: chart.to_vector(path(t))
-
-
-class _ChartLog(LogSolver):
-    """The logarithm of the matrix space."""
-
-    def __init__(self, chart: FlatChart) -> None:
-        super().__init__(solves_bvp=False)
-        self._chart = chart
+        velocity = self._matrix(tangent_vec)
+        path = self._matrices.geodesic(self._matrix(base_point), initial_tangent_vec=velocity)
+        return lambda t: self._vector(path(t))
 
     def log(self, point: Any, base_point: Any) -> Any:
-        chart = self._chart
-        return chart.to_vector(chart.space.metric.log(chart.to_matrix(point), chart.to_matrix(base_point)))
+        return self._vector(self._matrices.log(self._matrix(point), self._matrix(base_point)))

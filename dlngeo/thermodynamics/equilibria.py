@@ -145,10 +145,8 @@ def minimisers(
     ----------
     energy, energy_gradient : callable
         Symmetric function e of singular values, shape=[r], and its partial derivatives, shape=[r].
-    entropy : SpectralEntropy
-        Entropy, which holds the depth, the rank, and the shapes.
-    beta : float
-        Inverse temperature, positive.
+    entropy, beta
+        As in :func:`equal_equilibria`.
     scale : float
         Typical size of the singular values to start from.
     n_starts : int
@@ -228,10 +226,8 @@ def relaxation(
     ----------
     energy_gradient : callable
         Partial derivatives of the energy, shape=[r], at singular values, shape=[r]; ``f′`` if it is ``Σ f(σ_k)``.
-    entropy : SpectralEntropy
-        Entropy, which holds the depth, the rank, and the shapes.
-    beta : float
-        Inverse temperature, positive.
+    entropy, beta
+        As in :func:`equal_equilibria`.
     s : array, shape=[r]
         Initial singular values, positive.
     t : array, shape=[n]
@@ -286,10 +282,8 @@ def relaxation_rates(energy_hessian: ArrayLike, entropy: SpectralEntropy, beta: 
     ----------
     energy_hessian : array, shape=[r, r]
         Second derivatives of the energy at s; ``diag(f″(σ_k))`` if it is ``Σ f(σ_k)``.
-    entropy : SpectralEntropy
-        Entropy, which holds the depth, the rank, and the shapes.
-    beta : float
-        Inverse temperature, positive.
+    entropy, beta
+        As in :func:`equal_equilibria`.
     s : array, shape=[r]
         Singular values of the equilibrium.
 

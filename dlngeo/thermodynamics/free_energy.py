@@ -156,13 +156,9 @@ def free_energy(
     ----------
     cost : callable or array, shape=[...]
         Energy E, a function of matrices, or its value at X: one number for each matrix.
-    x : array, shape=[..., m, n]
-        Matrix.
-    depth : float
-        Number of layers, as in :func:`entropy`.
     beta : float
         Inverse temperature, positive.
-    rank, widths
+    x, depth, rank, widths
         As in :func:`entropy`.
 
     Returns
@@ -196,9 +192,7 @@ def free_energy_gradient(
     ----------
     euclidean_gradient : callable or array, shape=[..., m, n]
         ``E′``, or its value at X.
-    x : array, shape=[..., m, n]
-        Matrix.
-    depth, beta, rank, widths
+    x, depth, beta, rank, widths
         As in :func:`free_energy`.
 
     Raises
