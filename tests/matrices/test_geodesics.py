@@ -328,6 +328,7 @@ def test_multiples_of_a_matrix_are_joined_along_the_cone(rng, kernel, scale):
     np.testing.assert_allclose(found.velocity, move * x, rtol=0, atol=1e-12 * np.abs(move * x).max() + 1e-15)
 
 
+@pytest.mark.slow
 def test_a_search_without_success_ends_and_says_so(rng):
     """Near zero geodesics between different frames are beyond double precision: the Λ have 1e-50 of their size."""
     x0, x1 = (oracles.dense(*oracles.factors(rng, 2, 2, (2.0, 1.0))) for _ in range(2))

@@ -436,7 +436,7 @@ def inverses(x):
         (lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h), 0.001, 200),
         (lambda h: Langevin(deep(2, 2, 2, 3), WALL, 1.0, h), 0.005, 200),
         (lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200),
-        (lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 20),
+        pytest.param(lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 20, marks=pytest.mark.slow),
         (lambda h: UpstairsLangevin((2, 2, 2), WALL, 1.0, h), 0.001, 200),
     ],
 )  # fmt: skip
