@@ -84,10 +84,10 @@ class ShootingLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
-        # Points of single precision are on the manifold to that only.
-        tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
 
         def velocity(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+            # Points of single precision are on the manifold to that only.
+            tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
             return connect(start, end, self.surface, tolerance).velocity
 
         return each_pair(velocity, base_point, point, self.surface.point_ndim)
