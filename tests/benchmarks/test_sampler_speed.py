@@ -2,6 +2,7 @@
 
 import time
 
+import numba
 import numpy as np
 import pytest
 from sampler_table import Problem, Reference, effective_samples, equilibrium, langevin
@@ -10,6 +11,14 @@ pytestmark = pytest.mark.benchmark
 
 # (d, N), steps of both at a bias below 1 %, chains, effective samples for the time, ours over NumPy's, at least
 CASES = [(3, 3, 0.1, 0.05, 200, 1.25), (3, 64, 0.004, 0.001, 200, 5), (20, 3, 0.14, 0.05, 20, 1.2)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():  # as NumPy has
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("d", "depth", "step", "other", "chains", "least"), CASES, ids=str)
