@@ -232,7 +232,8 @@ def _numbers(chunk: Sequence[tuple[int, Cells]], start: int, width: int, decimal
     if decimal == ",":
         cells = [cell.translate({44: ".", 46: ","}) for cell in cells]
     try:
-        found = pd.to_numeric(np.array(cells, dtype=object))
+        pd.to_numeric(np.array(cells, dtype=object))  # which refuses what float takes: 1_0, digits of other scripts
+        found = np.array([float(cell) if cell else np.nan for cell in cells])  # to the last digit
     except (ValueError, TypeError):
         bad = np.isnan(pd.to_numeric(np.array(cells, dtype=object), errors="coerce")) & (np.array(cells) != "")
         line, column = divmod(int(np.argmax(bad)), width - start)
@@ -241,7 +242,7 @@ def _numbers(chunk: Sequence[tuple[int, Cells]], start: int, width: int, decimal
         raise DataError(
             f"{cell!r} in line {chunk[line][0]}, column {start + column + 1}, is not a number{hint}"
         ) from None
-    return np.asarray(found, dtype=float).reshape(len(chunk), width - start)
+    return found.reshape(len(chunk), width - start)
 
 
 def _pivoted(

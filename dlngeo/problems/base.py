@@ -235,6 +235,9 @@ class Products(LinearOperator):
     def _rmatmat(self, left: np.ndarray) -> np.ndarray:
         return self._transposed_times(left)
 
+    def _rmatvec(self, left: np.ndarray) -> np.ndarray:
+        return self._transposed_times(left.reshape(-1, 1))
+
 
 def low_rank(left: Any, right: Any) -> LinearOperator:
     """Multiply ``left @ right`` as an operator, which multiplies one factor after the other."""
