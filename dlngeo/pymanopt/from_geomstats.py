@@ -166,12 +166,10 @@ class _FromGeomstats(Manifold):
 
     def parallel_transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> np.ndarray:
         """Transport along the geodesic: in closed form, or by a rung of the pole ladder, exact to second order [1]_."""
-        if self._parallel or np.array_equal(point_a, point_b):
+        size = self.norm(point_a, tangent_vector_a)
+        if self._parallel or size == 0 or np.array_equal(point_a, point_b):
             return self.transport(point_a, point_b, tangent_vector_a)
-        size, span = self.norm(point_a, tangent_vector_a), self.dist(point_a, point_b)
-        if size == 0:
-            return np.zeros_like(tangent_vector_a)
-        middle = self.pair_mean(point_a, point_b)
+        span, middle = self.dist(point_a, point_b), self.pair_mean(point_a, point_b)
         shot = self.exp(point_a, tangent_vector_a * (span / size))
         return self.log(point_b, self.exp(middle, -self.log(middle, shot))) * (-size / span)
 
