@@ -33,7 +33,7 @@ class Product(product.Product):
     Examples
     --------
     >>> from dlngeo.pymanopt import FixedRank
-    >>> Product([FixedRank(5, 4, 2), FixedRank(3, 3, 1)]).dim
+    >>> int(Product([FixedRank(5, 4, 2), FixedRank(3, 3, 1)]).dim)
     19
     """
 
