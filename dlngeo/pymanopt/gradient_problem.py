@@ -8,6 +8,7 @@ from typing import Any
 import pymanopt
 
 from dlngeo import _check
+from dlngeo.pymanopt.fixed_rank import FixedRank
 
 __all__ = ["GradientProblem"]
 
@@ -20,8 +21,7 @@ class GradientProblem(pymanopt.Problem):
 
     with the parallel transport ``P`` from ``γ(±h)`` back to x: ``parallel_transport`` of the manifold, which those of
     :func:`from_geomstats` have, else its ``transport``, which is right for metrics induced by a flat space. The error
-    is of order ``(h ‖v‖)²``; at the default some 1e-7 of the Hessian where the cost changes over lengths of order 1. A
-    product costs two gradients and two transports.
+    is of order ``(h ‖v‖)²``, or that of exp and log where they are integrated: some 1e-5 of the Hessian.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class GradientProblem(pymanopt.Problem):
     Raises
     ------
     ValueError
-        If ``step`` is not positive.
+        If ``step`` is not positive, or on a FixedRank of another depth than 1, whose transport is a projection.
 
     Examples
     --------
@@ -55,13 +55,14 @@ class GradientProblem(pymanopt.Problem):
     """
 
     def __init__(self, manifold: Any, cost: Any, *, step: float = 1e-4, **derivatives: Any) -> None:
+        if isinstance(manifold, FixedRank) and manifold.kernel.depth != 1:
+            raise ValueError(f"the Hessian on {manifold} is in closed form; pose the problem by pymanopt.Problem.")
         super().__init__(manifold, cost, **derivatives)
         self.step = _check.positive(step, "step")
         self._transport: Callable[..., Any] = getattr(manifold, "parallel_transport", manifold.transport)
 
     @property
-    def riemannian_hessian(self) -> Callable[[Any, Any], Any]:
-        """Function ``(point, tangent_vector) → Hessian product``."""
+    def riemannian_hessian(self) -> Callable[[Any, Any], Any]:  # as a property of pymanopt's problem
         return self._difference
 
     def _difference(self, point: Any, tangent_vector: Any) -> Any:
@@ -69,6 +70,6 @@ class GradientProblem(pymanopt.Problem):
         if size == 0:
             return self.manifold.zero_vector(point)
         h = self.step / size
-        ends = [self.manifold.exp(point, t * tangent_vector) for t in (h, -h)]
+        ends = (self.manifold.exp(point, t * tangent_vector) for t in (h, -h))
         ahead, behind = (self._transport(end, point, self.riemannian_gradient(end)) for end in ends)
         return (ahead - behind) / (2 * h)

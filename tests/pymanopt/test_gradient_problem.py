@@ -104,3 +104,10 @@ def test_a_step_of_zero_is_refused():
     cost = pymanopt.function.autograd(manifold)(lambda x: x[0])
     with pytest.raises(ValueError, match="step must be positive"):
         GradientProblem(manifold, cost, step=0)
+
+
+def test_a_manifold_whose_transport_is_not_that_of_its_metric_is_refused():
+    manifold = FixedRank(4, 3, 2, 3)
+    cost = pymanopt.function.autograd(manifold)(lambda u, s, vt: anp.sum(((u * s) @ vt) ** 4))
+    with pytest.raises(ValueError, match="in closed form; pose the problem"):
+        GradientProblem(manifold, cost)
