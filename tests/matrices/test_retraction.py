@@ -272,7 +272,7 @@ def test_a_step_that_loses_a_singular_value_to_rounding_is_an_error(rng):
                 assert np.all(s > 0)
             except OverflowError as error:
                 assert "shorten the step" in str(error)  # noqa: PT017
-                refused += depth == 16
+                refused += depth == 64  # on every kernel of BLAS a fifth or more of them
     assert refused > 0
 
 
