@@ -55,8 +55,8 @@ class Solution:
     ----------
     status : str
         Why it ended: ``"converged"`` (small gradient), ``"stalled"`` (no step decreases the cost), ``"stopped early"``
-        (the held-out error did not improve), ``"iteration limit"``, ``"time limit"``, ``"interrupted"`` (Ctrl-C) or
-        ``"stopped"`` (any other reason that the optimiser gives).
+        (the held-out error did not improve), ``"iteration limit"``, ``"time limit"``, ``"event"`` and ``"flow time"``
+        (of a gradient flow), ``"interrupted"`` (Ctrl-C) or ``"stopped"`` (any other reason that the optimiser gives).
     message : str
         The same in words, from the optimiser where it is its own.
     iterations : int
@@ -176,6 +176,11 @@ class _Monitored:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._problem, name)
 
+    @property
+    def unwatched(self) -> pymanopt.Problem:
+        """The problem itself, for an optimizer that takes gradients elsewhere than at accepted points."""
+        return self._problem
+
     def cost(self, point: Any) -> float:
         value = self._problem.cost(point)
         self._last_cost = (point, float(value))
@@ -240,6 +245,10 @@ def _status(criterion: str) -> str:
         ("step_size", "stalled"),
         ("max iterations", "iteration limit"),
         ("max time", "time limit"),
+        ("stalled", "stalled"),
+        ("interrupted", "interrupted"),
+        ("event", "event"),
+        ("flow time", "flow time"),
     ):
         if words in criterion:
             return name

@@ -4,6 +4,7 @@ from dlngeo.pymanopt.balanced import Balanced
 from dlngeo.pymanopt.checks import Check, check_gradient, check_hessian, check_retraction
 from dlngeo.pymanopt.fixed_rank import FixedRank
 from dlngeo.pymanopt.from_geomstats import from_geomstats
+from dlngeo.pymanopt.gradient_flow import GradientFlow, GradientFlowResult
 from dlngeo.pymanopt.gradient_problem import GradientProblem
 from dlngeo.pymanopt.product import Product
 from dlngeo.pymanopt.pull_back import pull_back
@@ -12,6 +13,8 @@ __all__ = [
     "Balanced",
     "Check",
     "FixedRank",
+    "GradientFlow",
+    "GradientFlowResult",
     "GradientProblem",
     "Product",
     "check_gradient",

@@ -19,7 +19,7 @@ from dlngeo.errors import GeodesicError
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter
 
-__all__ = ["from_geomstats"]
+__all__ = ["FromGeomstats", "from_geomstats"]
 
 # Line searches try steps that are far too long; beyond this many halvings the vector itself is broken.
 _MAX_HALVINGS = 60
@@ -85,10 +85,10 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
         )
     if retraction != "exp" and not callable(retraction):
         raise TypeError(f'retraction must be "exp" or a function (point, tangent_vector) → point, got {retraction!r}.')
-    return _FromGeomstats(space, None if isinstance(retraction, str) else retraction)
+    return FromGeomstats(space, None if isinstance(retraction, str) else retraction)
 
 
-class _FromGeomstats(Manifold):
+class FromGeomstats(Manifold):
     """The points of a geomstats space, as NumPy arrays, with its metric; see :func:`from_geomstats`."""
 
     def __init__(self, space: Any, retraction: Callable[[Any, Any], Any] | None) -> None:
@@ -120,6 +120,10 @@ class _FromGeomstats(Manifold):
             except GeodesicError as error:
                 failure = error
         raise failure
+
+    def move(self, point: Any, tangent_vector: Any) -> np.ndarray:
+        """Retract by the user's function, or exp with no halving: an error tells that the geodesic ends before."""
+        return (self._retraction or self.exp)(point, tangent_vector)
 
     def exp(self, point: Any, tangent_vector: Any) -> np.ndarray:
         return to_numpy(self.space.metric.exp(to_gs(tangent_vector), to_gs(point)))

@@ -10,7 +10,7 @@ import pymanopt
 from dlngeo import _check
 from dlngeo.pymanopt.fixed_rank import FixedRank
 
-__all__ = ["GradientProblem"]
+__all__ = ["GradientProblem", "difference"]
 
 
 class GradientProblem(pymanopt.Problem):
@@ -66,10 +66,22 @@ class GradientProblem(pymanopt.Problem):
         return self._difference
 
     def _difference(self, point: Any, tangent_vector: Any) -> Any:
-        size = self.manifold.norm(point, tangent_vector)
-        if size == 0:
-            return self.manifold.zero_vector(point)
-        h = self.step / size
-        ends = (self.manifold.exp(point, t * tangent_vector) for t in (h, -h))
-        ahead, behind = (self._transport(end, point, self.riemannian_gradient(end)) for end in ends)
-        return (ahead - behind) / (2 * h)
+        return difference(self, self.manifold.exp, self._transport, point, tangent_vector, self.step)
+
+
+def difference(
+    problem: pymanopt.Problem,
+    move: Callable[..., Any],
+    transport: Callable[..., Any],
+    point: Any,
+    tangent_vector: Any,
+    step: float,
+) -> Any:
+    """Return the central difference of Riemannian gradients; see :class:`GradientProblem`."""
+    size = problem.manifold.norm(point, tangent_vector)
+    if size == 0:
+        return problem.manifold.zero_vector(point)
+    h = step / size
+    ends = (move(point, t * tangent_vector) for t in (h, -h))
+    ahead, behind = (transport(end, point, problem.riemannian_gradient(end)) for end in ends)
+    return (ahead - behind) / (2 * h)
