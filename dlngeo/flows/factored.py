@@ -25,12 +25,13 @@ of H are relative errors of σ.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from dlngeo.kernels import Kernel
 
-__all__ = ["FactoredState"]
+__all__ = ["FactoredState", "where_fits"]
 
 _LARGEST = np.log(np.finfo(float).max)
 
@@ -38,7 +39,10 @@ Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class FactoredState:
-    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, of a kernel with a depth."""
+    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, of a kernel with a depth.
+
+    States are arrays of shape [..., size]: leading axes run over many flows.
+    """
 
     spectral, edge = True, ""
 
@@ -65,63 +69,79 @@ class FactoredState:
 
     def frame(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Singular vectors U and V as columns, η in ascending order between them, and the eigenvectors O of H."""
-        r, (i, j) = self.rank, self._split
-        p, h, q = state[:i].reshape(self.m, r), state[i:j].reshape(r, r), state[j:].reshape(self.n, r)
-        eta, o = np.linalg.eigh(h)
+        r, (i, j), many = self.rank, self._split, state.shape[:-1]
+        p, q = state[..., :i].reshape(*many, self.m, r), state[..., j:].reshape(*many, self.n, r)
+        eta, o = np.linalg.eigh(state[..., i:j].reshape(*many, r, r))
         return p @ o, eta, q @ o, o
 
     def factors(self, state: np.ndarray) -> Factors:
         """Return the SVD ``(u, s, vt)``, descending, with the round-off in the orthogonality of P and Q removed."""
         u, eta, v, _ = self.frame(state)
-        u, v = (a @ (1.5 * np.eye(self.rank) - 0.5 * (a.T @ a)) for a in (u, v))
-        return u[:, ::-1], np.exp(eta[::-1]), v[:, ::-1].T
+        u, v = (a @ (1.5 * np.eye(self.rank) - 0.5 * (a.swapaxes(-1, -2) @ a)) for a in (u, v))
+        return u[..., ::-1], np.exp(eta[..., ::-1]), v[..., ::-1].swapaxes(-1, -2)
 
     def point(self, state: np.ndarray) -> np.ndarray:
         """Return the dense matrix."""
         u, s, vt = self.factors(state)
-        return (u * s) @ vt
+        return (u * s[..., None, :]) @ vt
+
+    points = point
 
     def singular_values(self, state: np.ndarray) -> np.ndarray:
         return self.factors(state)[1]
 
-    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
-        return False  # log σ is finite
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> Any:
+        return np.zeros(after.shape[:-1], dtype=bool)  # log σ is finite
 
-    def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
+    def velocity(self, t: Any, state: np.ndarray) -> np.ndarray:
         """Time derivative of the coordinates."""
-        if not np.isfinite(state).all():
-            return np.full_like(state, np.nan)  # a trial step that is far too long
+        fits = np.isfinite(state).all(axis=-1)
+        if not fits.all():
+            return where_fits(self.velocity, t, state, fits)  # a trial step that is far too long
         u, eta, v, o = self.frame(state)
-        if eta[-1] > _LARGEST:
-            return np.full_like(state, np.nan)
-        e = self.gradient((u * np.exp(eta)) @ v.T)
+        fits = eta[..., -1] <= _LARGEST
+        if not fits.all():
+            return where_fits(self.velocity, t, state, fits)
+        ut, vt, ot = (a.swapaxes(-1, -2) for a in (u, v, o))
+        e = self.gradient((u * np.exp(eta)[..., None, :]) @ vt)
         ev = e @ v
-        k = u.T @ ev
-        eps, top, gap = self.eps, np.maximum(eta[:, None], eta), np.abs(eta[:, None] - eta)
+        k = ut @ ev
+        kt, column, row = k.swapaxes(-1, -2), eta[..., :, None], eta[..., None, :]
+        eps, top, gap = self.eps, np.maximum(column, row), np.abs(column - row)
         # φ_kl/(2φ^∞_kl) = common · exp(−2 max(η_k, η_l)/N); exponents are added before exp, so that nothing overflows.
         common = self.scale / 2 * _deformed(2 * eps * gap)
-        half = common * np.exp(eta[:, None] - 2 * eps * top) * k
-        skew = common * np.exp((1 - 2 * eps) * top) * _mean(gap) * (k.T - k)
-        null = self.null_scale * np.exp((1 - 2 * eps) * eta)
+        half = common * np.exp(column - 2 * eps * top) * k
+        skew = common * np.exp((1 - 2 * eps) * top) * _mean(gap) * (kt - k)
+        null = self.null_scale * np.exp((1 - 2 * eps) * row)
         p_dot, q_dot = u @ skew, np.zeros_like(v)
         if self.m > self.rank:
             p_dot -= (ev - u @ k) * null
         if self.n > self.rank:
-            q_dot -= (e.T @ u - v @ k.T) * null
-        h_dot = o @ -(half + half.T) @ o.T
-        return np.concatenate(((p_dot @ o.T).ravel(), h_dot.ravel(), (q_dot @ o.T).ravel()))
+            q_dot -= (e.swapaxes(-1, -2) @ u - v @ kt) * null
+        h_dot = o @ -(half + half.swapaxes(-1, -2)) @ ot
+        many = state.shape[:-1]
+        return np.concatenate([a.reshape(*many, -1) for a in (p_dot @ ot, h_dot, q_dot @ ot)], axis=-1)
 
-    def squared_gradient_norm(self, state: np.ndarray) -> float:
+    def squared_gradient_norm(self, state: np.ndarray) -> Any:
         """``g(grad E, grad E) = ⟨E′, A_X E′⟩``, the rate at which the flow lowers E."""
         u, eta, v, _ = self.frame(state)
-        e = self.gradient((u * np.exp(eta)) @ v.T)
-        ev, etu = e @ v, e.T @ u
-        k = u.T @ ev
-        top, gap = np.maximum(eta[:, None], eta), np.abs(eta[:, None] - eta)
+        ut, column, row = u.swapaxes(-1, -2), eta[..., :, None], eta[..., None, :]
+        e = self.gradient((u * np.exp(row)) @ v.swapaxes(-1, -2))
+        ev, etu = e @ v, e.swapaxes(-1, -2) @ u
+        k = ut @ ev
+        top, gap = np.maximum(column, row), np.abs(column - row)
         phi = self.scale * _deformed(2 * self.eps * gap) * _mean(2 * gap) * np.exp((2 - 2 * self.eps) * top)
         null = self.null_scale * np.exp((2 - 2 * self.eps) * eta)
-        off = np.sum((ev - u @ k) ** 2, axis=0) + np.sum((etu - v @ k.T) ** 2, axis=0)
-        return float(np.sum(phi * k**2) + null @ off)
+        off = np.sum((ev - u @ k) ** 2, axis=-2) + np.sum((etu - v @ k.swapaxes(-1, -2)) ** 2, axis=-2)
+        return np.sum(phi * k**2, axis=(-2, -1)) + np.sum(null * off, axis=-1)
+
+
+def where_fits(velocity: Callable[..., np.ndarray], t: Any, state: np.ndarray, fits: Any) -> np.ndarray:
+    """Velocity of those of many states that have one, and NaN for the others."""
+    out = np.full_like(state, np.nan)
+    if np.any(fits):
+        out[fits] = velocity(np.broadcast_to(t, fits.shape)[fits], state[fits])
+    return out
 
 
 def _deformed(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
 from dlngeo.errors import SingularError
-from dlngeo.flows.factored import FactoredState
+from dlngeo.flows.factored import FactoredState, where_fits
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
@@ -21,7 +21,7 @@ _BELONGS = 1e-6  # how far off a space points may be
 
 
 class DensePoint:
-    """Points as they are."""
+    """Points as they are. States are arrays of shape [..., size], where geomstats takes many points at once."""
 
     def __init__(self, space: Any, gradient: Callable[[np.ndarray], np.ndarray]) -> None:
         self.space, self.gradient = space, gradient
@@ -41,48 +41,61 @@ class DensePoint:
                 )
 
     def point(self, state: np.ndarray) -> np.ndarray:
-        x = state.reshape(self.space.shape)
+        x = state.reshape(*state.shape[:-1], *self.space.shape)
         return to_numpy(self.space.projection(to_gs(x))) if self._projects else x
 
-    def velocity(self, t: float, state: np.ndarray) -> np.ndarray:
-        if not np.isfinite(state).all():
-            return np.full_like(state, np.nan)
+    def points(self, states: np.ndarray) -> np.ndarray:
+        """Points of many states, one by one if they are projected: not every projection of geomstats takes many."""
+        if not self._projects:
+            return self.point(states)
+        flat = states.reshape(-1, states.shape[-1])
+        return np.reshape([self.point(y) for y in flat], (*states.shape[:-1], *self.space.shape))
+
+    def velocity(self, t: Any, state: np.ndarray) -> np.ndarray:
+        fits = np.isfinite(state).all(axis=-1)
+        if not fits.all():
+            return where_fits(self.velocity, t, state, fits)
         x = self.point(state)
         gradient = self.gradient(x)
         try:
-            return -self._convert(gradient, x).ravel()
+            return -self._convert(gradient, x).reshape(state.shape)
         except (SingularError, np.linalg.LinAlgError):  # a trial step onto or over a singular point
+            if state.ndim > 1:
+                return np.stack([self.velocity(when, y) for when, y in zip(t, state, strict=True)])
             return np.full_like(state, np.nan)
 
-    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
-        if self._rank is not None:
-            shape = self.space.shape
-            return self._rank > 0 and drops(before.reshape(shape), after.reshape(shape), self._rank)
-        return isinstance(self.space, OpenSet) and not bool(
-            np.all(to_numpy(self.space.belongs(to_gs(self.point(after)), atol=_BELONGS)))
-        )
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> Any:
+        shape, many = self.space.shape, after.shape[:-1]
+        if self._rank:
+            return drops(before.reshape(*many, *shape), after.reshape(*many, *shape), self._rank)
+        if self._rank is None and isinstance(self.space, OpenSet):
+            return ~np.reshape(to_numpy(self.space.belongs(to_gs(self.point(after)), atol=_BELONGS)), many)
+        return np.zeros(many, dtype=bool)
 
-    def squared_gradient_norm(self, state: np.ndarray) -> float:
+    def squared_gradient_norm(self, state: np.ndarray) -> Any:
         x = self.point(state)
         e = self.gradient(x)
-        return max(float(np.sum(e * self._convert(e, x))), 0.0)  # g(ξ, ξ) = ⟨E′, ξ⟩, up to round-off of either sign
+        products = (e * self._convert(e, x)).reshape(state.shape)
+        return np.maximum(products.sum(axis=-1), 0.0)  # g(ξ, ξ) = ⟨E′, ξ⟩, up to round-off of either sign
 
     def singular_values(self, state: np.ndarray) -> np.ndarray:
         if not self.spectral:
             raise ValueError("singular_value_below needs a space of matrices with a spectral metric.")
-        s = np.linalg.svd(state.reshape(self.space.shape), compute_uv=False)
-        return s[: self.space.metric.rank]
+        s = np.linalg.svd(state.reshape(*state.shape[:-1], *self.space.shape), compute_uv=False)
+        return s[..., : self.space.metric.rank]
 
 
-def drops(before: np.ndarray, after: np.ndarray, rank: int) -> bool:
-    """Whether a singular value passes zero from one matrix of a rank to the other.
+def drops(before: np.ndarray, after: np.ndarray, rank: int) -> Any:
+    """Whether a singular value passes zero from one matrix of a rank to the other, shape=[...].
 
     It turns round one singular vector there, and so the orientation of the frames.
     """
-    if before.shape == (rank, rank):
-        return bool(np.linalg.slogdet(before)[0] * np.linalg.slogdet(after)[0] <= 0)
+    if before.shape[-2:] == (rank, rank):
+        return np.linalg.slogdet(before)[0] * np.linalg.slogdet(after)[0] <= 0
     (u0, _, v0), (u1, _, v1) = (np.linalg.svd(x, full_matrices=False) for x in (before, after))
-    return bool(np.linalg.det(u0[:, :rank].T @ u1[:, :rank]) * np.linalg.det(v0[:rank] @ v1[:rank].T) < 0)
+    left = u0[..., :rank].swapaxes(-1, -2) @ u1[..., :rank]
+    right = v0[..., :rank, :] @ v1[..., :rank, :].swapaxes(-1, -2)
+    return np.linalg.det(left) * np.linalg.det(right) < 0
 
 
 def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:

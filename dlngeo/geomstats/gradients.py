@@ -37,14 +37,14 @@ class GradientConverter:
         self._memo: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, euclidean_gradient: Any, point: Any) -> np.ndarray:
-        """Riemannian gradient at a point, shape=[*point_shape]; raises as :func:`tangent_frames`."""
+        """Riemannian gradient at a point or many, shape=[..., *point_shape]; raises as :func:`tangent_frames`."""
         if self._closed:
             base_point = to_gs(point)
             gradient = self.space.metric.gradient(to_gs(euclidean_gradient), base_point)
             return to_numpy(self.space.to_tangent(gradient, base_point) if self._part else gradient)
         basis, gram = self.gram(point)
-        components = basis @ np.ravel(euclidean_gradient)
-        return (np.linalg.solve(gram, components) @ basis).reshape(self.space.shape)
+        components = basis @ np.reshape(euclidean_gradient, (*basis.shape[:-2], -1, 1))
+        return (basis.swapaxes(-1, -2) @ np.linalg.solve(gram, components)).reshape(np.shape(point))
 
     def gram(self, point: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the :func:`tangent_frames` of a point; those of the last one are kept."""
