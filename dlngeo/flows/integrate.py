@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 
 from dlngeo._check import real
 
-__all__ = ["METHODS", "Event", "FlowStatus", "Trajectory", "integrate", "times_of"]
+__all__ = ["METHODS", "Event", "FlowStatus", "Run", "Trajectory", "integrate", "reporter", "solver_of", "times_of"]
 
 METHODS = {
     name: getattr(scipy.integrate, name) for name in ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
@@ -38,9 +38,10 @@ class Event:
     """A function of time and state that is watched for a zero."""
 
     name: str
-    function: Callable[[float, np.ndarray], float]
+    function: Callable[[Any, np.ndarray], Any]
     terminal: bool = True  # stop at the first zero
     threshold: bool = False  # the event is that the function is not positive; it may be so at the start
+    many: bool = True  # the function takes many states, along leading axes
 
 
 @dataclass
@@ -104,31 +105,49 @@ def integrate(
     ValueError
         If ``t``, the method or a tolerance is out of range.
     """
+    first, last, outputs = times_of(t)
+    watched = _Velocity(velocity)
+    solver = solver_of(method, rtol, atol)(watched, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
+    run = Run(first, solver.y, outputs, events, crossed, dense_output)
+    try:
+        with reporter(progress, first, last) as report:
+            run.start(evaluate(events, first, solver.y))
+            while run.status is None:
+                reason = watched.step(solver)
+                if reason is None:
+                    t, y = float(solver.t), solver.y
+                    through = crossed is not None and crossed(run.state, y)
+                    run.accept(t, y.copy(), evaluate(events, t, y), through, solver.dense_output)
+                    report(run.t)
+                run.close(reason, last)
+    except KeyboardInterrupt:
+        run.interrupt()
+    return run.trajectory(solver.nfev)
+
+
+def solver_of(method: str, rtol: float, atol: float) -> Any:
+    """Return the solver of SciPy, once the options are in range."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
     if not (0 < rtol < 1 and 0 <= atol < math.inf):
         raise ValueError(f"tolerances must be positive and rtol below 1, got rtol={rtol:g}, atol={atol:g}.")
-    first, last, outputs = times_of(t)
-    watched = _Velocity(velocity)
-    solver = METHODS[method](watched, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
-    run = _Run(solver, outputs, events, crossed, dense_output)
-    status, message = FlowStatus.COMPLETE, f"reached t = {last:g}."
-    try:
-        with _reporter(progress, first, last) as report:
-            stopped = run.start()
-            while stopped is None and solver.status == "running":
-                reason = watched.step(solver)
-                if reason is None:
-                    stopped = run.accept()
-                    report(run.t)
-                if reason := reason or run.undefined:
-                    status, message = FlowStatus.FAILED, f"stopped at t = {run.t:.6g}: {reason}."
-                    break
-            if stopped is not None:
-                status, message = FlowStatus.EVENT, f"event {stopped!r} at t = {run.t:.6g}."
-    except KeyboardInterrupt:
-        status, message = FlowStatus.INTERRUPTED, f"interrupted at t = {run.t:.6g}; resume(t) goes on from there."
-    return run.trajectory(status, message)
+    return METHODS[method]
+
+
+def evaluate(events: Sequence[Event], t: Any, states: np.ndarray) -> np.ndarray:
+    """Values of the events at a state, shape=[n_events], or at many, shape=[k, n_events]."""
+    values = [
+        event.function(t, states)
+        if event.many or states.ndim == 1
+        else [event.function(when, y) for when, y in zip(t, states, strict=True)]
+        for event in events
+    ]
+    return np.stack(values, axis=-1).astype(float) if values else np.empty((*states.shape[:-1], 0))
+
+
+def passed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Which values have changed sign, or come to zero."""
+    return (before * after < 0) | ((after == 0) & (before != 0))
 
 
 class _Velocity:
@@ -157,51 +176,65 @@ class _Velocity:
         else:
             if solver.status != "failed":
                 reason = None if np.isfinite(solver.y).all() else "the step is not finite"
-        if reason is None or math.isnan(self.lost):
-            return reason and reason.rstrip(".")
-        return f"{reason.rstrip('.')}; the velocity is not finite at t = {self.lost:.6g}, check the gradient there"
+        return reason and explained(reason, self.lost)
 
 
-class _Run:
-    """The accepted part of an integration."""
+def explained(reason: str, lost: float) -> str:
+    """Why no step could be made, and where the velocity was not finite, if anywhere."""
+    where = "" if math.isnan(lost) else f"; the velocity is not finite at t = {lost:.6g}, check the gradient there"
+    return reason.rstrip(".") + where
+
+
+class Run:
+    """The accepted part of an integration, and how it ended; the status is None until then."""
 
     def __init__(
-        self, solver: Any, outputs: np.ndarray | None, events: Sequence[Event], crossed: Any, dense_output: bool
+        self,
+        t: float,
+        state: np.ndarray,
+        outputs: np.ndarray | None,
+        events: Sequence[Event],
+        crossed: Any,
+        dense_output: bool,
     ) -> None:
-        self.solver, self.outputs, self.events, self.dense = solver, outputs, events, dense_output
-        self.crossed, self.undefined = crossed, ""
-        self.t, self.state = float(solver.t), solver.y.copy()
+        self.outputs, self.events, self.crossed, self.dense = outputs, events, crossed, dense_output
+        self.t, self.state = float(t), state.copy()
         # Pairs, so that an interruption cannot come between their halves.
         self.output: list[tuple[float, np.ndarray]] = [(self.t, self.state)]
         self.pieces: list[tuple[float, Any]] = []
         self.happened: dict[str, list[float]] = {event.name: [] for event in events}
-        self.values: list[float] = []
+        self.stopped: str | None = None  # name of the terminal event
+        self.status: FlowStatus | None = None
+        self.message = self.undefined = ""
 
-    def start(self) -> str | None:
-        """Evaluate the events at the start; return the name of a terminal one that has happened already."""
-        self.values = self._evaluate(self.t, self.state)
+    def start(self, values: np.ndarray) -> None:
+        """Take the values of the events at the start, of which a threshold may have been passed already."""
+        self._take(self.t, values)
         if self.undefined:
             raise ValueError(f"{self.undefined}, the start; check the function there.")
-        for event, value in zip(self.events, self.values, strict=True):
+        for event, value in zip(self.events, values, strict=True):
             if event.threshold and value <= 0:
                 self.happened[event.name].append(self.t)
-                return event.name
-        return None
+                self.stopped = event.name
+                self.close(None, math.inf)
+                return
 
-    def accept(self) -> str | None:
-        """Take over the step that the solver has made, up to the first terminal event; return its name."""
-        t, state = float(self.solver.t), self.solver.y.copy()
-        due: Any = [] if self.outputs is None else self.outputs[(self.outputs > self.t) & (self.outputs <= t)]
-        values = self._evaluate(t, state)
+    def accept(self, t: float, state: np.ndarray, values: np.ndarray, through: bool, interpolate: Any) -> None:
+        """Take over a step, up to the first terminal event.
+
+        The interpolant is asked for if it is kept, or where :func:`passed` or ``through`` is true, or an output is due.
+        """
+        before = self.values
+        self._take(t, values)
         if self.undefined:
-            return None
-        passed = [i for i, (a, b) in enumerate(zip(self.values, values, strict=True)) if a * b < 0 or (b == 0 != a)]
-        through = self.crossed is not None and self.crossed(self.state, state)
-        interpolant: Any = self.solver.dense_output() if self.dense or passed or through or len(due) else None
+            return
+        due: Any = [] if self.outputs is None else self.outputs[(self.outputs > self.t) & (self.outputs <= t)]
+        found = np.flatnonzero(passed(before, values)) if self.events else ()
+        interpolant: Any = interpolate() if self.dense or len(found) or through or len(due) else None
         stop, name = t, None
         if through:
             stop, name = self._last_before(interpolant, t), "singular"
-        for when, event in sorted((self._zero(self.events[i], interpolant, t), i) for i in passed):
+        for when, event in sorted((self._zero(self.events[i], interpolant, t), i) for i in found):
             if when > stop:
                 break
             self.happened[self.events[event].name].append(when)
@@ -219,16 +252,28 @@ class _Run:
             self.output.append((stop, state))
         if self.dense:
             self.pieces.append((t, interpolant))
-        self.t, self.state, self.values = stop, state, values
-        return name
+        self.t, self.state, self.stopped = stop, state, name
 
-    def _evaluate(self, t: float, state: np.ndarray) -> list[float]:
-        """Values of the events, of which one that is NaN would never be seen to pass zero."""
-        values = [float(event.function(t, state)) for event in self.events]
+    def _take(self, t: float, values: np.ndarray) -> None:
+        """Take values of the events, of which one that is NaN would never be seen to pass zero."""
+        self.values = values
         for event, value in zip(self.events, values, strict=True):
             if math.isnan(value):
                 self.undefined = f"the function of the event {event.name!r} is nan at t = {t:.6g}"
-        return values
+
+    def close(self, reason: str | None, last: float) -> None:
+        """End the run if no step could be made, for the reason given, or none is left to be made."""
+        if reason := reason or self.undefined:
+            self.status, self.message = FlowStatus.FAILED, f"stopped at t = {self.t:.6g}: {reason}."
+        elif self.stopped is not None:
+            self.status, self.message = FlowStatus.EVENT, f"event {self.stopped!r} at t = {self.t:.6g}."
+        elif self.t >= last:
+            self.status, self.message = FlowStatus.COMPLETE, f"reached t = {last:g}."
+
+    def interrupt(self) -> None:
+        if self.status is None:
+            self.status = FlowStatus.INTERRUPTED
+            self.message = f"interrupted at t = {self.t:.6g}; resume(t) goes on from there."
 
     def _last_before(self, interpolant: Any, t: float) -> float:
         """Bisect for the last time from which the start of the step is not yet parted."""
@@ -244,7 +289,8 @@ class _Run:
             return t
         return float(brentq(lambda s: event.function(s, interpolant(s)), self.t, t, xtol=1e-14 * max(1.0, abs(t))))
 
-    def trajectory(self, status: FlowStatus, message: str) -> Trajectory:
+    def trajectory(self, n_evaluations: int) -> Trajectory:
+        assert self.status is not None
         if self.t > self.output[-1][0]:  # ended between two output times
             self.output.append((self.t, self.state))
         times, states = zip(*self.output, strict=True)
@@ -253,11 +299,12 @@ class _Run:
             ends, interpolants = zip(*self.pieces, strict=True)
             solution = scipy.integrate.OdeSolution([times[0], *ends], interpolants)
         stacked = np.stack(states)
-        return Trajectory(np.array(times), stacked, status, message, self.solver.nfev, self.happened, solution)
+        return Trajectory(np.array(times), stacked, self.status, self.message, n_evaluations, self.happened, solution)
 
 
 @contextmanager
-def _reporter(progress: Progress, first: float, last: float) -> Iterator[Callable[[float], None]]:
+def reporter(progress: Progress, first: float, last: float) -> Iterator[Callable[[float], None]]:
+    """Open what shows the time reached."""
     if callable(progress):
         yield progress
     elif not progress:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dlngeo._check import real, returned
-from dlngeo.flows.integrate import Event, FlowStatus, integrate
+from dlngeo.flows.integrate import Event, FlowStatus, Trajectory, integrate
 
 __all__ = ["Cost", "Course", "FlowResult", "Gradient", "UserFunction"]
 
@@ -151,14 +151,19 @@ class Course(ABC):
         cost, loss, slope = self.cost, self.loss_below, self.gradient_below
         events = []
         if cost is not None and loss is not None:
-            events.append(Event("loss", lambda t, y: float(cost(self.point(y))) - loss, threshold=True))
+            events.append(Event("loss", lambda t, y: cost(self.point(y)) - loss, threshold=True))
         if slope is not None:
             events.append(Event("gradient", lambda t, y: self.gradient_norm(y) - slope, threshold=True))
         return events
 
     def follow(self, start: np.ndarray, t: Any) -> Any:
         """Integrate, and measure along the path."""
-        done = integrate(self.velocity, start, t, events=self.events(), crossed=self.crossed, **self.options)
+        return self.result(
+            integrate(self.velocity, start, t, events=self.events(), crossed=self.crossed, **self.options)
+        )
+
+    def result(self, done: Trajectory) -> Any:
+        """Measure along a path."""
         message = f"{done.message} {self.edge}" if "singular" in done.events else done.message
         points = np.stack([self.point(y) for y in done.states])
         fields = self.measured(done.states)
@@ -207,7 +212,7 @@ class UserFunction:
             pickle.dumps(function)
         except Exception:  # of many types
             function = _Lost(self.name)
-        return UserFunction, (function, self.name, self.shape)
+        return type(self), (function, self.name, self.shape)
 
 
 @dataclass
