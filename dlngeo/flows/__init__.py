@@ -2,6 +2,7 @@
 
 from dlngeo.flows import limits
 from dlngeo.flows.balancing import BalancingFlow, balancing_flow
+from dlngeo.flows.ensemble import FlowEnsemble
 from dlngeo.flows.gradient import Flow, gradient_flow
 from dlngeo.flows.integrate import FlowStatus
 from dlngeo.flows.result import FlowResult
@@ -11,6 +12,7 @@ __all__ = [
     "BalancingFlow",
     "Descent",
     "Flow",
+    "FlowEnsemble",
     "FlowResult",
     "FlowStatus",
     "TrainingFlow",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,12 @@ import numpy as np
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo._check import returned
+from dlngeo.flows.ensemble import FlowEnsemble, follow_all
 from dlngeo.flows.integrate import Event, Progress
-from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, UserFunction
-from dlngeo.flows.states import state_of
+from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, Pointwise, UserFunction
+from dlngeo.flows.states import starts_of, state_of
 
-__all__ = ["Flow", "gradient_flow"]
+__all__ = ["Flow", "FlowEnsemble", "gradient_flow"]
 
 
 @dataclass(kw_only=True)
@@ -62,9 +62,9 @@ def gradient_flow(
     singular_value_below: float | None = None,
     events: Mapping[str, Callable[[float, np.ndarray], float]] | None = None,
     coordinates: str = "auto",
-    dense_output: bool = True,
+    dense_output: bool | None = None,
     progress: Progress = False,
-) -> Flow:
+) -> Any:
     r"""Follow the gradient flow ``ẋ = −grad E(x)`` of a cost E on a Riemannian manifold.
 
     Time is that of the metric. For the unnormalised :class:`~dlngeo.geomstats.DLNMetric` it is the time of training the
@@ -149,18 +149,29 @@ def gradient_flow(
         raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if getattr(space, "metric", None) is None:
         raise ValueError(f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first.")
-    gradient = UserFunction(euclidean_gradient, "the gradient", tuple(space.shape))
-    state, start = state_of(space, gradient, point, coordinates)
-    returned(gradient(state.point(start)), space.shape, "the gradient at the start")
-    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense_output, "progress": progress}
+    gradient = Pointwise(euclidean_gradient, "the gradient", tuple(space.shape))
+    many = starts_of(point, space.shape)
+    states, starts = [], []
+    for i, one in enumerate([point] if many is None else many):
+        try:
+            state, start = state_of(space, gradient, one, coordinates)
+            returned(gradient(state.point(start)), space.shape, "the gradient at the start")
+        except (TypeError, ValueError) as error:
+            if many is None:
+                raise
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"start {i}: {error}") from error
+        states.append(state)
+        starts.append(start)
+    dense = many is None if dense_output is None else dense_output
+    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense, "progress": progress}
     course = _GradientCourse(options, cost, loss_below, gradient_below)
-    course.state, course.edge, course.singular_value_below = state, state.edge, singular_value_below
+    course.state, course.edge, course.singular_value_below = states[0], states[0].edge, singular_value_below
     course.watched = {}
     for name, function in (events or {}).items():
         if name in ("loss", "gradient", "rank", "singular"):
             raise ValueError(f"the event name {name!r} is taken; choose another.")
         course.watched[name] = UserFunction(function, f"the event {name!r}")
-    return course.follow(start, t)
+    return course.follow(starts[0], t) if many is None else follow_all(course, np.stack(starts), t)
 
 
 class _GradientCourse(Course):
@@ -175,19 +186,29 @@ class _GradientCourse(Course):
     def point(self, y: np.ndarray) -> np.ndarray:
         return self.state.point(y)
 
-    def gradient_norm(self, y: np.ndarray) -> float:
-        return math.sqrt(self.state.squared_gradient_norm(y))
+    def points(self, states: np.ndarray) -> np.ndarray:
+        return self.state.points(states)
 
-    def crossed(self, before: np.ndarray, after: np.ndarray) -> bool:
+    def gradient_norm(self, y: np.ndarray) -> Any:
+        return np.sqrt(self.state.squared_gradient_norm(y))
+
+    def crossed(self, before: np.ndarray, after: np.ndarray) -> Any:
         return self.state.crossed(before, after)
+
+    def take(self, starts: np.ndarray) -> None:
+        """Expect many states along one axis."""
+        points = self.points(starts)
+        self.state.gradient.take(points)
+        if self.cost is not None and self.loss_below is not None:
+            self.cost.take(points)
 
     def events(self) -> list[Event]:
         events, least = super().events(), self.singular_value_below
         if least is not None:
-            events.append(Event("rank", lambda t, y: float(self.state.singular_values(y)[-1]) - least, threshold=True))
+            events.append(Event("rank", lambda t, y: self.state.singular_values(y)[..., -1] - least, threshold=True))
         for name, watched in self.watched.items():
             terminal = bool(getattr(watched.function, "terminal", False))
-            events.append(Event(name, partial(self._watch, watched), terminal))
+            events.append(Event(name, partial(self._watch, watched), terminal, many=False))
         return events
 
     def _watch(self, function: UserFunction, t: float, y: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from dlngeo._check import real, returned
 from dlngeo.flows.integrate import Event, FlowStatus, Trajectory, integrate
 
-__all__ = ["Cost", "Course", "FlowResult", "Gradient", "UserFunction"]
+__all__ = ["Cost", "Course", "FlowResult", "Gradient", "Pointwise", "UserFunction"]
 
 Cost = Callable[[np.ndarray], Any]
 Gradient = Callable[[np.ndarray], Any]
@@ -118,7 +118,7 @@ class Course(ABC):
     ) -> None:
         progress = options["progress"]
         self.options = {**options, "progress": UserFunction(progress, "progress") if callable(progress) else progress}
-        self.cost = None if cost is None else UserFunction(cost, "the cost", ())
+        self.cost = None if cost is None else Pointwise(cost, "the cost", ())
         self.loss_below, self.gradient_below = loss_below, gradient_below
         if loss_below is not None and cost is None:
             raise ValueError("loss_below needs the cost; pass cost=.")
@@ -213,6 +213,36 @@ class UserFunction:
         except Exception:  # of many types
             function = _Lost(self.name)
         return type(self), (function, self.name, self.shape)
+
+
+class Pointwise(UserFunction):
+    """A function of one point, called once for many points if it has shown that it takes them, else for each."""
+
+    point_ndim: int | None = None
+    together = False
+
+    def take(self, points: np.ndarray) -> None:
+        """Expect many points along one axis, and find out, at some, whether one call does for all."""
+        self.point_ndim, self.together = points.ndim - 1, False
+        values = self(points)
+        # A count that is no side of a point, or a function that takes other axes for the first might pass.
+        count = next(k for k in range(max(2, len(points)), 10**9) if k not in points.shape[1:])
+        which = np.arange(count) % len(points)
+        self.together = True
+        many, scale = self(points[which]), np.max(np.abs(values), initial=0.0)
+        self.together = self.together and np.allclose(many, values[which], 1e-9, 1e-9 * scale, equal_nan=True)
+
+    def __call__(self, *arguments: Any) -> Any:
+        x = arguments[0]
+        if self.point_ndim is None or x.ndim == self.point_ndim:
+            return super().__call__(x)
+        shape = (len(x), *(self.shape or ()))
+        if self.together and len(x) > 1:
+            try:
+                return returned(self.function(x), shape, self.name, finite=False)
+            except Exception:  # whatever a function of one point makes of many
+                self.together = False
+        return np.reshape([super(Pointwise, self).__call__(one) for one in x], shape)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
 
-__all__ = ["DensePoint", "drops", "state_of"]
+__all__ = ["DensePoint", "drops", "starts_of", "state_of"]
 
 _BELONGS = 1e-6  # how far off a space points may be
 
@@ -96,6 +96,30 @@ def drops(before: np.ndarray, after: np.ndarray, rank: int) -> Any:
     left = u0[..., :rank].swapaxes(-1, -2) @ u1[..., :rank]
     right = v0[..., :rank, :] @ v1[..., :rank, :].swapaxes(-1, -2)
     return np.linalg.det(left) * np.linalg.det(right) < 0
+
+
+def starts_of(point: Any, shape: tuple[int, ...]) -> list[Any] | None:
+    """Starts along a first axis, dense or factored; None if it is one start."""
+    if isinstance(point, tuple):
+        if len(point) != 3:
+            raise ValueError(f"a factored start is (u, s, vt), got {len(point)} arrays.")
+        factors = [_check.real(a, "the start") for a in point]
+        if factors[1].ndim < 2:
+            return None
+        if len({len(a) for a in factors if a.ndim}) > 1 or min(a.ndim for a in factors) < 2:
+            raise ValueError(
+                f"the starts have factors of shapes {', '.join(str(a.shape) for a in factors)}; many starts have one "
+                "first axis in all three."
+            )
+        starts: list[Any] = list(zip(*factors, strict=True))
+    else:
+        x = _check.real(point, "the start")
+        if x.ndim != len(shape) + 1:
+            return None
+        starts = list(x)
+    if not starts:
+        raise ValueError("there is no start: the first axis has length 0.")
+    return starts
 
 
 def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[Any, np.ndarray]:
