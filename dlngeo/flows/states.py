@@ -99,7 +99,7 @@ def drops(before: np.ndarray, after: np.ndarray, rank: int) -> Any:
 
 
 def starts_of(point: Any, shape: tuple[int, ...]) -> list[Any] | None:
-    """Starts along a first axis, dense or factored; None if it is one start."""
+    """Split starts along a first axis, dense or factored; None if it is one start."""
     if isinstance(point, tuple):
         if len(point) != 3:
             raise ValueError(f"a factored start is (u, s, vt), got {len(point)} arrays.")
