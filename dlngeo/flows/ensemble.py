@@ -219,6 +219,9 @@ def _steps(course: Any, method: Any, runs: list[Run], last: float) -> Iterator[t
     batch = Batch([method(course.velocity, run.t, run.state, last, **tolerances) for run in runs], velocity)
     _require_same(batch, velocity(batch.t, batch.y), batch.f, batch.y, batch.h)
     events, outputs, dense, members, turn = runs[0].events, runs[0].outputs, runs[0].dense, np.arange(len(runs)), 0
+    shared = [event.many for event in events]
+    own = [event for event in events if event.many]
+    scale = np.max([np.abs(run.values[shared]) for run in runs], axis=0)
     while len(members):
         made, stuck = batch.step(last)
         rows = np.flatnonzero(made)
@@ -241,11 +244,15 @@ def _steps(course: Any, method: Any, runs: list[Run], last: float) -> Iterator[t
             runs[members[row]].close(explained(method.TOO_SMALL_STEP, batch.lost[row]), last)
         yield members, batch
         ended, turn = np.array([runs[i].status is not None for i in members]), turn + 1
-        # A function that mixes the points of a batch may have shown none of it at the start. So the velocity is held
-        # against that of one flow at each step, and of all where they end.
-        for row in rows[ended[rows]] if ended[rows].any() else np.roll(rows, turn)[:1]:
-            alone = course.velocity(batch.t[row], batch.y[row])
-            _require_same(batch, batch.f[row], alone, batch.y[row], batch.taken[row])
+        # A function that mixes the points of a batch may have shown none of it at the start. So all are held against
+        # those of a single flow, of one member at each step, and of each at its end.
+        checked = np.flatnonzero(ended[rows]) if ended[rows].any() else [turn % len(rows)] if rows.size else []
+        for i in checked:
+            row = rows[i]
+            alone = course.velocity(t[i], y[i])
+            _require_same(batch, batch.f[row], alone, y[i], batch.taken[row])
+            if not np.allclose(values[i, shared], evaluate(own, t[i], y[i]), 1e-6, 1e-9 * scale, equal_nan=True):
+                raise _Differs
         if ended.any():
             batch.keep(~ended)
             members = members[~ended]

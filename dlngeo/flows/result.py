@@ -229,7 +229,7 @@ class Pointwise(UserFunction):
         count = next(k for k in range(max(2, len(points)), 10**9) if k not in points.shape[1:])
         which = np.arange(count) % len(points)
         self.together = True
-        many, scale = self(points[which]), np.max(np.abs(values), initial=0.0)
+        many, scale = self(points[which]), np.max(np.abs(values), where=np.isfinite(values), initial=0.0)
         self.together = self.together and np.allclose(many, values[which], 1e-9, 1e-9 * scale, equal_nan=True)
 
     def __call__(self, *arguments: Any) -> Any:
