@@ -1,4 +1,4 @@
-"""Gradient flow of a cost on any space of geomstats."""
+"""Gradient flows of a cost on any space of geomstats."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def gradient_flow(
     dense_output: bool | None = None,
     progress: Progress = False,
 ) -> Any:
-    r"""Follow the gradient flow ``ẋ = −grad E(x)`` of a cost E on a Riemannian manifold.
+    r"""Follow the gradient flow ``ẋ = −grad E(x)`` of a cost E on a Riemannian manifold, from one start or many.
 
     Time is that of the metric. For the unnormalised :class:`~dlngeo.geomstats.DLNMetric` it is the time of training the
     N layers, ``Ẇ_p = −∂L/∂W_p`` from balanced weights [1]_; the normalised metric runs N times slower.
@@ -76,14 +76,17 @@ def gradient_flow(
         A real space whose points are arrays, equipped with a Riemannian metric.
     euclidean_gradient : callable
         ``x → E′(x)``, the partial derivatives of E, of the shape of a point. Points are NumPy arrays on every backend.
-    point : array, shape=[*point_shape], or tuple of arrays
-        Start. For matrices with the DLN metric of depth ≥ 2, also a singular value decomposition ``(u, s, vt)``, which
-        may hold singular values that a dense matrix cannot.
+        It is a function of one point; of many starts, it is called with many points along a first axis as well, to find
+        out whether it takes them, and then once for all, which is faster.
+    point : array, shape=[*point_shape] or [B, *point_shape], or tuple of arrays
+        Start, or B of them. For matrices with the DLN metric of depth ≥ 2, also a singular value decomposition
+        ``(u, s, vt)``, shapes [m, r], [r], [r, n], or with B before, which may hold singular values that a dense matrix
+        cannot.
     t : float or array, shape=[k]
         The last time, from 0 on, with output at every step; or increasing output times, beginning with that of the
         start.
     cost : callable, optional
-        ``x → E(x)``.
+        ``x → E(x)``; called with many points like the gradient.
     method : str
         ``"DOP853"`` (explicit, of order 8), ``"RK45"``, ``"RK23"``; for stiff flows ``"Radau"``, ``"BDF"``,
         ``"LSODA"``.
@@ -99,14 +102,16 @@ def gradient_flow(
         State of the integrator. Factored: singular frames and log σ, see :mod:`dlngeo.flows.factored`; for matrices
         with the DLN metric of depth > 1, automatic from depth 2 on. Dense: the point itself, evaluated at its
         ``space.projection``, so that it does not drift off the manifold.
-    dense_output : bool
-        Keep the interpolants, so that the result can be called with any time.
+    dense_output : bool, optional
+        Keep the interpolants, so that the result can be called with any time. By default for one start only: those of
+        many flows fill the memory.
     progress : bool or callable
-        True draws a bar on standard error; a function is called with the time reached after each step.
+        True draws a bar on standard error; a function is called with the time reached after each step, of many flows
+        the mean.
 
     Returns
     -------
-    Flow
+    Flow, or FlowEnsemble from many starts
         Ctrl-C gives what is done so far, with the status ``"interrupted"``.
 
     Raises
@@ -115,10 +120,15 @@ def gradient_flow(
         If ``space`` is no geomstats manifold.
     ValueError
         If the space has no metric, the point is not in it, the gradient has the wrong shape or is not finite at the
-        start, or an option is out of range.
+        start, or an option is out of range. Of many starts, the first at fault is named.
 
     Notes
     -----
+    Many flows by an explicit method share their evaluations, each with the steps and the end that it has alone; one that
+    fails or ends leaves the others. Velocities and thresholds of the batch are held against those of single flows on
+    the way, and where a function or a space gives others for many points than for each, the flows are followed one by
+    one, as they are by the other methods.
+
     The cost of an evaluation does not depend on depth. In dense coordinates, singular values below about
     ``1e-16 σ_max`` are lost, ``λ = σ^{1/N}`` is known to ``1e-16^{1/N}``, and where deep networks have such values the
     velocity is noise, for which no step is short enough.
@@ -144,6 +154,10 @@ def gradient_flow(
     >>> np.round(flow.points[-1], 6)
     array([[2., 0.],
            [0., 2.]])
+    >>> starts = np.random.default_rng(0).standard_normal((100, 2, 2))
+    >>> ensemble = gradient_flow(space, lambda x: np.eye(2) * (x - np.eye(2)), starts, 10.0)
+    >>> ensemble.ends.shape, len(ensemble), ensemble[7].status
+    ((100, 2, 2), 100, <FlowStatus.COMPLETE: 'complete'>)
     """
     if not isinstance(space, Manifold):
         raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")

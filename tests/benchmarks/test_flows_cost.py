@@ -72,3 +72,32 @@ def test_a_flow_is_faster_than_the_integration_of_64_layers_to_the_same_accuracy
     assert difference < 1e-8
     assert moved > 0.3
     assert theirs > least * mine
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("d", "depth", "least"), [(2, 5, 15), (2, np.inf, 15), (3, 5, 10), (3, np.inf, 10)])
+def test_many_flows_together_are_faster_than_one_by_one(rng, d, depth, least):
+    """2,000 starts of the completion of Cohen, Menon and Veraszto, the diagonal observed, beside single flows from twenty."""
+    space = GeneralLinear(d, equip=False)
+    space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
+    seen, starts = np.diag(np.arange(d, 0.0, -1)), 0.5 * rng.standard_normal((2000, d, d))
+    few, found = 20, {}
+
+    def gradient(x):
+        return np.eye(d) * (x - seen)
+
+    def together():
+        found["together"] = dlngeo.gradient_flow(space, gradient, starts, 10.0).ends
+
+    def alone():
+        flows = [dlngeo.gradient_flow(space, gradient, x, 10.0, dense_output=False) for x in starts[:few]]
+        found["alone"] = np.stack([flow.points[-1] for flow in flows])
+
+    ours, singles = interleaved([together, alone], 2)
+    singles *= len(starts) / few
+    difference = np.abs(found["together"][:few] - found["alone"]).max()
+    print(
+        f"{d}×{d}, depth {depth}: {ours:.1f} s, one by one {singles / ours:.0f} × as long; difference {difference:.1e}"
+    )
+    assert difference < 1e-8
+    assert singles > least * ours
