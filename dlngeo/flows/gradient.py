@@ -124,10 +124,10 @@ def gradient_flow(
 
     Notes
     -----
-    Many flows by an explicit method share their evaluations, each with the steps and the end that it has alone; one that
-    fails or ends leaves the others. Velocities and thresholds of the batch are held against those of single flows on
-    the way, and where a function or a space gives others for many points than for each, the flows are followed one by
-    one, as they are by the other methods.
+    Many flows by an explicit method share their evaluations, each with the steps and the end that it has alone; one
+    that fails or ends leaves the others. Velocities and thresholds of the batch are held against those of single flows
+    on the way, and where a function or a space gives others for many points than for each, the flows are followed one
+    by one, as they are by the other methods. What a function raises at one flow is raised, as by a single flow.
 
     The cost of an evaluation does not depend on depth. In dense coordinates, singular values below about
     ``1e-16 σ_max`` are lost, ``λ = σ^{1/N}`` is known to ``1e-16^{1/N}``, and where deep networks have such values the
