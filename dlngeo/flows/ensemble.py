@@ -138,7 +138,7 @@ def _ensemble(course: Any, done: list[Trajectory], times: np.ndarray | None) -> 
 
 
 class _Differs(Exception):
-    """The velocity of many states is not that of each."""
+    """What is found of many states is not what is found of each."""
 
 
 def _integrate(
@@ -185,7 +185,7 @@ def _together(
     runs = [Run(t, y, outputs, events, course.crossed, dense) for t, y in zip(first, starts, strict=True)]
     counts, reached = np.zeros(len(runs), dtype=int), first.copy()
     try:
-        for i, (run, values) in enumerate(zip(runs, evaluate(events, first, starts), strict=True)):
+        for i, (run, values) in enumerate(zip(runs, _of_many(evaluate, events, first, starts), strict=True)):
             try:
                 run.start(values)
             except ValueError as error:
@@ -208,13 +208,7 @@ def _steps(course: Any, method: Any, runs: list[Run], last: float) -> Iterator[t
     """Make steps of all runs together until each has ended; yield those under way, and the batch, after each."""
     if not runs:
         return
-
-    def velocity(t: np.ndarray, y: np.ndarray) -> np.ndarray:
-        try:
-            return course.velocity(t, y)
-        except Exception as error:  # of a space that takes no batch, or the user's: a single flow raises it again
-            raise _Differs from error
-
+    velocity = partial(_of_many, course.velocity)
     tolerances = {name: course.options[name] for name in ("rtol", "atol")}
     batch = Batch([method(course.velocity, run.t, run.state, last, **tolerances) for run in runs], velocity)
     _require_same(batch, velocity(batch.t, batch.y), batch.f, batch.y, batch.h)
@@ -226,8 +220,7 @@ def _steps(course: Any, method: Any, runs: list[Run], last: float) -> Iterator[t
         made, stuck = batch.step(last)
         rows = np.flatnonzero(made)
         t, y, before = batch.t[rows], batch.y[rows], batch.y_old[rows]
-        values = evaluate(events, t, y)
-        through = course.crossed(before, y)
+        values, through = _of_many(evaluate, events, t, y), _of_many(course.crossed, before, y)
         asked = through | dense
         if events and rows.size:
             asked |= passed(np.stack([runs[i].values for i in members[rows]]), values).any(axis=-1)
@@ -248,14 +241,20 @@ def _steps(course: Any, method: Any, runs: list[Run], last: float) -> Iterator[t
         # those of a single flow, of one member at each step, and of each at its end.
         checked = np.flatnonzero(ended[rows]) if ended[rows].any() else [turn % len(rows)] if rows.size else []
         for i in checked:
-            row = rows[i]
-            alone = course.velocity(t[i], y[i])
-            _require_same(batch, batch.f[row], alone, y[i], batch.taken[row])
-            if not np.allclose(values[i, shared], evaluate(own, t[i], y[i]), 1e-6, 1e-9 * scale, equal_nan=True):
+            _require_same(batch, batch.f[rows[i]], course.velocity(t[i], y[i]), y[i], batch.taken[rows[i]])
+            same = np.allclose(values[i, shared], evaluate(own, t[i], y[i]), 1e-6, 1e-9 * scale, equal_nan=True)
+            if not same or through[i] != course.crossed(before[i], y[i]):
                 raise _Differs
         if ended.any():
             batch.keep(~ended)
             members = members[~ended]
+
+
+def _of_many(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # of a space that takes no batch, or of the user, and then a single flow raises it again
+        raise _Differs from error
 
 
 def _require_same(batch: Batch, many: np.ndarray, alone: np.ndarray, y: np.ndarray, h: Any) -> None:

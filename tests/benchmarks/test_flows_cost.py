@@ -77,7 +77,7 @@ def test_a_flow_is_faster_than_the_integration_of_64_layers_to_the_same_accuracy
 @pytest.mark.benchmark
 @pytest.mark.parametrize(("d", "depth", "least"), [(2, 5, 15), (2, np.inf, 15), (3, 5, 10), (3, np.inf, 10)])
 def test_many_flows_together_are_faster_than_one_by_one(rng, d, depth, least):
-    """2,000 starts of the completion of Cohen, Menon and Veraszto, the diagonal observed, beside single flows from twenty."""
+    """2,000 completions of Cohen, Menon and Veraszto, the diagonal observed, beside single flows from twenty starts."""
     space = GeneralLinear(d, equip=False)
     space.equip_with_metric(DLNMetric, depth=depth, normalized=True)
     seen, starts = np.diag(np.arange(d, 0.0, -1)), 0.5 * rng.standard_normal((2000, d, d))
@@ -96,8 +96,6 @@ def test_many_flows_together_are_faster_than_one_by_one(rng, d, depth, least):
     ours, singles = interleaved([together, alone], 2)
     singles *= len(starts) / few
     difference = np.abs(found["together"][:few] - found["alone"]).max()
-    print(
-        f"{d}×{d}, depth {depth}: {ours:.1f} s, one by one {singles / ours:.0f} × as long; difference {difference:.1e}"
-    )
+    print(f"{d}×{d}, depth {depth}: {ours:.1f} s, singly {singles / ours:.0f} × as long; difference {difference:.1e}")
     assert difference < 1e-8
     assert singles > least * ours

@@ -377,6 +377,7 @@ def test_a_space_that_takes_no_batch_is_integrated_flow_by_flow(rng):
     starts = rng.standard_normal((3, 3))
     starts /= np.linalg.norm(starts, axis=1)[:, None]
     pull = np.array([0.0, 0.0, 1.0])
-    ensemble = dlngeo.gradient_flow(OneByOne(2), lambda y: pull + 0 * y, starts, 1.0)
-    assert_each(ensemble, singles(Hypersphere(2), lambda y: pull, starts, 1.0))
+    for options in ({}, {"gradient_below": 0.8}):
+        ensemble = dlngeo.gradient_flow(OneByOne(2), lambda y: pull + 0 * y, starts, 1.0, **options)
+        assert_each(ensemble, singles(Hypersphere(2), lambda y: pull, starts, 1.0, **options))
     assert gs.all(Hypersphere(2).belongs(gs.array(ensemble.ends)))
