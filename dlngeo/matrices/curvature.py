@@ -52,7 +52,8 @@ import numpy as np
 from dlngeo.kernels import Kernel
 from dlngeo.matrices._ricci import Ricci
 from dlngeo.matrices._second_order import Differences, Extension, SecondOrder
-from dlngeo.matrices.frame import Blocks, Frame, _combine
+from dlngeo.matrices.blocks import Blocks, combined
+from dlngeo.matrices.frame import Frame
 
 __all__ = ["Curvature"]
 
@@ -126,7 +127,7 @@ class Curvature:
 
     def apply(self, x: Any, y: Any, z: Any) -> Any:
         r"""Apply the curvature operator, ``R(X, Y)Z = ∇_X∇_Y Z − ∇_Y∇_X Z − ∇_{[X, Y]} Z``, in blocks if X is."""
-        result = _combine((self._unit, self._apply(*map(self._blocks, (x, y, z)))))
+        result = combined((self._unit, self._apply(*map(self._blocks, (x, y, z)))))
         return self._checked(result if isinstance(x, Blocks) else self.frame.assemble(result))
 
     def riemann(self, x: Any, y: Any, z: Any, w: Any) -> Any:
@@ -145,7 +146,7 @@ class Curvature:
         p, q, r = (self.frame.scale(vector, -1) for vector in (x, y, z))
         extension = Extension(self.frame, [x, y, z])
         forward = self._half(extension, x, p, y, q, z, r)
-        return _combine((1, forward), (-1, self._half(extension, y, q, x, p, z, r)))
+        return combined((1, forward), (-1, self._half(extension, y, q, x, p, z, r)))
 
     def _half(self, extension: Extension, x: Blocks, p: Blocks, y: Blocks, q: Blocks, z: Blocks, r: Blocks) -> Blocks:
         """``D_X Γ(Y, Z) + Γ(X, Γ(Y, Z))`` without the part symmetric in X and Y; momenta p, q, r."""
@@ -156,7 +157,7 @@ class Curvature:
         # Along X at fixed Y and Z, their momenta change by −A⁻¹A′_X of them.
         moved_q, moved_r = (frame.scale(frame.cometric_derivative(x, v), -1) for v in (q, r))
         step = frame.christoffel_blocks(y, q, z, r)
-        return _combine(
+        return combined(
             (-0.5, second),
             (1, frame.scale(force, 1)),
             (1, frame.cometric_derivative(x, frame.hamiltonian_gradient(q, r))),
@@ -183,7 +184,7 @@ class Curvature:
         before = frame.pair(z, frame.scale(z, -1))
         # The plane has an orthogonal basis, in which the quotient does not cancel.
         part = frame.pair(y, frame.scale(z, -1)) / xp.where(yy > 0, yy, 1.0)
-        z = _combine((1, z), (-part[..., None, None], y))
+        z = combined((1, z), (-part[..., None, None], y))
         zz = frame.pair(z, frame.scale(z, -1))
         independent = (yy > 0) & (zz > (_DEPENDENT * float(xp.finfo(zz.dtype).eps)) ** 2 * before)
         if not bool(xp.all(independent)):
@@ -201,7 +202,7 @@ class Curvature:
     def _of_size_one(self, vector: Blocks) -> Blocks:
         xp, parts = self._xp, [part for part in vector if part is not None]
         size = sum(xp.max(xp.abs(part), axis=(-2, -1), keepdims=True) for part in parts)
-        return _combine((1 / xp.where(size > 0, size, 1.0), vector))
+        return combined((1 / xp.where(size > 0, size, 1.0), vector))
 
     def _numerator(self, y: Blocks, z: Blocks) -> Any:
         """``g(R(Y, Z)Z, Y)`` by the formula of the module."""
@@ -218,7 +219,7 @@ class Curvature:
         )
         slope, pair, gradient = frame.cometric_derivative, frame.pair, frame.hamiltonian_gradient
         yq, zp, hp, hq, hpq = slope(y, q), slope(z, p), gradient(p), gradient(q), gradient(p, q)
-        bracket, sum_ = _combine((1, yq), (-1, zp)), _combine((1, yq), (1, zp))
+        bracket, sum_ = combined((1, yq), (-1, zp)), combined((1, yq), (1, zp))
         return (
             second
             - 0.75 * pair(bracket, frame.scale(bracket, -1))
@@ -237,7 +238,7 @@ class Curvature:
 
     def ricci_lower(self, z: Any) -> Any:
         """Ricci tensor with one argument open: the cotangent vector ``Ric(·, Z)``, in blocks if Z is."""
-        value = _combine((1 / self._unit, self._ricci.lower(self._blocks(z))))
+        value = combined((1 / self._unit, self._ricci.lower(self._blocks(z))))
         return self._checked(value if isinstance(z, Blocks) else self.frame.assemble(value))
 
     def scalar(self) -> Any:
@@ -250,7 +251,7 @@ class Curvature:
 
     def _blocks(self, vector: Any) -> Blocks:
         """Blocks of a vector in units of the point."""
-        return _combine((1 / self._unit, vector if isinstance(vector, Blocks) else self.frame.split(vector)))
+        return combined((1 / self._unit, vector if isinstance(vector, Blocks) else self.frame.split(vector)))
 
     def _checked(self, value: Any) -> Any:
         for array in value if isinstance(value, Blocks) else (value,):

@@ -23,26 +23,16 @@ References
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlngeo import _check
 from dlngeo._autodiff import has_values
 from dlngeo.errors import KernelError, SingularError
 from dlngeo.kernels import Kernel
+from dlngeo.matrices._hessian import ConnectionTerm
+from dlngeo.matrices.blocks import Blocks, combined
 
 __all__ = ["Blocks", "Frame"]
-
-
-class Blocks(NamedTuple):
-    """A tangent or cotangent vector in the SVD frame: ``U core Vᵀ + left Vᵀ + U rightᵀ``.
-
-    ``core`` has shape ``(..., r, r)``, ``left`` ``(..., m, r)`` with ``Uᵀ left = 0`` and ``right`` ``(..., n, r)`` with
-    ``Vᵀ right = 0``. ``left`` is None where U is square, and so is ``right`` where V is: nothing is orthogonal to them.
-    """
-
-    core: Any
-    left: Any
-    right: Any
 
 
 class Frame:
@@ -351,7 +341,7 @@ class Frame:
         force = self.scale(self.hamiltonian_gradient(py, pz), 1)
         first = self.cometric_derivative(y, pz)
         second = first if y is z else self.cometric_derivative(z, py)
-        return _combine((1, force), (-0.5, first), (-0.5, second))
+        return combined((1, force), (-0.5, first), (-0.5, second))
 
     def hessian_blocks(self, z: Blocks, g: Blocks, h: Blocks, g_right: Any = None, gt_left: Any = None) -> Blocks:
         r"""Riemannian Hessian ``∇_Z grad E`` from the Euclidean derivatives of E.
@@ -362,9 +352,8 @@ class Frame:
         of ``E′`` contributes too, by ``E′ Z_r``, shape=[..., m, r], and ``E′ᵀ Z_l``, shape=[..., n, r]: a factored
         caller never forms E′.
         """
-        pz, gradient = self.scale(z, -1), self.scale(g, 1)
-        connection = self.christoffel_blocks(z, pz, gradient, g)
-        core, left, right = _combine((1, self.scale(h, 1)), (1, self.cometric_derivative(z, g)), (1, connection))
+        connection = self.scale(ConnectionTerm(self, g)(self.scale(z, -0.5)), 0.5)
+        core, left, right = combined((1, self.scale(h, 1)), (1, connection))
         if left is not None and right is not None:
             ratio = (self.phi_null / self.s)[..., None, :]
             left = left + ratio * (g_right - self.u @ (self.u.mT @ g_right))
@@ -421,13 +410,3 @@ class Frame:
             zero = xp.zeros_like(s)
             total = total + codimension / 2 * (psi(s, s, zero) - phi_kk / self.phi_null * psi(zero, s, s))
         return (self.u * (2 * s * total)[..., None, :]) @ self.vt
-
-
-def _combine(*terms: tuple[float, Blocks]) -> Blocks:
-    """Linear combination of blocks."""
-
-    def one(name: str) -> Any:
-        parts = [(weight, getattr(blocks, name)) for weight, blocks in terms]
-        return None if parts[0][1] is None else sum(weight * part for weight, part in parts)
-
-    return Blocks(one("core"), one("left"), one("right"))
