@@ -135,7 +135,10 @@ class MatrixCost(abc.ABC):
                 return type(manifold.zero_vector(point))(*tangent_part_of_autodiff(point, vector)[0])
 
             return pymanopt.Problem(manifold, cost, riemannian_gradient=projected)
-        return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
+        posed = _Posed(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
+        if layout == 3:
+            posed.derivatives_at = self._derivatives_at
+        return posed
 
     def solve(
         self,
@@ -169,6 +172,15 @@ class MatrixCost(abc.ABC):
     def _gradient_for_products(self, point: Any) -> Any:
         """``E′(X)`` in the form that multiplies fastest with thin matrices; a hook for subclasses that have one."""
         return self.euclidean_gradient(point)
+
+    #: Evaluates :class:`dlngeo.pymanopt.local.Derivatives` at a factored point; a hook likewise.
+    _derivatives_at: Callable[[Any], Any] | None = None
+
+
+class _Posed(pymanopt.Problem):
+    """A problem that may offer what :meth:`FixedRank.local <dlngeo.pymanopt.FixedRank.local>` takes of its cost."""
+
+    derivatives_at: Callable[[Any], Any] | None = None
 
 
 # Points and directions.

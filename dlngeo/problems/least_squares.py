@@ -101,6 +101,11 @@ class LeastSquares(MatrixCost):
 
     # Inside.
 
+    def _derivatives_at(self, point: Any) -> Any:
+        from dlngeo.problems._derivatives import LeastSquaresDerivatives  # with geomstats, as in MatrixCost.problem
+
+        return LeastSquaresDerivatives(self, point)
+
     def _evaluate(self, point: Any) -> tuple[Any, Any]:
         """Residual and cost; those of the last point are kept, in case they are asked for again, as optimisers do."""
         arrays, last = factors(point, self.shape), self._last

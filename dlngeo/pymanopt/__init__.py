@@ -6,6 +6,7 @@ from dlngeo.pymanopt.fixed_rank import FixedRank
 from dlngeo.pymanopt.from_geomstats import from_geomstats
 from dlngeo.pymanopt.gradient_flow import GradientFlow, GradientFlowResult
 from dlngeo.pymanopt.gradient_problem import GradientProblem
+from dlngeo.pymanopt.local import FixedRankModel
 from dlngeo.pymanopt.product import Product
 from dlngeo.pymanopt.pull_back import pull_back
 
@@ -13,6 +14,7 @@ __all__ = [
     "Balanced",
     "Check",
     "FixedRank",
+    "FixedRankModel",
     "GradientFlow",
     "GradientFlowResult",
     "GradientProblem",

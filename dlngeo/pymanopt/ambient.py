@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, skew, symmetric
 
-__all__ = ["SecondOrderParts", "gradient_part", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
+__all__ = ["SecondOrderParts", "gradient_part", "products", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -70,7 +70,7 @@ def second_order_parts(
         )
     else:
         r = u.shape[1]
-        ev, etu = _products(np.hstack((u, left)), np.hstack((vt.T, right)), gradient)  # in one pass over E′
+        ev, etu = products(np.hstack((u, left)), np.hstack((vt.T, right)), gradient)  # in one pass over E′
         g, along, across = _split(u, vt, ev[:, :r], etu[:, :r]), ev[:, r:], etu[:, r:]
     return SecondOrderParts(g, tangent_part(u, vt, hessian), along, across), largest
 
@@ -95,7 +95,7 @@ def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
     ValueError
         If it has the wrong shape, or a ``LinearOperator`` lacks the adjoint.
     """
-    return _split(u, vt, *_products(u, vt.T, vector))
+    return _split(u, vt, *products(u, vt.T, vector))
 
 
 def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Triple:
@@ -103,7 +103,7 @@ def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Tr
     return combine((ev, None), (u, -core)), core, combine((etu, None), (vt.T, -core.T))
 
 
-def _products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:
+def products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:
     """``E v`` and ``Eᵀ u``."""
     m, n = u.shape[0], v.shape[0]
     if isinstance(vector, tuple | list):

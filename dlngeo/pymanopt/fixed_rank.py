@@ -15,6 +15,7 @@ from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient
 from dlngeo.pymanopt._points import Remembering
+from dlngeo.pymanopt.local import FixedRankModel
 from dlngeo.pymanopt.vectors import Point, TangentVector
 
 __all__ = ["FixedRank"]
@@ -158,11 +159,7 @@ class FixedRank(Remembering):
         point with the frames of ``point`` and all singular values equal to the largest double: any quadratic cost is
         ``inf`` there, never NaN, and a line search backs off.
         """
-        frame, blocks = self._frame(point), self._blocks(tangent_vector, finite="the tangent vector")
-        try:
-            return Point(*retract(frame, blocks))
-        except OverflowError:
-            return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
+        return self._retract(self._frame(point), self._blocks(tangent_vector, finite="the tangent vector"))
 
     def exp(self, point: Any, tangent_vector: Any) -> Point:
         """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
@@ -291,7 +288,21 @@ class FixedRank(Remembering):
         z, g, h = (self._blocks(v) for v in (tangent_vector, parts.gradient, parts.hessian))
         return self._tangent(frame.hessian_blocks(z, g, h, parts.along, parts.across))
 
+    def local(self, problem: Any, point: Any) -> FixedRankModel:
+        """Gradient, Hessian and retraction at one point, fast, on flat arrays; see :class:`FixedRankModel`.
+
+        Many products of one Hessian cost a fraction of as many ``problem.riemannian_hessian``. A ValueError tells that
+        the problem is posed on another manifold, the point is none of this one, or the gradient is not finite.
+        """
+        return FixedRankModel(self, problem, point)
+
     # Inside.
+
+    def _retract(self, frame: Frame, blocks: Blocks) -> Point:
+        try:
+            return Point(*retract(frame, blocks))
+        except OverflowError:
+            return Point(frame.u, np.full(self._rank, np.finfo(float).max), frame.vt)
 
     def _connect(self, point_a: Any, point_b: Any) -> tuple[Blocks, float]:
         ends = (self._frame(point) for point in (point_b, point_a))  # the first point is the one kept
