@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from dlngeo.problems._pattern import padded
 from dlngeo.pymanopt.ambient import products
 
-__all__ = ["DenseEntries", "LeastSquaresDerivatives"]
+__all__ = ["EntryDerivatives", "LeastSquaresDerivatives"]
 
 Array = np.ndarray
 
@@ -36,30 +37,30 @@ class LeastSquaresDerivatives:
         return of_v + more_v, of_u + more_u
 
 
-class DenseEntries:
-    """Those of matrix completion where so many entries are observed that dense arrays are hardly larger."""
+class EntryDerivatives(LeastSquaresDerivatives):
+    """Those of matrix completion: one pass over the entries for each Hessian product."""
 
-    def __init__(self, mask: Array, gradient: Array, point: Any) -> None:
-        self._mask, self._gradient = mask, gradient
-        self._u, self._s, self._vt = point
-        self.right, self.left = gradient @ self._vt.T, gradient.T @ self._u
+    def __init__(self, cost: Any, point: Any) -> None:
+        super().__init__(cost, point)
+        self._entries = cost.residual(point)
+        self._frames = self._padded(self._u), self._padded(self._v)
+
+    def _padded(self, a: Array, scale: Any = 1) -> Array:
+        return padded(a, self._entries.dtype, scale)
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array | None]:
         """See :meth:`dlngeo.pymanopt.local.Derivatives.along`."""
-        u, vt = self._u, self._vt
-        first = u @ core
-        if left is not None:
-            first += left
-        z = first @ vt
-        if right is not None:
-            z += u @ right.T
-        z *= self._mask
-        of_v = z @ vt.T
+        self._cost.n_sampled += 1
+        r, (u, v) = self._s.size, self._frames
+        moved = self._u @ core
         if left is None and right is None:
-            return of_v, None
-        of_u = z.T @ u
-        if right is not None:
-            of_v += self._gradient @ (right / self._s)
+            return self._cost.pattern.along(self._entries, self._padded(moved), v)[0][:, :r], None
         if left is not None:
-            of_u += self._gradient.T @ (left / self._s)
-        return of_v, of_u
+            moved += left
+        none = np.zeros_like
+        of_v, of_u = self._cost.pattern.along(
+            *(self._entries, self._padded(moved), v, u),
+            none(u) if left is None else self._padded(left, 1 / self._s),
+            *((none(v), none(v)) if right is None else (self._padded(right), self._padded(right, 1 / self._s))),
+        )
+        return of_v[:, :r], of_u[:, :r]

@@ -70,6 +70,47 @@ def _squares(first: int, last: int, indptr: Any, indices: Any, left: Any, right:
     return squares, count
 
 
+@_compiled
+def _along(
+    first: int,
+    last: int,
+    indptr: Any,
+    indices: Any,
+    entries: Any,
+    moved: Any,
+    u: Any,
+    turned_u: Any,
+    v: Any,
+    moved_v: Any,
+    turned_v: Any,
+    of_v: Any,
+    of_u: Any,
+    bent: bool,
+) -> None:
+    """Add, with ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``, ``Z v + E turned_v`` to ``of_v``, ``Zᵀ u + Eᵀ turned_u`` to ``of_u``.
+
+    Unless ``bent``, ``Z = P_Ω(moved vᵀ)`` and only ``Z v`` is added.
+    """
+    width = v.shape[1]
+    for i in range(first, last):
+        for k in range(indptr[i], indptr[i + 1]):
+            j = np.uintp(indices[k])
+            z = v.dtype.type(0)
+            for c in range(width):
+                z += moved[i, c] * v[j, c]
+            if bent:
+                e = entries[k]
+                for c in range(width):
+                    z += u[i, c] * moved_v[j, c]
+                for c in range(width):
+                    of_v[i, c] += z * v[j, c] + e * turned_v[j, c]
+                for c in range(width):
+                    of_u[j, c] += z * u[i, c] + e * turned_u[i, c]
+            else:
+                for c in range(width):
+                    of_v[i, c] += z * v[j, c]
+
+
 def padded(matrix: Any, dtype: Any, scale: Any = 1) -> np.ndarray:
     """Copy ``matrix * scale`` in row-major order, with columns of zeros up to a multiple of the vector width."""
     rows, columns = matrix.shape
@@ -165,6 +206,30 @@ class Pattern:
         for part in others:
             first += part
         return first
+
+    def along(self, entries: np.ndarray, *thin: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Evaluate, with ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``, ``Z v + E turned_v`` and ``Zᵀ u + Eᵀ turned_u``, in one pass.
+
+        The arrays moved, v, u, turned_u, moved_v and turned_v are :func:`padded`, in the type of the entries. With the
+        first two alone it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
+        """
+        moved, v = thin[:2]
+        u, turned_u, moved_v, turned_v = thin[2:] or (moved, moved, v, v)
+        bent, of_v = len(thin) > 2, np.zeros_like(moved)
+
+        def part(first: int, last: int) -> np.ndarray | None:
+            of_u = np.zeros_like(v) if bent else v
+            _along(
+                *(first, last, self.indptr, self.indices, entries),
+                *(moved, u, turned_u, v, moved_v, turned_v, of_v, of_u, bent),
+            )
+            return of_u
+
+        ranges = self._ranges(6 * v.shape[1], max(1, len(self) // self.shape[1]))  # as in transposed_times
+        first, *others = self._map(part, ranges)
+        for other in others if bent else ():
+            first += other
+        return of_v, first if bent else None
 
     def _block(self, entries: np.ndarray, rows: tuple[int, int], transposed: bool = False) -> Any:
         """Cut a range of rows out of E, without copying entries."""

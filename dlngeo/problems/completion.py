@@ -17,9 +17,6 @@ from dlngeo.problems.reweighted import complete
 
 __all__ = ["MatrixCompletion"]
 
-# So many places for each observed entry are multiplied as fast by BLAS as the entries alone.
-_DENSE = 4
-
 
 class MatrixCompletion(LeastSquares):
     """The least-squares cost ``E(X) = ½ Σ_{(i,j) ∈ Ω} (X_ij − a_ij)²`` of a partly observed matrix.
@@ -223,17 +220,9 @@ class MatrixCompletion(LeastSquares):
         return DistributedCompletion(client, blocks, self.shape, dtype=self._dtype)
 
     def _derivatives_at(self, point: Any) -> Any:
-        from dlngeo.problems._derivatives import DenseEntries  # with geomstats, as in MatrixCost.problem
+        from dlngeo.problems._derivatives import EntryDerivatives  # with geomstats, as in MatrixCost.problem
 
-        if self._mask is None:
-            return super()._derivatives_at(point)
-        return DenseEntries(self._mask, self._adjoint(self.residual(point), False), point)
-
-    @cached_property
-    def _mask(self) -> np.ndarray | None:
-        """Ones on Ω and zeros elsewhere; None where it would be much larger than the data."""
-        m, n = self.shape
-        return None if m * n > _DENSE * len(self) else self._adjoint(np.ones(len(self)), False)
+        return EntryDerivatives(self, point)
 
     def _gradient_for_products(self, point: Any) -> Any:
         if not is_factored(point):
