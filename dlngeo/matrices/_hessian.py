@@ -5,8 +5,13 @@ r"""What the connection adds to a Riemannian Hessian, as a symmetric operator at
 .. math:: C(Z) = (D_Z A)(P) + \Gamma(Z, A P)
     = \tfrac12 (D_Z A)(P) + A \nabla_X H(K, P) - \tfrac12 (D_{AP} A)(K), \qquad K = A^{-1} Z .
 
-As ``∇_X H(K, P)`` paired with Z is ``½⟨K, (D_Z A) P⟩``, it is the symmetric part of ``(D_Z A)(P) − ½ (D_{AP} A)(K)``. In
-the isometric coordinates ``W = A^{−1/2} Z`` each of its sums runs over a row and a column of W with the same index.
+As ``∇_X H(K, P)`` paired with Z is ``½⟨K, (D_Z A) P⟩``, it is the symmetric part of ``(D_Z A)(P) − ½ (D_{AP} A)(K)``.
+In the isometric coordinates ``W = A^{−1/2} Z`` each of its sums runs over a row and a column of W with the same index:
+the core of the result is ``Y + Y′ᵀ`` with
+
+.. math:: Y_k = R_k W_k + S_k (W^\top)_k, \qquad Y'_k = R'_k (W^\top)_k + S_k^\top W_k
+
+for row k and symmetric ``R_k`` and ``R′_k``, all of size r.
 """
 
 from __future__ import annotations
@@ -17,22 +22,15 @@ from dlngeo.matrices.blocks import Blocks
 
 __all__ = ["ConnectionTerm"]
 
+# The largest integer depth at which the sums over the core are multiplied out as polynomials.
+_TERMS = 16
+
 
 class ConnectionTerm:
     r"""The tangent part of ``W ↦ A^{−1/2} C(A^{1/2} W)`` at P with no normal part.
 
-    Its tables of O(r³) numbers are evaluated once.
-
-    Attributes
-    ----------
-    rows, columns, mixed : array, shape=[..., r, r, r]
-        The k-th of each acts on row and column k of the core: ``rows`` and ``columns`` are symmetric, and take each to
-        itself, ``mixed`` takes the column to the row, and transposed the row to the column.
-    of_left, of_right : array, shape=[..., r, r] or None
-        What multiplies the left and the right block.
-    straight, turned : array, shape=[..., r, r] or None
-        ``a`` and ``b`` by which the core W and the left block L meet: in ``⟨LᵀP_l, a ∘ W + b ∘ Wᵀ⟩``. The right block
-        meets Wᵀ in the same way.
+    What does not depend on W is evaluated once. The product of a core costs O(r³) and tables of r³ numbers; at integer
+    depth N up to 16 the cost is O(N r³), in products of matrices, which is less, and there are no such tables.
 
     Parameters
     ----------
@@ -48,58 +46,108 @@ class ConnectionTerm:
     """
 
     def __init__(self, frame: Any, p: Blocks) -> None:
-        self.p = p
+        self._p = p
         square = p.left is None and p.right is None
         frame._require_positive(frame.phi, None if square else frame.phi_null)
-        xp, s, phi, psi = frame._xp, frame.s, frame.phi, frame.psi
-        row, column, root = s[..., :, None], s[..., None, :], xp.sqrt(phi)
-        gradient = phi * p.core
+        depth, xp, s = frame.kernel.depth, frame._xp, frame.s
+        row, column, root = s[..., :, None], s[..., None, :], xp.sqrt(frame.phi)
+        gradient = frame.phi * p.core
         along_u = gradient * column + row * gradient.mT  # GΣ + ΣGᵀ
         along_v = row * gradient + gradient.mT * column
-
-        # t_k[a, b] = √(φ_ka/φ_kb) ψ_b(k, a) and q_k[a, b] = ψ_k(a, b)/√(φ_ka φ_kb), for k the index of a value σ_k or,
-        # in the null blocks, of zero.
-        def half(t: Any, q: Any, core: Any, along: Any) -> Any:
-            first = row * t * core
-            return (first + first.mT - q * along) / 2
-
-        t = xp.moveaxis(psi, -3, -1) * (root[..., :, :, None] / root[..., :, None, :])
-        q = psi / (root[..., :, :, None] * root[..., :, None, :])
-        row, core, turned = (a[..., None, :, :] for a in (row, p.core, p.core.mT))
-        self.rows = half(t, q, core, along_v[..., None, :, :])
-        self.columns = half(t, q, turned, along_u[..., None, :, :])
-        self.mixed = s[..., :, None, None] / 2 * turned * (t + t.mT)
-        self.of_left = self.of_right = self.straight = self.turned = None
+        terms = _Polynomials if depth is not None and depth <= _TERMS and float(depth).is_integer() else _Tables
+        self._core = terms(frame, root, p.core, along_u, along_v)
         if square:
             return
-        row = s[..., :, None]
+        # As for a row and a column of the core, whose singular value is zero now.
         to_null, of_null, null = frame._psi_to_null, frame._psi_of_null, xp.sqrt(frame.phi_null)[..., :, None]
         t, q = to_null.mT * (null / null.mT), of_null / (null * null.mT)
-        if p.left is not None:
-            self.of_left = half(t, q, p.core, along_v)
-        if p.right is not None:
-            self.of_right = half(t, q, p.core.mT, along_u)
+        self._of_left, self._of_right = _half(row * t * p.core, q * along_v), _half(row * t * p.core.mT, q * along_u)
+        # The core W and the left block L meet in ⟨LᵀP_l, a ∘ W + b ∘ Wᵀ⟩, the right block with Wᵀ in the same way.
         weight = of_null * root / null
-        self.straight = row * (to_null.mT * null / root + weight)
-        self.turned = column * (weight - null.mT**2 * to_null / (root * null))
+        self._straight = row / 2 * (to_null.mT * null / root + weight)
+        self._turned = column / 2 * (weight - null.mT**2 * to_null / (root * null))
 
     def __call__(self, w: Blocks) -> Blocks:
         """Evaluate it at isometric coordinates, to which it belongs."""
-        p, w_t = self.p, w.core.mT
-        rows = _each(self.rows, w.core) + _each(self.mixed, w_t)
-        core = rows + (_each(self.columns, w_t) + _each(self.mixed.mT, w.core)).mT
+        p, w_t = self._p, w.core.mT
+        core = self._core(w.core)
         left = right = None
         if w.left is not None:
             meeting = w.left.mT @ p.left
-            core = core + (self.straight * meeting + (self.turned * meeting).mT) / 2
-            left = w.left @ self.of_left + p.left @ (self.straight * w.core + self.turned * w_t).mT / 2
+            core = core + self._straight * meeting + (self._turned * meeting).mT
+            left = w.left @ self._of_left + p.left @ (self._straight * w.core + self._turned * w_t).mT
         if w.right is not None:
             meeting = w.right.mT @ p.right
-            core = core + ((self.straight * meeting).mT + self.turned * meeting) / 2
-            right = w.right @ self.of_right + p.right @ (self.straight * w_t + self.turned * w.core).mT / 2
+            core = core + (self._straight * meeting).mT + self._turned * meeting
+            right = w.right @ self._of_right + p.right @ (self._straight * w_t + self._turned * w.core).mT
         return Blocks(core, left, right)
 
 
-def _each(tables: Any, rows: Any) -> Any:
-    """Multiply the k-th table with the k-th row."""
-    return (tables @ rows[..., None])[..., 0]
+class _Tables:
+    r"""The matrices ``R_k``, ``R′_k`` and ``S_k`` of any kernel.
+
+    With ``t_k[a, b] = √(φ_ka/φ_kb) ψ_b(k, a)`` and ``q_k[a, b] = ψ_k(a, b)/√(φ_ka φ_kb)``
+
+    .. math:: R_k = \operatorname{sym}(\Sigma P \circ t_k) - \tfrac12 q_k \circ (\Sigma G + G^\top \Sigma), \quad
+        S_k = \tfrac12 \sigma_k P^\top \circ (t_k + t_k^\top), \quad G = \varphi \circ P,
+
+    and ``R′_k`` is ``R_k`` for the transposed P.
+    """
+
+    def __init__(self, frame: Any, root: Any, p: Any, along_u: Any, along_v: Any) -> None:
+        self._xp = xp = frame._xp
+        t = xp.moveaxis(frame.psi, -3, -1) * (root[..., :, :, None] / root[..., :, None, :])
+        q = frame.psi / (root[..., :, :, None] * root[..., :, None, :])
+        row, p, p_t, along_u, along_v = (a[..., None, :, :] for a in (frame.s[..., :, None], p, p.mT, along_u, along_v))
+        rows, columns = _half(row * t * p, q * along_v), _half(row * t * p_t, q * along_u)
+        mixed = frame.s[..., :, None, None] / 2 * p_t * (t + t.mT)
+        self._table = xp.concat([xp.concat([rows, mixed], axis=-1), xp.concat([mixed.mT, columns], axis=-1)], axis=-2)
+
+    def __call__(self, w: Any) -> Any:
+        r = w.shape[-1]
+        y = (self._table @ self._xp.concat([w, w.mT], axis=-1)[..., None])[..., 0]
+        return y[..., :r] + y[..., r:].mT
+
+
+class _Polynomials:
+    r"""The same sums at integer depth, where all these tables come from ``h(a) = a^N`` at ``a = σ^{2/N}``.
+
+    There ``t_k = h[a_k, a, b]/√(φ_ka φ_kb)`` is symmetric and ``q_k = t_k/φ_ab``, and ``h[a_k, a_a, a_b]`` is the sum
+    of monomials ``Σ_j H_{N−2−j}(a_k, a_a) a_b^j``, H the complete homogeneous polynomials. So
+
+    .. math:: Y = \varphi^{-1/2} \circ \sum_j H_{N-2-j} \circ (K a^j B + \Sigma K^\top a^j P), \quad
+        B = \operatorname{sym}(\Sigma P) - (\Sigma G + G^\top \Sigma)/2\varphi, \quad K = \varphi^{-1/2} \circ W .
+    """
+
+    def __init__(self, frame: Any, root: Any, p: Any, along_u: Any, along_v: Any) -> None:
+        self._xp, self._root, depth = frame._xp, root, int(frame.kernel.depth)
+        xp, row = self._xp, frame.s[..., :, None]
+        self._row = row
+        a = frame.s ** (2 / depth)
+        powers = [xp.ones_like(a)]
+        homogeneous = [xp.ones_like(root)]
+        for _ in range(depth - 2):
+            powers.append(powers[-1] * a)
+            homogeneous.append(a[..., :, None] * homogeneous[-1] + powers[-1][..., None, :])
+        scale = (frame.kernel.at_one / depth) ** 2 if depth > 1 else 0.0
+        self._weights = xp.stack(homogeneous[::-1], axis=-2) * (scale / root)[..., :, None, :]  # k, j, a
+        sides = []
+        for core, along in ((p, along_v), (p.mT, along_u)):
+            side = xp.concat([_half(row * core, along / frame.phi), core], axis=-2)
+            sides.append(xp.concat([xp.concat([x, x], axis=-1)[..., None] * side for x in powers], axis=-1))
+        self._sides = xp.stack(sides, axis=-3)
+
+    def __call__(self, w: Any) -> Any:
+        xp, r = self._xp, w.shape[-1]
+        k = w / self._root
+        k_t = k.mT
+        x = xp.stack([xp.concat([k, self._row * k_t], axis=-1), xp.concat([k_t, self._row * k], axis=-1)], axis=-3)
+        y = x @ self._sides
+        y = xp.reshape(y, (*y.shape[:-1], self._weights.shape[-2], r))
+        y = xp.sum(y * self._weights[..., None, :, :, :], axis=-2)
+        return y[..., 0, :, :] + y[..., 1, :, :].mT
+
+
+def _half(first: Any, second: Any) -> Any:
+    """``sym(first) − second/2``."""
+    return (first + first.mT - second) / 2

@@ -33,6 +33,7 @@ import math
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg import lapack
 
 from dlngeo._linalg import combine, gram
 from dlngeo.matrices.frame import Blocks, Frame
@@ -41,7 +42,8 @@ __all__ = ["retract"]
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-# Columns of which the squares are normal numbers, and the condition of a Gram matrix whose Cholesky factor is exact.
+# Columns of which the squares are normal numbers, and the condition, in the norm of the largest column sum, of a Gram
+# matrix whose Cholesky factor is exact.
 _SQUARES = 1e-140, 1e140
 _WELL_CONDITIONED = 100.0
 
@@ -233,12 +235,13 @@ def _orthonormalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     gram_matrix = gram(a, a)
     norms = np.sqrt(np.diagonal(gram_matrix))
     if ((norms > _SQUARES[0]) & (norms < _SQUARES[1])).all():
-        scaled = gram_matrix / np.outer(norms, norms)
-        if np.linalg.cond(scaled) < _WELL_CONDITIONED:
-            first = np.linalg.cholesky(scaled).T * norms
-            q = combine((a, scipy.linalg.solve_triangular(first, np.eye(norms.size))))
-            second = np.linalg.cholesky(gram(q, q)).T
-            return q, scipy.linalg.solve_triangular(second, np.eye(norms.size)), second @ first
+        # The routines of LAPACK themselves: at ranks of some tens their wrappers take several times as long.
+        scaled = gram_matrix / (norms[:, None] * norms)
+        first, failed = lapack.dpotrf(scaled)
+        if not failed and lapack.dpocon(first, np.abs(scaled).sum(axis=0).max())[0] * _WELL_CONDITIONED > 1:
+            q = combine((a, lapack.dtrtri(first)[0] / norms[:, None]))
+            second = lapack.dpotrf(gram(q, q))[0]
+            return q, lapack.dtrtri(second)[0], second @ (first * norms)
     q, r = _qr(a)
     return q, np.eye(norms.size), r
 
@@ -255,7 +258,7 @@ def _svd(a: np.ndarray) -> Factors:
     largest of them would lose the others.
     """
     _require_finite(a)
-    values, u, v, work, _, info = scipy.linalg.lapack.dgejsv(a, joba=2, jobp=0)
+    values, u, v, work, _, info = lapack.dgejsv(a, joba=2, jobp=0)
     if info != 0:
         return np.linalg.svd(a, full_matrices=False)
     return u, values * (work[0] / work[1]), v.T

@@ -1,4 +1,7 @@
-"""Derivatives of least squares at one factored point, for the products of many Hessians there."""
+"""Derivatives of least squares at one factored point, for the products of many Hessians there.
+
+They are what :class:`dlngeo.pymanopt.local.Derivatives` describes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Array = np.ndarray
 
 
 class LeastSquaresDerivatives:
-    """Those of any linear map, see :class:`dlngeo.pymanopt.local.Derivatives`."""
+    """Those of any linear map, by its values and its adjoint."""
 
     def __init__(self, cost: Any, point: Any) -> None:
         self._cost = cost
@@ -25,10 +28,9 @@ class LeastSquaresDerivatives:
         self.right, self.left = products(self._u, self._v, self._gradient)
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array]:
-        """See :meth:`dlngeo.pymanopt.local.Derivatives.along`."""
         u, v, cost = self._u, self._v, self._cost
-        first = u @ core if left is None else u @ core + left
-        pair = (first, v.T) if right is None else (np.hstack((first, u)), np.hstack((v, right)).T)
+        moved = u @ core if left is None else u @ core + left
+        pair = (moved, v.T) if right is None else (np.hstack((moved, u)), np.hstack((v, right)).T)
         of_v, of_u = products(u, v, cost._adjoint(cost._apply(pair), True))
         if left is None and right is None:
             return of_v, of_u
@@ -37,30 +39,33 @@ class LeastSquaresDerivatives:
         return of_v + more_v, of_u + more_u
 
 
-class EntryDerivatives(LeastSquaresDerivatives):
-    """Those of matrix completion: one pass over the entries for each Hessian product."""
+class EntryDerivatives:
+    """Those of matrix completion, in one pass over the entries."""
 
     def __init__(self, cost: Any, point: Any) -> None:
-        super().__init__(cost, point)
-        self._entries = cost.residual(point)
-        self._frames = self._padded(self._u), self._padded(self._v)
-
-    def _padded(self, a: Array, scale: Any = 1) -> Array:
-        return padded(a, self._entries.dtype, scale)
+        self._cost, self._residual = cost, cost.residual(point)
+        self._u, s, vt = point
+        self._per_s, self._rank = 1 / s, s.size
+        self._frames = u, v = self._padded(self._u), self._padded(vt.T)
+        self.right, self.left = self._pass(np.zeros_like(u), v, u, u, np.zeros_like(v), v)
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array | None]:
-        """See :meth:`dlngeo.pymanopt.local.Derivatives.along`."""
         self._cost.n_sampled += 1
-        r, (u, v) = self._s.size, self._frames
+        u, v = self._frames
         moved = self._u @ core
         if left is None and right is None:
-            return self._cost.pattern.along(self._entries, self._padded(moved), v)[0][:, :r], None
+            return self._pass(self._padded(moved), v)
         if left is not None:
             moved += left
-        none = np.zeros_like
-        of_v, of_u = self._cost.pattern.along(
-            *(self._entries, self._padded(moved), v, u),
-            none(u) if left is None else self._padded(left, 1 / self._s),
-            *((none(v), none(v)) if right is None else (self._padded(right), self._padded(right, 1 / self._s))),
-        )
-        return of_v[:, :r], of_u[:, :r]
+        turned_u = np.zeros_like(u) if left is None else self._padded(left, self._per_s)
+        moved_v = turned_v = np.zeros_like(v) if right is None else self._padded(right)
+        if right is not None:
+            turned_v = self._padded(right, self._per_s)
+        return self._pass(self._padded(moved), v, u, turned_u, moved_v, turned_v)
+
+    def _pass(self, *thin: Array) -> tuple[Array, Any]:
+        of_v, of_u = self._cost.pattern.along(self._residual, *thin)
+        return of_v[:, : self._rank], None if of_u is None else of_u[:, : self._rank]
+
+    def _padded(self, a: Array, scale: Any = None) -> Array:
+        return padded(a, self._residual.dtype, scale)

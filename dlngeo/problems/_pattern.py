@@ -87,7 +87,7 @@ def _along(
     of_u: Any,
     bent: bool,
 ) -> None:
-    """Add, with ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``, ``Z v + E turned_v`` to ``of_v``, ``Zᵀ u + Eᵀ turned_u`` to ``of_u``.
+    """Add ``Z v + E turned_v`` to ``of_v`` and ``Zᵀ u + Eᵀ turned_u`` to ``of_u``, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
 
     Unless ``bent``, ``Z = P_Ω(moved vᵀ)`` and only ``Z v`` is added.
     """
@@ -111,11 +111,16 @@ def _along(
                     of_v[i, c] += z * v[j, c]
 
 
-def padded(matrix: Any, dtype: Any, scale: Any = 1) -> np.ndarray:
-    """Copy ``matrix * scale`` in row-major order, with columns of zeros up to a multiple of the vector width."""
+def padded(matrix: Any, dtype: Any, scale: Any = None) -> np.ndarray:
+    """Return ``matrix * scale`` in row-major order, with columns of zeros up to a multiple of the vector width.
+
+    It is the matrix itself where that is of this form.
+    """
     rows, columns = matrix.shape
+    if scale is None and columns % _WIDTH == 0 and matrix.dtype == dtype and matrix.flags.c_contiguous:
+        return matrix
     out = np.empty((rows, -(-columns // _WIDTH) * _WIDTH), dtype)
-    np.multiply(matrix, scale, out=out[:, :columns], casting="same_kind")
+    np.multiply(matrix, 1 if scale is None else scale, out=out[:, :columns], casting="same_kind")
     out[:, columns:] = 0
     return out
 
@@ -208,7 +213,7 @@ class Pattern:
         return first
 
     def along(self, entries: np.ndarray, *thin: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Evaluate, with ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``, ``Z v + E turned_v`` and ``Zᵀ u + Eᵀ turned_u``, in one pass.
+        """Evaluate ``Z v + E turned_v`` and ``Zᵀ u + Eᵀ turned_u`` in one pass, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
 
         The arrays moved, v, u, turned_u, moved_v and turned_v are :func:`padded`, in the type of the entries. With the
         first two alone it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
@@ -219,10 +224,8 @@ class Pattern:
 
         def part(first: int, last: int) -> np.ndarray | None:
             of_u = np.zeros_like(v) if bent else v
-            _along(
-                *(first, last, self.indptr, self.indices, entries),
-                *(moved, u, turned_u, v, moved_v, turned_v, of_v, of_u, bent),
-            )
+            rows = first, last, self.indptr, self.indices
+            _along(*rows, entries, moved, u, turned_u, v, moved_v, turned_v, of_v, of_u, bent)
             return of_u
 
         ranges = self._ranges(6 * v.shape[1], max(1, len(self) // self.shape[1]))  # as in transposed_times

@@ -17,7 +17,14 @@ from scipy.sparse.linalg import LinearOperator
 from dlngeo import _check
 from dlngeo._linalg import combine, gram, skew, symmetric
 
-__all__ = ["SecondOrderParts", "gradient_part", "products", "second_order_parts", "tangent_part", "tangent_part_of_autodiff"]
+__all__ = [
+    "SecondOrderParts",
+    "gradient_part",
+    "products",
+    "second_order_parts",
+    "tangent_part",
+    "tangent_part_of_autodiff",
+]
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 

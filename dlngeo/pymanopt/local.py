@@ -33,7 +33,7 @@ class Derivatives(Protocol):
     left: Array
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array | None]:
-        r"""Derivatives of ``E′ V`` and ``E′ᵀ U`` along ``Z = U core Vᵀ + left Vᵀ + U rightᵀ``, the frames turning.
+        r"""Differentiate ``E′ V`` and ``E′ᵀ U`` along ``Z = U core Vᵀ + left Vᵀ + U rightᵀ``, with the frames turning.
 
         .. math:: D^2E[Z] V + E' \, \mathrm{right} \, \Sigma^{-1}, \qquad D^2E[Z]^\top U + E'^\top \mathrm{left} \,
             \Sigma^{-1} .
@@ -46,7 +46,7 @@ class Derivatives(Protocol):
 class FixedRankModel:
     r"""The gradient, the Hessian and the retraction at one point, in isometric coordinates.
 
-    A tangent vector ``Z = U M Vᵀ + Z_l Vᵀ + U Z_rᵀ`` has as coordinates the flat array of ``A^{−1/2} Z``: the entries of
+    A tangent vector ``Z = U M Vᵀ + Z_l Vᵀ + U Z_rᵀ`` has as coordinates the entries of ``A^{−1/2} Z``, a flat array of
 
     .. math:: M_{kl}/\sqrt{\varphi(\sigma_k, \sigma_l)}, \quad (Z_l)_{il}/\sqrt{\varphi(\sigma_l, 0)}, \quad
         (Z_r)_{il}/\sqrt{\varphi(\sigma_l, 0)},
