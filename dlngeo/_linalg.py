@@ -32,6 +32,11 @@ _ROWS = 8192
 def combine(*terms: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
     """Sum ``Σ_k X_k A_k`` over pairs of a tall ``X_k`` and a small ``A_k``, where None is the identity."""
     (tall, small), *others = terms
+    if 0 < tall.shape[0] <= _ROWS and small is not None:
+        out = tall @ small
+        for x, a in others:
+            out = out + (x if a is None else x @ a)
+        return out
     rows, columns = tall.shape[0], tall.shape[1] if small is None else small.shape[1]
     out = np.empty((rows, columns), np.result_type(*(a for term in terms for a in term if a is not None)))
     for block in _blocks(rows):

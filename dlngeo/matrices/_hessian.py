@@ -59,7 +59,8 @@ class ConnectionTerm:
         if square:
             return
         # As for a row and a column of the core, whose singular value is zero now.
-        to_null, of_null, null = frame._psi_to_null, frame._psi_of_null, xp.sqrt(frame.phi_null)[..., :, None]
+        to_null, of_null = self._core.null_differences(frame)
+        null = xp.sqrt(frame.phi_null)[..., :, None]
         t, q = to_null.mT * (null / null.mT), of_null / (null * null.mT)
         self._of_left, self._of_right = _half(row * t * p.core, q * along_v), _half(row * t * p.core.mT, q * along_u)
         # The core W and the left block L meet in ⟨LᵀP_l, a ∘ W + b ∘ Wᵀ⟩, the right block with Wᵀ in the same way.
@@ -103,6 +104,10 @@ class _Tables:
         mixed = frame.s[..., :, None, None] / 2 * p_t * (t + t.mT)
         self._table = xp.concat([xp.concat([rows, mixed], axis=-1), xp.concat([mixed.mT, columns], axis=-1)], axis=-2)
 
+    def null_differences(self, frame: Any) -> tuple[Any, Any]:
+        """``ψ_k(l, 0)`` and ``ψ_0(k, l)``."""
+        return frame._psi_to_null, frame._psi_of_null
+
     def __call__(self, w: Any) -> Any:
         r = w.shape[-1]
         y = (self._table @ self._xp.concat([w, w.mT], axis=-1)[..., None])[..., 0]
@@ -122,30 +127,35 @@ class _Polynomials:
     def __init__(self, frame: Any, root: Any, p: Any, along_u: Any, along_v: Any) -> None:
         self._xp, self._root, depth = frame._xp, root, int(frame.kernel.depth)
         xp, row = self._xp, frame.s[..., :, None]
-        self._row = row
         a = frame.s ** (2 / depth)
-        powers = [xp.ones_like(a)]
-        homogeneous = [xp.ones_like(root)]
+        powers, homogeneous = [xp.ones_like(a)], [xp.ones_like(root)]
         for _ in range(depth - 2):
             powers.append(powers[-1] * a)
             homogeneous.append(a[..., :, None] * homogeneous[-1] + powers[-1][..., None, :])
+        # In their axes k, (Y, Y'), j, a, before the last two are summed over j.
         scale = (frame.kernel.at_one / depth) ** 2 if depth > 1 else 0.0
-        self._weights = xp.stack(homogeneous[::-1], axis=-2) * (scale / root)[..., :, None, :]  # k, j, a
-        sides = []
-        for core, along in ((p, along_v), (p.mT, along_u)):
-            side = xp.concat([_half(row * core, along / frame.phi), core], axis=-2)
-            sides.append(xp.concat([xp.concat([x, x], axis=-1)[..., None] * side for x in powers], axis=-1))
-        self._sides = xp.stack(sides, axis=-3)
+        h = xp.stack(homogeneous[::-1], axis=-2) * (scale / root)[..., :, None, :]
+        self._with_null = scale * homogeneous[-1]  # h[a_k, a_l, 0]
+        turned = row[..., None] * h
+        self._weights = xp.stack([h, turned], axis=-3), xp.stack([turned, h], axis=-3)
+        b, b_t = _half(row * p, along_v / frame.phi), _half(row * p.mT, along_u / frame.phi)
+        self._of_w, self._of_transposed = (
+            xp.concat([x[..., :, None] * side for side in sides for x in powers], axis=-1)
+            for sides in ((b, p.mT), (p, b_t))
+        )
+
+    def null_differences(self, frame: Any) -> tuple[Any, Any]:
+        """``ψ_k(l, 0)`` and ``ψ_0(k, l)``."""
+        return self._with_null / frame.phi_null[..., None, :], self._with_null / frame.phi
 
     def __call__(self, w: Any) -> Any:
-        xp, r = self._xp, w.shape[-1]
         k = w / self._root
-        k_t = k.mT
-        x = xp.stack([xp.concat([k, self._row * k_t], axis=-1), xp.concat([k_t, self._row * k], axis=-1)], axis=-3)
-        y = x @ self._sides
-        y = xp.reshape(y, (*y.shape[:-1], self._weights.shape[-2], r))
-        y = xp.sum(y * self._weights[..., None, :, :, :], axis=-2)
-        return y[..., 0, :, :] + y[..., 1, :, :].mT
+        y, y_t = k @ self._of_w, k.mT @ self._of_transposed
+        weights, weights_t = self._weights
+        shape = (*y.shape[:-1], *weights.shape[-3:-1], w.shape[-1])
+        y = self._xp.reshape(y, shape) * weights + self._xp.reshape(y_t, shape) * weights_t
+        y = self._xp.sum(y, axis=-2)
+        return y[..., 0, :] + y[..., 1, :].mT
 
 
 def _half(first: Any, second: Any) -> Any:

@@ -113,7 +113,7 @@ def _by_halves(frame: Frame, z: Blocks, depth: int) -> Factors | None:
 
     def half(basis: np.ndarray, momentum: np.ndarray, null: np.ndarray | None) -> np.ndarray:
         factor = np.eye(s.size) + momentum * (power / lam)
-        graded = _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
+        graded = np.eye(s.size) if depth < 4 else _conjugate(_graded_power(factor, lam, depth // 2 - 1), lam, 1)
         # Small matrices take the order of the columns of tall ones, and are multiplied first.
         terms = [(basis, (factor @ graded)[place])]
         if null is not None:
