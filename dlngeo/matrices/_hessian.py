@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlngeo.matrices._index_sets import index_sets, places_of_triples
 from dlngeo.matrices.blocks import Blocks
 
 __all__ = ["ConnectionTerm"]
@@ -92,16 +93,28 @@ class _Tables:
     .. math:: R_k = \operatorname{sym}(\Sigma P \circ t_k) - \tfrac12 q_k \circ (\Sigma G + G^\top \Sigma), \quad
         S_k = \tfrac12 \sigma_k P^\top \circ (t_k + t_k^\top), \quad G = \varphi \circ P,
 
-    and ``R′_k`` is ``R_k`` for the transposed P.
+    and ``R′_k`` is ``R_k`` for the transposed P. At every depth ``ψ_b(k, a) φ_ka`` is symmetric in all indices, so that
+    ``t_k`` is symmetric, and ``q_k = t_k/φ_ab``.
     """
 
     def __init__(self, frame: Any, root: Any, p: Any, along_u: Any, along_v: Any) -> None:
         self._xp = xp = frame._xp
-        t = xp.moveaxis(frame.psi, -3, -1) * (root[..., :, :, None] / root[..., :, None, :])
-        q = frame.psi / (root[..., :, :, None] * root[..., :, None, :])
-        row, p, p_t, along_u, along_v = (a[..., None, :, :] for a in (frame.s[..., :, None], p, p.mT, along_u, along_v))
-        rows, columns = _half(row * t * p, q * along_v), _half(row * t * p_t, q * along_u)
-        mixed = frame.s[..., :, None, None] / 2 * p_t * (t + t.mT)
+        row, p, p_t, along_u, along_v, phi = (
+            a[..., None, :, :] for a in (frame.s[..., :, None], p, p.mT, along_u, along_v, frame.phi)
+        )
+        if frame.kernel.depth is None:
+            t = xp.moveaxis(frame.psi, -3, -1) * (root[..., :, :, None] / root[..., :, None, :])
+            q = frame.psi / (root[..., :, :, None] * root[..., :, None, :])
+            rows, columns = _half(row * t * p, q * along_v), _half(row * t * p_t, q * along_u)
+            twice = t + t.mT
+        else:
+            k, a, b = index_sets(frame.rank, 3)
+            psi = frame.kernel.divided_difference(*(frame.s[..., i] for i in (b, k, a)))
+            t = psi * (root[..., k, a] / (root[..., k, b] * root[..., a, b]))
+            t = t[..., places_of_triples(frame.rank)] * root[..., None, :, :]
+            rows, columns = t * _half(row * p, along_v / phi), t * _half(row * p_t, along_u / phi)
+            twice = 2 * t
+        mixed = frame.s[..., :, None, None] / 2 * p_t * twice
         self._table = xp.concat([xp.concat([rows, mixed], axis=-1), xp.concat([mixed.mT, columns], axis=-1)], axis=-2)
 
     def null_differences(self, frame: Any) -> tuple[Any, Any]:

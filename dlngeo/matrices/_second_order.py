@@ -15,12 +15,12 @@ References
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
-from itertools import combinations_with_replacement
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from dlngeo.matrices._index_sets import index_sets, place_of, places_of_unions, sort_indices
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["Differences", "Extension", "SecondOrder"]
@@ -87,7 +87,7 @@ class Differences:
     def second(self, col: Any, k: Any, i: Any, j: Any, place: Any = None) -> Any:
         """``f2 = f[k, i, j; col]``, the second divided difference in one argument."""
         col, k, i, j = aligned(col, k, i, j)
-        low, middle, high = _ordered(k, i, j)
+        low, middle, high = sort_indices(k, i, j)
         all_null, two = low == self.null, middle == self.null
         low = np.where(all_null, 0, low)
         middle, high = np.where(two, low, middle), np.where(two, low, high)
@@ -95,7 +95,7 @@ class Differences:
         if self._third is None:
             value = self._kernel.second_divided_difference(*self._at(col, low, middle, high))
         else:
-            value = self._third[..., _place(col, k, i, j) if place is None else place] / self.phi(low, middle)
+            value = self._third[..., place_of(col, k, i, j) if place is None else place] / self.phi(low, middle)
             slope = self.psi(col, middle, high)
             if corner.any():  # that of φ itself, with φ(0, 0) where it is
                 slope = slope - self._corner(corner, self.values[..., middle])
@@ -114,7 +114,7 @@ class Differences:
         unless i is the least of the singular values.
         """
         col, k, i, j = aligned(col, k, i, j)
-        low, middle, high = _ordered(k, i, j)
+        low, middle, high = sort_indices(k, i, j)
         value = self.psi(col, low, middle) + self.values[..., high] ** 2 * second
         if not self._descending:
             for least, one, other in ((low, middle, high), (middle, low, high)):
@@ -126,13 +126,13 @@ class Differences:
     def mixed(self, k: Any, i: Any, j: Any, col: Any, place: Any = None) -> Any:
         """``f11 = f[k, i; j, col]``, the divided difference in both arguments."""
         k, i, j, col = aligned(k, i, j, col)
-        (k, i), (j, col) = _ordered(k, i), _ordered(j, col)
+        (k, i), (j, col) = sort_indices(k, i), sort_indices(j, col)
         none = (k == self.null) | (j == self.null)
         k, j = np.where(k == self.null, 0, k), np.where(j == self.null, 0, j)
         if self._third is None:
             value = self._kernel.mixed_divided_difference(*self._at(k, i, j, col))
         else:
-            value = self._third[..., _place(k, i, j, col) if place is None else place] / (
+            value = self._third[..., place_of(k, i, j, col) if place is None else place] / (
                 self.phi(k, i) * self.phi(j, col)
             )
         corner = (i == self.null) & (col == self.null)
@@ -151,7 +151,7 @@ class Differences:
         """
         if not self._descending:
             return None
-        sets = _sets(self.size, 4)
+        sets = index_sets(self.size, 4)
         at = self._at(*np.where((sets == self.null).sum(axis=0) > 2, 0, sets))
         return self._kernel.third_divided_difference(*at)
 
@@ -163,7 +163,7 @@ class Differences:
     def all_second(self, rows: Any, cols: Any) -> tuple[Any, Any]:
         """``f2`` and ``g`` of k, i, j and col, shape=[..., rows k, rows j, rows i, cols col]; i in cols for g."""
         k, j = rows[:, None, None], rows[:, None]
-        places = _place(k, j, rows), _place(k, j, cols)
+        places = place_of(k, j, rows), place_of(k, j, cols)
         tables = self._tables_second
         if len(cols) != self.size:
             tables = tuple(table[..., cols] for table in tables)
@@ -173,35 +173,22 @@ class Differences:
     @cached_property
     def _tables_second(self) -> tuple[Any, Any]:
         col = np.arange(self.size)
-        k, i, j = _sets(self.size, 3)[..., None]
-        second = self.second(col, k, i, j, _places(self.size, 1, 3))
+        k, i, j = index_sets(self.size, 3)[..., None]
+        second = self.second(col, k, i, j, places_of_unions(self.size, 1, 3))
         return second, self.weighted(col, k, i, j, second)
 
     def all_mixed(self, rows: Any, cols: Any) -> Any:
         """``f[k, i; j, col]``, shape=[..., rows k, cols j, rows i, cols col]."""
         xp = self._xp
-        first, last = _place(rows[:, None], rows), _place(cols[:, None], cols)
+        first, last = place_of(rows[:, None], rows), place_of(cols[:, None], cols)
         table = self._table_mixed[..., xp.reshape(xp.asarray(last), (-1,))][..., first, :]
         return xp.moveaxis(xp.reshape(table, (*table.shape[:-1], len(cols), len(cols))), -2, -3)
 
     @cached_property
     def _table_mixed(self) -> Any:
         """``f11`` at every pair and pair."""
-        low, high = _sets(self.size, 2)
-        return self.mixed(low[:, None], high[:, None], low, high, _places(self.size, 2, 2))
-
-
-@lru_cache(maxsize=8)
-def _sets(size: int, count: int) -> Any:
-    """List the sets of ``count`` indices below ``size``, with repetition, by :func:`_place`, shape=[count, sets]."""
-    sets = np.array(list(combinations_with_replacement(range(size), count)), dtype=int).T
-    return sets[:, np.argsort(_place(*sets))]
-
-
-@lru_cache(maxsize=8)
-def _places(size: int, count: int, more: int) -> Any:
-    """Places of the unions of every set of ``more`` and every one of ``count`` indices, shape=[sets, sets]."""
-    return _place(*_sets(size, more)[..., None], *_sets(size, count))
+        low, high = index_sets(self.size, 2)
+        return self.mixed(low[:, None], high[:, None], low, high, places_of_unions(self.size, 2, 2))
 
 
 def aligned(*indices: Any) -> list[Any]:
@@ -209,26 +196,6 @@ def aligned(*indices: Any) -> list[Any]:
     arrays = [np.asarray(index) for index in indices]
     axes = max(array.ndim for array in arrays)
     return [array.reshape((1,) * (axes - array.ndim) + array.shape) for array in arrays]
-
-
-def _ordered(*indices: Any) -> list[Any]:
-    """Sort index arrays entry by entry, the smallest first; much faster than sorting along an axis of length 4."""
-    out = list(indices)
-    for end in range(len(out) - 1, 0, -1):
-        for n in range(end):
-            out[n], out[n + 1] = np.minimum(out[n], out[n + 1]), np.maximum(out[n], out[n + 1])
-    return out
-
-
-def _place(*indices: Any) -> Any:
-    """Place of a set of indices, in any order, among all sets: its number in the combinatorial number system."""
-    size = 1 + max(int(np.max(index)) for index in indices)
-    binomials = np.arange(size)  # C(i + n, n + 1), n = 0
-    total = 0
-    for index in _ordered(*indices):
-        total = total + binomials[index]
-        binomials = np.cumsum(binomials)
-    return total
 
 
 class Extension:
