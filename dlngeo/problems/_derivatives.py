@@ -46,8 +46,10 @@ class EntryDerivatives:
         self._cost, self._residual = cost, cost.residual(point)
         self._u, s, vt = point
         self._per_s, self._rank = 1 / s, s.size
+        self._turn, one = self._padded(self._per_s[None]), self._padded(np.ones((1, s.size)))
         self._frames = u, v = self._padded(self._u), self._padded(vt.T)
-        self.right, self.left = self._pass(np.zeros_like(u), v, u, u, np.zeros_like(v), v)
+        none = np.zeros_like(u)
+        self.right, self.left = self._pass(none, v, none, u, v, one)
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array | None]:
         self._cost.n_sampled += 1
@@ -58,10 +60,8 @@ class EntryDerivatives:
         if left is not None:
             moved += left
         turned_u = np.zeros_like(u) if left is None else self._padded(left, self._per_s)
-        moved_v = turned_v = np.zeros_like(v) if right is None else self._padded(right)
-        if right is not None:
-            turned_v = self._padded(right, self._per_s)
-        return self._pass(self._padded(moved), v, u, turned_u, moved_v, turned_v)
+        moved_v = np.zeros_like(v) if right is None else self._padded(right)
+        return self._pass(self._padded(moved), v, u, turned_u, moved_v, self._turn)
 
     def _pass(self, *thin: Array) -> tuple[Array, Any]:
         of_v, of_u = self._cost.pattern.along(self._residual, *thin)

@@ -82,12 +82,12 @@ def _along(
     turned_u: Any,
     v: Any,
     moved_v: Any,
-    turned_v: Any,
+    turn: Any,
     of_v: Any,
     of_u: Any,
     bent: bool,
 ) -> None:
-    """Add ``Z v + E turned_v`` to ``of_v`` and ``Zᵀ u + Eᵀ turned_u`` to ``of_u``, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
+    """Add ``Z v + E moved_v turn`` to ``of_v``, ``Zᵀ u + Eᵀ turned_u`` to ``of_u``, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
 
     Unless ``bent``, ``Z = P_Ω(moved vᵀ)`` and only ``Z v`` is added.
     """
@@ -103,7 +103,7 @@ def _along(
                 for c in range(width):
                     z += u[i, c] * moved_v[j, c]
                 for c in range(width):
-                    of_v[i, c] += z * v[j, c] + e * turned_v[j, c]
+                    of_v[i, c] += z * v[j, c] + e * moved_v[j, c] * turn[c]
                 for c in range(width):
                     of_u[j, c] += z * u[i, c] + e * turned_u[i, c]
             else:
@@ -213,19 +213,19 @@ class Pattern:
         return first
 
     def along(self, entries: np.ndarray, *thin: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Evaluate ``Z v + E turned_v`` and ``Zᵀ u + Eᵀ turned_u`` in one pass, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
+        """Evaluate ``Z v + E moved_v turn`` and ``Zᵀ u + Eᵀ turned_u`` in one pass, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
 
-        The arrays moved, v, u, turned_u, moved_v and turned_v are :func:`padded`, in the type of the entries. With the
-        first two alone it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
+        The arrays moved, v, u, turned_u, moved_v and the diagonal turn, shape=[1, r], are :func:`padded`, in the type
+        of the entries. With the first two alone it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
         """
         moved, v = thin[:2]
-        u, turned_u, moved_v, turned_v = thin[2:] or (moved, moved, v, v)
+        u, turned_u, moved_v, turn = thin[2:] or (moved, moved, v, v)
         bent, of_v = len(thin) > 2, np.zeros_like(moved)
 
         def part(first: int, last: int) -> np.ndarray | None:
             of_u = np.zeros_like(v) if bent else v
             rows = first, last, self.indptr, self.indices
-            _along(*rows, entries, moved, u, turned_u, v, moved_v, turned_v, of_v, of_u, bent)
+            _along(*rows, entries, moved, u, turned_u, v, moved_v, turn[0], of_v, of_u, bent)
             return of_u
 
         ranges = self._ranges(6 * v.shape[1], max(1, len(self) // self.shape[1]))  # as in transposed_times

@@ -189,13 +189,13 @@ def test_one_pass_over_the_entries_shares_them_among_threads(bent, rng):
     rows, cols = np.nonzero(dense)
     indptr = np.searchsorted(rows, np.arange(m + 1))
     moved, u, turned_u = rng.standard_normal((3, m, k))
-    v, moved_v, turned_v = rng.standard_normal((3, n, k))
+    (v, moved_v), turn = rng.standard_normal((2, n, k)), rng.standard_normal((1, k))
     z = (dense != 0) * (moved @ v.T + bent * u @ moved_v.T)
-    thin = [moved, v] + bent * [u, turned_u, moved_v, turned_v]
+    thin = [moved, v] + bent * [u, turned_u, moved_v, turn]
     for threads, least in ((1, 1e9), (3, 0)):
         pattern = Pattern(indptr, cols, (m, n), threads, parallel_from=least)
         of_v, of_u = pattern.along(dense[rows, cols], *(padded(a, float) for a in thin))
-        np.testing.assert_allclose(of_v[:, :k], z @ v + bent * dense @ turned_v, atol=1e-12)
+        np.testing.assert_allclose(of_v[:, :k], z @ v + bent * dense @ (moved_v * turn), atol=1e-12)
         if bent:
             np.testing.assert_allclose(of_u[:, :k], z.T @ u + dense.T @ turned_u, atol=1e-12)
         else:
