@@ -45,27 +45,29 @@ class EntryDerivatives:
     def __init__(self, cost: Any, point: Any) -> None:
         self._cost, self._residual = cost, cost.residual(point)
         self._u, s, vt = point
-        self._per_s, self._rank = 1 / s, s.size
-        self._turn, one = self._padded(self._per_s[None]), self._padded(np.ones((1, s.size)))
-        self._frames = u, v = self._padded(self._u), self._padded(vt.T)
-        none = np.zeros_like(u)
-        self.right, self.left = self._pass(none, v, none, u, v, one)
+        self._rank, dtype = s.size, self._residual.dtype
+        u, v, self._turn = (padded(a, dtype) for a in (self._u, vt.T, 1 / s[None]))
+        no_u, no_v = np.zeros_like(u), np.zeros_like(v)
+        self.right, self.left = self._pass(np.hstack((no_u, no_u)), np.hstack((no_v, v)), u, np.ones_like(self._turn))
+        # What each product fills the other halves of.
+        self._moved_and_u, self._v_and_moved, self._still = np.hstack((no_u, u)), np.hstack((v, no_v)), no_u
 
     def along(self, core: Array, left: Array | None, right: Array | None) -> tuple[Array, Array | None]:
         self._cost.n_sampled += 1
-        u, v = self._frames
+        r, width = self._rank, self._still.shape[1]
+        moved_and_u, v_and_moved, turned_u = self._moved_and_u.copy(), self._v_and_moved, self._still
         moved = self._u @ core
+        moved_and_u[:, :r] = moved if left is None else moved + left
         if left is None and right is None:
-            return self._pass(self._padded(moved), v)
+            return self._pass(moved_and_u, v_and_moved)
         if left is not None:
-            moved += left
-        turned_u = np.zeros_like(u) if left is None else self._padded(left, self._per_s)
-        moved_v = np.zeros_like(v) if right is None else self._padded(right)
-        return self._pass(self._padded(moved), v, u, turned_u, moved_v, self._turn)
+            turned_u = turned_u.copy()
+            turned_u[:, :r] = left * self._turn[:, :r]
+        if right is not None:
+            v_and_moved = v_and_moved.copy()
+            v_and_moved[:, width : width + r] = right
+        return self._pass(moved_and_u, v_and_moved, turned_u, self._turn)
 
     def _pass(self, *thin: Array) -> tuple[Array, Any]:
         of_v, of_u = self._cost.pattern.along(self._residual, *thin)
         return of_v[:, : self._rank], None if of_u is None else of_u[:, : self._rank]
-
-    def _padded(self, a: Array, scale: Any = None) -> Array:
-        return padded(a, self._residual.dtype, scale)

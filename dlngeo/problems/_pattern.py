@@ -77,38 +77,32 @@ def _along(
     indptr: Any,
     indices: Any,
     entries: Any,
-    moved: Any,
-    u: Any,
+    moved_and_u: Any,
+    v_and_moved: Any,
     turned_u: Any,
-    v: Any,
-    moved_v: Any,
     turn: Any,
     of_v: Any,
     of_u: Any,
     bent: bool,
 ) -> None:
-    """Add ``Z v + E moved_v turn`` to ``of_v``, ``Zᵀ u + Eᵀ turned_u`` to ``of_u``, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
-
-    Unless ``bent``, ``Z = P_Ω(moved vᵀ)`` and only ``Z v`` is added.
-    """
-    width = v.shape[1]
+    """Add what :meth:`Pattern.along` evaluates to ``of_v`` and, if ``bent``, to ``of_u``."""
+    width = of_v.shape[1]
+    both = 2 * width if bent else width
     for i in range(first, last):
         for k in range(indptr[i], indptr[i + 1]):
             j = np.uintp(indices[k])
-            z = v.dtype.type(0)
-            for c in range(width):
-                z += moved[i, c] * v[j, c]
+            z = of_v.dtype.type(0)
+            for c in range(both):
+                z += moved_and_u[i, c] * v_and_moved[j, c]
             if bent:
                 e = entries[k]
                 for c in range(width):
-                    z += u[i, c] * moved_v[j, c]
+                    of_v[i, c] += z * v_and_moved[j, c] + e * v_and_moved[j, width + c] * turn[c]
                 for c in range(width):
-                    of_v[i, c] += z * v[j, c] + e * moved_v[j, c] * turn[c]
-                for c in range(width):
-                    of_u[j, c] += z * u[i, c] + e * turned_u[i, c]
+                    of_u[j, c] += z * moved_and_u[i, width + c] + e * turned_u[i, c]
             else:
                 for c in range(width):
-                    of_v[i, c] += z * v[j, c]
+                    of_v[i, c] += z * v_and_moved[j, c]
 
 
 def padded(matrix: Any, dtype: Any, scale: Any = None) -> np.ndarray:
@@ -212,27 +206,29 @@ class Pattern:
             first += part
         return first
 
-    def along(self, entries: np.ndarray, *thin: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def along(
+        self, entries: np.ndarray, moved_and_u: np.ndarray, v_and_moved: np.ndarray, *turned: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Evaluate ``Z v + E moved_v turn`` and ``Zᵀ u + Eᵀ turned_u`` in one pass, ``Z = P_Ω(moved vᵀ + u moved_vᵀ)``.
 
-        The arrays moved, v, u, turned_u, moved_v and the diagonal turn, shape=[1, r], are :func:`padded`, in the type
-        of the entries. With the first two alone it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
+        The arrays moved and u, and v and moved_v, are :func:`padded` and lie side by side; turned_u and the diagonal
+        turn, shape=[1, r], are padded. Without these it is ``Z v`` for ``Z = P_Ω(moved vᵀ)``.
         """
-        moved, v = thin[:2]
-        u, turned_u, moved_v, turn = thin[2:] or (moved, moved, v, v)
-        bent, of_v = len(thin) > 2, np.zeros_like(moved)
+        m, n = self.shape
+        width, bent = v_and_moved.shape[1] // 2, len(turned) > 0
+        turned_u, turn = turned or (moved_and_u, v_and_moved)
+        of_v = np.zeros((m, width), entries.dtype)
 
-        def part(first: int, last: int) -> np.ndarray | None:
-            of_u = np.zeros_like(v) if bent else v
+        def part(first: int, last: int) -> np.ndarray:
+            of_u = np.zeros((n if bent else 0, width), entries.dtype)
             rows = first, last, self.indptr, self.indices
-            _along(*rows, entries, moved, u, turned_u, v, moved_v, turn[0], of_v, of_u, bent)
+            _along(*rows, entries, moved_and_u, v_and_moved, turned_u, turn[0], of_v, of_u, bent)
             return of_u
 
-        ranges = self._ranges(6 * v.shape[1], max(1, len(self) // self.shape[1]))  # as in transposed_times
-        first, *others = self._map(part, ranges)
-        for other in others if bent else ():
-            first += other
-        return of_v, first if bent else None
+        of_u, *others = self._map(part, self._ranges(6 * width, max(1, len(self) // n)))  # as in transposed_times
+        for other in others:
+            of_u += other
+        return of_v, of_u if bent else None
 
     def _block(self, entries: np.ndarray, rows: tuple[int, int], transposed: bool = False) -> Any:
         """Cut a range of rows out of E, without copying entries."""
