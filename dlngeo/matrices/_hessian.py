@@ -43,7 +43,7 @@ class ConnectionTerm:
     Raises
     ------
     SingularError, KernelError
-        If the kernel is not positive, see :meth:`Frame.scale`.
+        If the kernel is not positive, see :meth:`dlngeo.matrices.frame.Frame.scale`.
     """
 
     def __init__(self, frame: Any, p: Blocks) -> None:

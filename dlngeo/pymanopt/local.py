@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -96,9 +95,6 @@ class FixedRankModel:
     True
     """
 
-    gradient: Array
-    _product: Callable[[Array], Array]
-
     def __init__(self, manifold: Any, problem: Any, point: Any) -> None:
         if problem.manifold is not manifold:
             raise ValueError(
@@ -112,14 +108,14 @@ class FixedRankModel:
         self._cuts = r * r, r * (r + rows)
         self._size = r * (r + rows + columns)
         self._root = np.sqrt(frame.phi)
-        self._null_root = np.sqrt(frame.phi_null) if rows or columns else None
+        self._null = np.sqrt(frame.phi_null) if rows or columns else None
         derivatives_at = getattr(problem, "derivatives_at", None)
-        if derivatives_at is None:
+        self._derivatives: Derivatives | None = None if derivatives_at is None else derivatives_at(self.point)
+        if self._derivatives is None:
             self.gradient = self.coordinates(problem.riemannian_gradient(self.point))
-            self._product = self._of_problem
         else:
-            closed = _ClosedForm(self, derivatives_at(self.point))
-            self.gradient, self._product = closed.gradient, closed.product
+            core, left, right = self._g = self._blocks_of_gradient(self._derivatives)
+            self.gradient = _flat(core * self._root, *(None if a is None else a * self._null for a in (left, right)))
 
     @cached_property
     def cost(self) -> float:
@@ -127,11 +123,24 @@ class FixedRankModel:
         return float(self._problem.cost(self.point))
 
     def product(self, w: Array) -> Array:
-        """Evaluate ``∇_w grad E``, see :meth:`Frame.hessian_blocks`, in coordinates."""
-        return self._product(w)
+        """Evaluate ``∇_w grad E``, see :meth:`dlngeo.matrices.frame.Frame.hessian_blocks`, in coordinates."""
+        if self._derivatives is None:
+            return self.coordinates(self._problem.riemannian_hessian(self.point, self.tangent(w)))
+        u, s, vt = self.point
+        core, left, right = self._connection(self._blocks(w))
+        z = self._scaled(w)
+        of_v, of_u = self._derivatives.along(*z)
+        of_core = u.T @ of_v
+        if left is not None:
+            left += (of_v - u @ of_core) * self._null
+        if right is not None:
+            right += (of_u - vt.T @ (vt @ of_u)) * self._null
+            of_core -= self._g.right.T @ z.right / s  # Uᵀ E′ Z_r Σ⁻¹, which of_v holds beside the Hessian
+        core += of_core * self._root
+        return _flat(core, left, right)
 
     def move(self, w: Array) -> Point:
-        """Move along a vector by the retraction of the manifold, see :meth:`FixedRank.retraction`."""
+        """Move along a vector by the retraction of the manifold, see :meth:`dlngeo.pymanopt.FixedRank.retraction`."""
         _check.finite(np, w, "the tangent vector")
         return self._manifold._retract(self._frame, self._scaled(w))
 
@@ -142,7 +151,7 @@ class FixedRankModel:
     def coordinates(self, tangent_vector: Any) -> Array:
         """Coordinates of a tangent vector ``(Up, M, Vp)``."""
         core, *tall = self._manifold._blocks(tangent_vector)
-        return _flat(core / self._root, *(None if z is None else z / self._null_root for z in tall))
+        return _flat(core / self._root, *(None if z is None else z / self._null for z in tall))
 
     @staticmethod
     def dot(a: Array, b: Array) -> float:
@@ -154,7 +163,7 @@ class FixedRankModel:
         """Norm of a vector."""
         return float(np.sqrt(a @ a))
 
-    def blocks(self, w: Array) -> Blocks:
+    def _blocks(self, w: Array) -> Blocks:
         """Blocks of ``A^{−1/2} Z``: views of its coordinates."""
         frame, (first, second) = self._frame, self._cuts
         if w.shape != (self._size,):
@@ -165,50 +174,25 @@ class FixedRankModel:
         return Blocks(w[:first].reshape(shape), left, right)
 
     def _scaled(self, w: Array) -> Blocks:
-        core, *tall = self.blocks(w)
-        return Blocks(core * self._root, *(None if z is None else z * self._null_root for z in tall))
+        core, *tall = self._blocks(w)
+        return Blocks(core * self._root, *(None if z is None else z * self._null for z in tall))
 
-    def _of_problem(self, w: Array) -> Array:
-        return self.coordinates(self._problem.riemannian_hessian(self.point, self.tangent(w)))
-
-
-class _ClosedForm:
-    """Gradient and Hessian products from the derivatives that a problem offers."""
-
-    def __init__(self, model: FixedRankModel, derivatives: Derivatives) -> None:
-        frame = model._frame
-        self._frame, self._model, self._derivatives = frame, model, derivatives
-        u, v = frame.u, frame.vt.T
-        for a in (derivatives.right, derivatives.left):
+    def _blocks_of_gradient(self, derivatives: Derivatives) -> Blocks:
+        """Blocks of ``E′``."""
+        (u, _, vt), right, left = self.point, derivatives.right, derivatives.left
+        for a in (right, left):
             _check.finite(np, a, "the Euclidean gradient of the cost")
-        core = u.T @ derivatives.right
-        g = Blocks(
+        core = u.T @ right
+        first, second = self._cuts
+        return Blocks(
             core,
-            None if frame.m == frame.rank else derivatives.right - u @ core,
-            None if frame.n == frame.rank else derivatives.left - v @ core.T,
+            None if first == second else right - u @ core,
+            None if second == self._size else left - vt.T @ core.T,
         )
-        self._g = g
-        root, null = model._root, model._null_root
-        self.gradient = _flat(core * root, *(None if a is None else a * null for a in g[1:]))
 
     @cached_property
     def _connection(self) -> ConnectionTerm:
         return ConnectionTerm(self._frame, self._g)
-
-    def product(self, w: Array) -> Array:
-        frame, root, null = self._frame, self._model._root, self._model._null_root
-        w_blocks = self._model.blocks(w)
-        core, left, right = self._connection(w_blocks)
-        z_core, z_left, z_right = self._model._scaled(w)
-        of_v, of_u = self._derivatives.along(z_core, z_left, z_right)
-        of_core = frame.u.T @ of_v
-        if left is not None:
-            left += (of_v - frame.u @ of_core) * null
-        if z_right is not None:
-            bent = of_core - self._g.right.T @ z_right / frame.s
-            right += (of_u - frame.vt.T @ (frame.vt @ of_u)) * null
-            of_core = bent
-        return _flat(core + of_core * root, left, right)
 
 
 def _flat(*blocks: Array | None) -> Array:
