@@ -71,7 +71,7 @@ def balancing_flow(
     t: Any,
     *,
     kind: str = "moment",
-    method: str = "DOP853",
+    method: str = "auto",
     rtol: float = 1e-11,
     atol: float = 1e-13,
     dense_output: bool = True,

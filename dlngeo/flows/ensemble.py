@@ -147,6 +147,7 @@ def _integrate(
     options = dict(course.options)
     progress = options.pop("progress")
     method = solver_of(options["method"], options["rtol"], options["atol"])
+    method = getattr(method, "first", method)
     earliest = float(first.min())
     with reporter(progress, earliest, last) as report:
         if hasattr(method, "n_stages") and len(starts) > 1:  # explicit
@@ -168,7 +169,18 @@ def _integrate(
 
             t = last if outputs is None else np.concatenate(([since], outputs[outputs > since]))
             events, crossed = course.events(), course.crossed
-            done.append(integrate(course.velocity, y, t, events=events, crossed=crossed, progress=of_all, **options))
+            done.append(
+                integrate(
+                    course.velocity,
+                    y,
+                    t,
+                    events=events,
+                    crossed=crossed,
+                    progress=of_all,
+                    exponential=course.exponential,
+                    **options,
+                )
+            )
     return done
 
 

@@ -15,8 +15,11 @@ from dlngeo.flows.ensemble import FlowEnsemble, follow_all
 from dlngeo.flows.integrate import Event, Progress
 from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, Pointwise, UserFunction
 from dlngeo.flows.states import starts_of, state_of
+from dlngeo.flows.stiff import ExponentialSteps, Posed
 
 __all__ = ["Flow", "FlowEnsemble", "gradient_flow"]
+
+_EXPLICIT, _EXPONENTIAL = 1e-11, 1e-4  # default tolerances
 
 
 @dataclass(kw_only=True)
@@ -54,8 +57,9 @@ def gradient_flow(
     t: Any,
     *,
     cost: Cost | None = None,
-    method: str = "DOP853",
-    rtol: float = 1e-11,
+    euclidean_hessian: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+    method: str = "auto",
+    rtol: float | None = None,
     atol: float = 1e-13,
     loss_below: float | None = None,
     gradient_below: float | None = None,
@@ -87,11 +91,17 @@ def gradient_flow(
         start.
     cost : callable, optional
         ``x → E(x)``; called with many points like the gradient.
+    euclidean_hessian : callable, optional
+        ``(x, z) → D²E(x)[z]``, for exponential steps; without it they take differences of gradients.
     method : str
-        ``"DOP853"`` (explicit, of order 8), ``"RK45"``, ``"RK23"``; for stiff flows ``"Radau"``, ``"BDF"``,
-        ``"LSODA"``.
+        ``"auto"`` (the default) begins with ``"DOP853"``, explicit and of order 8; where the flow has become stiff and
+        is far from its end it goes on with ``"BDF"``, or with ``"implicit"`` if ``rtol`` is not given and the Jacobian
+        would be large: the message says so. Many starts stay with DOP853. ``"implicit"`` makes the exponential steps
+        of :class:`dlngeo.pymanopt.GradientFlow`, of order 2, whose number hardly grows with the time; the interpolants
+        keep their Krylov spaces. Further ``"RK45"``, ``"RK23"``; for stiff flows ``"Radau"``, ``"BDF"``, ``"LSODA"``.
     rtol, atol : float
-        Local error of a step.
+        Local error of a step; ``rtol`` defaults to 1e-11, and to 1e-4 for exponential steps, where it is relative to
+        the point and ``atol`` does not count.
     loss_below, gradient_below, singular_value_below : float, optional
         Stop where the cost, the Riemannian norm of the gradient, or the smallest singular value (a drop of rank) falls
         below this.
@@ -177,9 +187,13 @@ def gradient_flow(
         states.append(state)
         starts.append(start)
     dense = many is None if dense_output is None else dense_output
-    options = {"method": method, "rtol": rtol, "atol": atol, "dense_output": dense, "progress": progress}
+    tolerance = rtol if rtol is not None else (_EXPONENTIAL if method == "implicit" else _EXPLICIT)
+    options = {"method": method, "rtol": tolerance, "atol": atol, "dense_output": dense, "progress": progress}
     course = _GradientCourse(options, cost, loss_below, gradient_below)
     course.state, course.edge, course.singular_value_below = states[0], states[0].edge, singular_value_below
+    course.space, course.hessian = space, euclidean_hessian
+    if method == "implicit" or rtol is None:
+        course.exponential = partial(course.exponential_steps, tolerance if method == "implicit" else _EXPONENTIAL)
     course.watched = {}
     for name, function in (events or {}).items():
         if name in ("loss", "gradient", "rank", "singular"):
@@ -191,6 +205,8 @@ def gradient_flow(
 class _GradientCourse(Course):
     kind = Flow
     state: Any
+    space: Any
+    hessian: Any
     singular_value_below: float | None
     watched: dict[str, UserFunction]
 
@@ -215,6 +231,10 @@ class _GradientCourse(Course):
         self.state.gradient.take(points)
         if self.cost is not None and self.loss_below is not None:
             self.cost.take(points)
+
+    def exponential_steps(self, rtol: float, t: float, y: np.ndarray, last: float) -> ExponentialSteps:
+        posed = Posed(self.space, self.state, self.state.gradient, self.hessian, self.cost)
+        return ExponentialSteps(posed, t, y, last, rtol=rtol)
 
     def events(self) -> list[Event]:
         events, least = super().events(), self.singular_value_below

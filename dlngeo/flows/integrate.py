@@ -14,12 +14,15 @@ import scipy.integrate
 from scipy.optimize import brentq
 
 from dlngeo._check import real
+from dlngeo.flows.stiff import Automatic, ExponentialSteps
 
 __all__ = ["METHODS", "Event", "FlowStatus", "Run", "Trajectory", "integrate", "reporter", "solver_of", "times_of"]
 
-METHODS = {
-    name: getattr(scipy.integrate, name) for name in ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
-}  # explicit: the first three
+METHODS: dict[str, Any] = {
+    "auto": Automatic,
+    **{name: getattr(scipy.integrate, name) for name in ("DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")},
+    "implicit": ExponentialSteps,
+}
 
 Progress = bool | Callable[[float], None]
 
@@ -76,13 +79,14 @@ def integrate(
     start: np.ndarray,
     t: Any,
     *,
-    method: str = "DOP853",
+    method: str = "auto",
     rtol: float = 1e-11,
     atol: float = 1e-13,
     events: Sequence[Event] = (),
     crossed: Callable[[np.ndarray, np.ndarray], bool] | None = None,
     dense_output: bool = True,
     progress: Progress = False,
+    exponential: Callable[[float, np.ndarray, float], Any] | None = None,
 ) -> Trajectory:
     """Integrate ``ẏ = velocity(t, y)`` from ``start``.
 
@@ -99,6 +103,8 @@ def integrate(
     crossed : callable, optional
         Whether a path from one state to another passes where the exact flow does not: the integration ends before, with
         the event ``"singular"``.
+    exponential : callable, optional
+        ``(t, y, last) →`` a solver by exponential steps, for ``"implicit"`` and what ``"auto"`` may change to.
 
     Raises
     ------
@@ -107,7 +113,14 @@ def integrate(
     """
     first, last, outputs = times_of(t)
     watched = _Velocity(velocity)
-    solver = solver_of(method, rtol, atol)(watched, first, np.array(start, dtype=float), last, rtol=rtol, atol=atol)
+    make, y = solver_of(method, rtol, atol), np.array(start, dtype=float)
+    if make is ExponentialSteps:
+        if exponential is None:
+            raise ValueError('method="implicit" is there for gradient_flow alone; take "BDF" or "Radau" here.')
+        solver = exponential(first, y, last)
+    else:
+        more = {"exponential": exponential} if make is Automatic else {}
+        solver = make(watched, first, y, last, rtol=rtol, atol=atol, **more)
     run = Run(first, solver.y, outputs, events, crossed, dense_output)
     try:
         with reporter(progress, first, last) as report:
@@ -122,6 +135,7 @@ def integrate(
                 run.close(reason, last)
     except KeyboardInterrupt:
         run.interrupt()
+    run.message += getattr(solver, "note", "")
     return run.trajectory(solver.nfev)
 
 

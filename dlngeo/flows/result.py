@@ -108,6 +108,7 @@ class Course(ABC):
 
     kind: ClassVar[type[FlowResult]]
     edge: str  # what it means that the path crosses singular points
+    exponential: Callable[[float, np.ndarray, float], Any] | None = None  # makes a solver by exponential steps
 
     def __init__(
         self,
@@ -159,7 +160,15 @@ class Course(ABC):
     def follow(self, start: np.ndarray, t: Any) -> Any:
         """Integrate, and measure along the path."""
         return self.result(
-            integrate(self.velocity, start, t, events=self.events(), crossed=self.crossed, **self.options)
+            integrate(
+                self.velocity,
+                start,
+                t,
+                events=self.events(),
+                crossed=self.crossed,
+                exponential=self.exponential,
+                **self.options,
+            )
         )
 
     def result(self, done: Trajectory) -> Any:

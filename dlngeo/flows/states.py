@@ -29,10 +29,10 @@ class DensePoint:
         # In an open set there is nothing to drift off; its boundary is no place to project to.
         self._projects = not isinstance(space, OpenSet | VectorSpace) and hasattr(space, "projection")
         self.spectral = isinstance(space.metric, SpectralMetric)
-        self._rank, self.edge = None, f"The flow leaves {type(space).__name__} there."
+        self.rank, self.edge = None, f"The flow leaves {type(space).__name__} there."
         if self.spectral and fills(space):
             kernel, rank = space.metric.kernel, space.metric.rank
-            self._rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
+            self.rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
             self.edge = f"The flow reaches a matrix of rank below {rank} there, to what the state resolves, and ends."
             if kernel.depth is not None and kernel.depth >= 2:
                 self.edge = (
@@ -43,6 +43,15 @@ class DensePoint:
     def point(self, state: np.ndarray) -> np.ndarray:
         x = state.reshape(*state.shape[:-1], *self.space.shape)
         return to_numpy(self.space.projection(to_gs(x))) if self._projects else x
+
+    def factors(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the SVD of a matrix of the rank of the space."""
+        u, s, vt = np.linalg.svd(state.reshape(self.space.shape), full_matrices=False)
+        return u[:, : self.rank], s[: self.rank], vt[: self.rank]
+
+    def pack(self, u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> np.ndarray:
+        """State of ``u diag(s) vt``."""
+        return ((u * s) @ vt).ravel()
 
     def points(self, states: np.ndarray) -> np.ndarray:
         """Points of many states, one by one if they are projected: not every projection of geomstats takes many."""
@@ -66,9 +75,9 @@ class DensePoint:
 
     def crossed(self, before: np.ndarray, after: np.ndarray) -> Any:
         shape, many = self.space.shape, after.shape[:-1]
-        if self._rank:
-            return drops(before.reshape(*many, *shape), after.reshape(*many, *shape), self._rank)
-        if self._rank is None and isinstance(self.space, OpenSet):
+        if self.rank:
+            return drops(before.reshape(*many, *shape), after.reshape(*many, *shape), self.rank)
+        if self.rank is None and isinstance(self.space, OpenSet):
             return ~np.reshape(to_numpy(self.space.belongs(to_gs(self.point(after)), atol=_BELONGS)), many)
         return np.zeros(many, dtype=bool)
 

@@ -55,7 +55,7 @@ def training_flow(
     t: Any,
     *,
     cost: Cost | None = None,
-    method: str = "DOP853",
+    method: str = "auto",
     rtol: float = 1e-11,
     atol: float = 1e-13,
     loss_below: float | None = None,

@@ -108,14 +108,14 @@ class Krylov:
             alpha = self.model.dot(vector, image)
             image = image - alpha * vector
             beta = math.sqrt(max(self.model.dot(image, image), 0.0))
+            if not math.isfinite(alpha + beta):
+                raise FloatingPointError("a product with the Hessian is not finite")
             self.vectors.append(vector)
             self.alpha.append(alpha)
             self.beta.append(beta)
             # Below round-off of what is in the space there is no direction left.
             size = max(map(abs, self.alpha)) + max(self.beta)
             self._next = image / beta if beta > 1e-14 * size and beta > 0 else None
-        if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all()):
-            raise FloatingPointError("a product with the Hessian is not finite")
         if self.alpha:
             self._values, self._modes = eigh_tridiagonal(self.alpha, self.beta[:-1])
             self._first, self._last = self._modes[0], self._modes[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,8 @@ __all__ = ["Follower", "StalledError"]
 
 _GROWTH, _LEAST, _SAFETY = 4.0, 0.2, 0.9  # of step sizes, from one to the next
 _FIRST = 0.1  # the first displacement, relative to the point
+# What a step that is far too long ends in. Any other error is the user's.
+_NO_POINT = (ValueError, OverflowError, FloatingPointError, np.linalg.LinAlgError)
 _ATTEMPTS = 60  # at one step
 _SHORTEST = 1e-13  # relative to the time; what is shorter is lost in round-off
 _ROUND_OFF = 1e-14  # by which the cost may seem to rise
@@ -21,6 +23,25 @@ _ROUND_OFF = 1e-14  # by which the cost may seem to rise
 
 class StalledError(RuntimeError):
     """No step is short enough; the message gives the cause."""
+
+
+class Pair(NamedTuple):
+    """Two steps of one size, and the path along them."""
+
+    start: float
+    size: float
+    first: Krylov
+    second: Krylov
+    end: float
+    point: Any
+
+    def __call__(self, t: float) -> Any:
+        """Return the point at a time between, to the order of the method."""
+        if t >= self.end:
+            return self.point
+        middle = self.start + self.size
+        krylov, since = (self.first, t - self.start) if t <= middle else (self.second, t - middle)
+        return krylov.model.point if since <= 0 else krylov.model.move(krylov.step(since))
 
 
 class Follower:
@@ -58,6 +79,8 @@ class Follower:
         Steps made and refused (pairs count as one), and products with the Hessian.
     error : float
         Sum of the estimated errors of all steps.
+    last : Pair or None
+        The steps made last.
 
     References
     ----------
@@ -86,7 +109,7 @@ class Follower:
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
         self.step_size = step if step is not None else self._first_step()
-        self._last: tuple[float, float, Krylov, Krylov] | None = None  # start, size, and Krylov spaces of the last pair
+        self.last: Pair | None = None
 
     @property
     def gradient_norm(self) -> float:
@@ -129,16 +152,12 @@ class Follower:
 
     def at(self, t: float) -> Any:
         """Return the point at a time within the last pair of steps, to the order of the method."""
-        if self._last is None or t == self.time:
-            return self.point
-        start, h, first, second = self._last
-        krylov, since = (first, t - start) if t <= start + h else (second, t - start - h)
-        return krylov.model.point if since <= 0 else krylov.model.move(krylov.step(since))
+        return self.point if self.last is None else self.last(t)
 
     def return_to(self, t: float) -> None:
         """Go back to a time within the last pair of steps."""
         self.point, self.time = self.at(t), t
-        self.cost, self._last = float(self.problem.cost(self.point)), None
+        self.cost, self.last = float(self.problem.cost(self.point)), None
         self.krylov = self._krylov_at(self.point)
 
     def _attempt(self, h: float, whole: bool) -> tuple[float, Any]:
@@ -147,6 +166,8 @@ class Follower:
             reached = self._reach(self.krylov, 2 * h)
             if reached < 2 * h:
                 h, whole = reached / 2, False
+            if h == 0:
+                return 0.0, "the Krylov space serves no time"
             first = self.krylov.model
             far = first.move(self.krylov.step(2 * h))
             second = self._krylov_at(first.move(self.krylov.step(h)))
@@ -161,7 +182,7 @@ class Follower:
             if not error <= self.tolerance:
                 return h * self._factor(error), f"the error of a step is {error:.2g}"
             return h, (second, self._krylov_at(end), cost, whole, error)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as failure:
+        except _NO_POINT as failure:
             return h * _LEAST, str(failure)
 
     def _accept(self, h: float, time: float, outcome: tuple[Any, ...]) -> None:
@@ -169,7 +190,7 @@ class Follower:
         grown = h * self._factor(error)
         # A step cut short by the limit says little of the next.
         step_size = max(self.step_size, grown) if whole else grown
-        self._last = (self.time, h, self.krylov, second)
+        self.last = Pair(self.time, h, self.krylov, second, time, krylov.model.point)
         self.steps, self.error = self.steps + 1, self.error + error
         self.point, self.time, self.cost, self.krylov = krylov.model.point, time, cost, krylov
         self.step_size = step_size
@@ -202,7 +223,7 @@ class Follower:
                 moved = displacement(
                     self.problem.manifold, self.krylov.model.move(-t * self.krylov.model.gradient), self.point
                 )
-            except (ValueError, ArithmeticError, np.linalg.LinAlgError):
+            except _NO_POINT:
                 moved = math.inf
             if _FIRST / 4 <= moved <= _FIRST:
                 break

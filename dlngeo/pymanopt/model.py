@@ -88,7 +88,13 @@ def hessian_of(problem: Any, point: Any) -> Hessian:
     if exact is not None:
         return exact
     transport = getattr(manifold, "parallel_transport", manifold.transport)
-    return lambda x, v: difference(problem, mover(manifold), transport, x, v, _STEP * _length(manifold, x))
+
+    def hessian(x: Any, v: Any) -> Any:
+        product = difference(problem, mover(manifold), transport, x, v, _STEP * _length(manifold, x))
+        # A transport that is approximate leaves something that is not tangent, which would add up along a path.
+        return manifold.projection(x, product) if isinstance(manifold, FromGeomstats) else product
+
+    return hessian
 
 
 def _metric_hessian(problem: Any, point: Any) -> Hessian | None:

@@ -113,7 +113,7 @@ def test_two_layers_of_scalar_imbalance_obey_an_equation_of_their_product_and_th
     assert_allclose(flow.points, reference.y.T.reshape(-1, d, d), atol=1e-8)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "implicit"])
 def test_every_method_ends_at_the_same_weights(rng, method):
     w, cost = setting(rng, (2, 3, 2))
     options = {"rtol": 1e-7, "atol": 1e-9, "method": method}
