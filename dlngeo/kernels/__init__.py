@@ -3,12 +3,14 @@
 from dlngeo.kernels.check import KernelReport, check_kernel, require_kernel
 from dlngeo.kernels.depth import DepthKernel, InfiniteDepthKernel, of_depth
 from dlngeo.kernels.kernel import Kernel
+from dlngeo.kernels.regularized import RegularizedKernel
 
 __all__ = [
     "DepthKernel",
     "InfiniteDepthKernel",
     "Kernel",
     "KernelReport",
+    "RegularizedKernel",
     "check_kernel",
     "of_depth",
     "require_kernel",
