@@ -47,7 +47,7 @@ def compare(
         Argument(
             metavar="DATA",
             help="A matrix: .npy, .npz, .csv, .tsv or .mtx; NaN, empty cells and absent entries are missing. "
-            "By default a photograph that scikit-learn ships.",
+            "By default a photograph that scikit-learn ships, and beside it a random matrix of low rank.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,11 @@ def compare(
         ),
     ] = None,
     start: Annotated[float, Option(help="Initial singular values; the data are standardised.")] = 1e-3,
-    iterations: Annotated[int, Option(help="Limit of iterations for each method.")] = 500,
+    optimizer: Annotated[str, Option(help="What moves the depths: cg (conjugate gradients) or trust-regions.")] = "cg",
+    iterations: Annotated[
+        int | None,
+        Option(help="Limit of iterations on the manifolds.", show_default="500 by cg, 200 by trust-regions"),
+    ] = None,
     patience: Annotated[
         int | None,
         Option(help="Stop after so many iterations without improvement on validation entries.", show_default="never"),
@@ -84,12 +88,14 @@ def compare(
     from dlngeo.jobs.compare import Settings, figure, table
     from dlngeo.jobs.compare import compare as run
     from dlngeo.jobs.load import photograph
+    from dlngeo.jobs.low_rank import example
 
     with _refused():
-        settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed)
-        matrix = _read(data, long, index, header, picture=picture) or photograph()
-    with _refused(), _progress(lambda name: None if name == "ALS" else iterations) as tick:
-        result = run(matrix, settings, tick=tick)
+        settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed, optimizer)
+        given = _read(data, long, index, header, picture=picture)
+        matrix, beside = (photograph(), example(seed)) if given is None else (given, None)
+    with _refused(), _progress(lambda name: iterations if "depth" in name else None) as tick:
+        result = run(matrix, settings, beside, tick=tick)
     _finish(result, output, table, figure)
 
 

@@ -10,32 +10,51 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["compare_figure", "flow_figure", "sample_figure"]
+__all__ = ["compare_figure", "error_text", "flow_figure", "sample_figure"]
 
 _COLUMN_INCHES = 1.9
-_FLOOR = "0.45"
+_FLOOR = "0.45", "--"
+_OTHERS = {
+    "FixedRankEmbedded": ("tab:cyan", (0, (4, 3))),
+    "additive": ("tab:brown", ":"),
+    "ALS": ("tab:green", "-"),
+    "complete()": ("black", "-"),
+}
+_SMALL_ERROR, _LEAST_ERROR = 0.05, 1e-4  # where errors are below, the axis is logarithmic; and its lower end
 
 
 def compare_figure(result: dict[str, Any]) -> Figure:
     """Draw the result of :func:`dlngeo.jobs.compare.compare`.
 
-    The first row shows the matrix and what each method made of it, the second what was observed and the singular
-    values along the path of each method, the third the error on the test entries along the paths.
+    For each matrix, the first row shows it and what each method made of it, the second what was observed and the
+    singular values along the path of each method. Below is the error on the test entries along the paths.
     """
-    rows = result["rows"]
-    columns = max(len(rows), 3)
-    width = _COLUMN_INCHES * (columns + 1) + 2
-    figure = Figure(figsize=(width, 9.5))
+    results = [result, *([result["beside"]] if "beside" in result else [])]
+    columns = max(3, *(len(each["rows"]) for each in results))
+    width, heights = _COLUMN_INCHES * (columns + 1) + 2, [5.2 * len(results), 4.3]
+    figure = Figure(figsize=(width, sum(heights)))
+    above, below = np.array(figure.subfigures(2, 1, height_ratios=heights, hspace=0)).tolist()
     # Fixed places: an automatic layout would give every column the margin that the first one needs for its labels.
     sides = {"left": 0.7 / width, "right": 1 - 0.2 / width}
-    ratios = 1, 0.36, *(columns * (1,))
-    grid = figure.add_gridspec(
-        2, columns + 2, width_ratios=ratios, top=0.87, bottom=0.47, hspace=0.2, wspace=0.1, **sides
+    for part, each in zip(np.atleast_1d(above.subfigures(len(results), 1, hspace=0)), results, strict=True):
+        _draw_matrix(part, each, columns, sides)
+    axes = below.subplots(
+        1, len(results), squeeze=False, gridspec_kw={"top": 0.8, "bottom": 0.16, "wspace": 0.1, **sides}
     )
-    below = figure.add_gridspec(1, 1, top=0.38, bottom=0.07, **sides)
-    styles = _styles(rows)
+    for ax, each in zip(axes[0], results, strict=True):
+        _draw_errors(ax, each)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    if handles:
+        below.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=10, frameon=False)
+    return figure
+
+
+def _draw_matrix(part: SubFigure, result: dict[str, Any], columns: int, sides: dict[str, float]) -> None:
+    rows, styles = result["rows"], _styles(result["rows"])
+    ratios = 1, 0.36, *(columns * (1,))
+    grid = part.add_gridspec(2, columns + 2, width_ratios=ratios, top=0.79, bottom=0.1, hspace=0.2, wspace=0.1, **sides)
     low, high = _grey_range(result)
     # Five decades below the largest singular value: what lies further down is rank that was never used.
     top = max((max(s) for row in rows if row["history"] for s in row["history"]["singular_values"]), default=1.0)
@@ -46,32 +65,36 @@ def compare_figure(result: dict[str, Any]) -> Figure:
         axes.imshow(pixels, cmap=grey, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
         axes.set_box_aspect(min(max(pixels.shape[0] / pixels.shape[1], 0.5), 1))
         axes.set(xticks=[], yticks=[])
-        axes.set_title(title, fontsize=9, color=color)
+        axes.set_title(title, fontsize=10, color=color)
 
-    show(figure.add_subplot(grid[0, 0]), result["pictures"]["original"], "original")
-    counts = [result["data"][f"n_{part}"] for part in ("train", "validation", "test")]
+    show(part.add_subplot(grid[0, 0]), result["pictures"]["original"], "original")
+    counts = [result["data"][f"n_{name}"] for name in ("train", "validation", "test")]
     percent = 100 * sum(counts[:2]) / sum(counts)
-    show(figure.add_subplot(grid[1, 0]), result["pictures"]["observed"], f"observed: {percent:.3g} %")
+    show(part.add_subplot(grid[1, 0]), result["pictures"]["observed"], f"observed: {percent:.3g} %")
 
     spectra: Axes | None = None
     for column, (row, style) in enumerate(zip(rows, styles, strict=True), start=2):
-        caption = f"{row['name']}\nerror {row['error']:.3f}\neffective rank {row['effective_rank']:.1f}"
-        show(figure.add_subplot(grid[0, column]), row["picture"], caption, style["color"])
+        caption = f"{row['name']}\nerror {error_text(row['error'])}\neffective rank {row['effective_rank']:.1f}"
+        show(part.add_subplot(grid[0, column]), row["picture"], caption, style["color"])
         if not row["history"]:
             continue
-        axes = figure.add_subplot(grid[1, column], sharex=spectra, sharey=spectra)
+        axes = part.add_subplot(grid[1, column], sharex=spectra, sharey=spectra)
         axes.set_box_aspect(1)
         _draw_spectrum(axes, row, style["color"], (1e-5 * top, 2 * top))
         if spectra is None:
             spectra = axes
-            axes.set_ylabel("singular values\n(standardised data)", fontsize=9)
+            axes.set_ylabel("singular values\n(standardised data)", fontsize=10)
         else:
             axes.tick_params(labelleft=False)
-    _draw_errors(figure.add_subplot(below[0]), rows, styles)
     settings, name = result["settings"], result["data"]["name"]
-    title = f"{name}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}"
-    figure.suptitle(_with_status(title, result), fontsize=11, parse_math=False, y=0.965)
-    return figure
+    by = next((f", depths by {row['optimizer']}" for row in rows if row["depth"] is not None), "")
+    title = f"{name}: model rank {settings['rank']}, start {settings['start']:g}, seed {settings['seed']}{by}"
+    part.suptitle(_with_status(title, result), fontsize=12, parse_math=False, y=0.98)
+
+
+def error_text(error: float) -> str:
+    """Return an error as tables and captions show it: three decimals, and two digits of small ones."""
+    return f"{error:.3f}" if error >= 0.1 else f"{error:.2g}"
 
 
 def flow_figure(result: dict[str, Any]) -> Figure:
@@ -185,32 +208,35 @@ def _draw_trace(axes: Axes, result: dict[str, Any], name: str) -> None:
 def _draw_spectrum(axes: Axes, row: dict[str, Any], color: Any, limits: tuple[float, float]) -> None:
     x, values = _after_start(row, "singular_values")
     if len(x):
-        axes.plot(x, np.array(values), color=color, linewidth=0.8, alpha=0.8)
+        axes.plot(x, np.ma.masked_equal(values, 0), color=color, linewidth=0.8, alpha=0.8)
     axes.axvline(max(row["best_iteration"], 1), color="0.3", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", yscale="log", ylim=limits)
-    axes.set_xlabel("sweeps" if row["name"] == "ALS" else "iterations", fontsize=9)
+    axes.set_xlabel(row["unit"], fontsize=10)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=8)
 
 
-def _draw_errors(axes: Axes, rows: list[dict[str, Any]], styles: list[dict[str, Any]]) -> None:
-    for row, style in zip(rows, styles, strict=True):
+def _draw_errors(axes: Axes, result: dict[str, Any]) -> None:
+    rows, errors = result["rows"], [row["error"] for row in result["rows"] if not row["floor"]]
+    for row, style in zip(rows, _styles(rows), strict=True):
         if row["history"]:
-            x, errors = _after_start(row, "test_error")
-            axes.plot(x, errors, label=row["name"], **style)
+            x, path = _after_start(row, "test_error")
+            axes.plot(x, path, label=row["name"], **style)
             axes.plot(max(row["best_iteration"], 1), row["error"], "o", color=style["color"], markersize=7)
         else:
             axes.axhline(row["error"], label=row["name"], **style)
     axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
     axes.text(0.995, 1.02, "predicting the mean", transform=axes.get_yaxis_transform(), ha="right", color="0.5")
-    errors = [row["error"] for row in rows]
-    axes.set(xscale="log", xlabel="iterations (ALS: sweeps)", ylabel="held-out relative error")
-    axes.set_ylim(0, max([1.3, *(1.2 * e for e in errors)]))
-    title = "dots: the point chosen on the validation entries, which is what is reported"
-    axes.set_title(title, fontsize=9, loc="left")
+    units = sorted({row["unit"] for row in rows if row["history"]})
+    axes.set(xscale="log", xlabel=" or ".join(units), ylabel="held-out relative error")
+    top = max([1.3, *(1.2 * e for e in errors)])
+    if min(errors, default=1.0) < _SMALL_ERROR:
+        axes.set(yscale="log", ylim=(max(0.5 * min(errors), _LEAST_ERROR), 1.2 * top))
+    else:
+        axes.set_ylim(0, top)
+    title = f"{result['data']['name']} (dots: the point chosen on the validation entries, which is what is reported)"
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.grid(alpha=0.25)
-    if rows:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(rows), fontsize=9, frameon=False)
 
 
 def _after_start(row: dict[str, Any], column: str) -> tuple[np.ndarray, list[Any]]:
@@ -229,12 +255,9 @@ def _styles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["depth"] is not None:
             color: Any = scale(0.85 * depths.index(row) / max(len(depths) - 1, 1))
             styles.append({"color": color, "linewidth": 2.0})
-        elif row["name"] == "ALS":
-            styles.append({"color": "tab:green", "linewidth": 1.6})
-        elif row["history"]:
-            styles.append({"color": "tab:cyan", "linewidth": 1.8, "linestyle": (0, (4, 3))})
         else:
-            styles.append({"color": _FLOOR, "linewidth": 1.4, "linestyle": "--"})
+            color, line = _OTHERS.get(row["name"], _FLOOR)
+            styles.append({"color": color, "linewidth": 1.7, "linestyle": line})
     return styles
 
 

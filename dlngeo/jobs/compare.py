@@ -1,9 +1,9 @@
-"""The job of ``dlngeo compare``: one matrix completed by each method, as one JSON-able result."""
+"""The job of ``dlngeo compare``: a matrix or two completed by each method, as one JSON-able result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from rich.text import Text
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
-from dlngeo.jobs import methods
+from dlngeo.jobs import baselines, methods
 from dlngeo.jobs.load import Data
 from dlngeo.jobs.output import Figures, depth_name, json_depth
 from dlngeo.plotting import compare_figure as figure
+from dlngeo.plotting import error_text
 from dlngeo.problems import MatrixCompletion
 
 __all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
@@ -25,6 +26,7 @@ __all__ = ["SCHEMA", "Settings", "compare", "figure", "table"]
 SCHEMA = 1
 _VALIDATION = 0.1
 _PICTURE_SIDE = 256
+_WHOLE, _HOLED = 0.1, 0.8  # fractions that are shown of matrices with no entry missing, and of others
 _NOTES = (
     "Errors are relative, on the test entries: 1 is predicting the mean. The first is at the point with the smallest "
     "error on the validation entries.",
@@ -40,9 +42,10 @@ class Settings:
     depths: tuple[float, ...] = (1, 2, 3, 8, math.inf)
     observed: float | None = None
     start: float = 1e-3
-    iterations: int = 500
+    iterations: int | None = None
     patience: int | None = None
     seed: int = 0
+    optimizer: str = "cg"
 
     def __post_init__(self) -> None:
         for depth in self.depths:
@@ -57,10 +60,16 @@ class Settings:
             if (value := getattr(self, name)) is not None:
                 _check.positive_integer(value, name)
         _check.integer(self.seed, "seed", 0)
+        if self.optimizer not in methods.OPTIMIZERS:
+            raise ValueError(f"the optimizer must be one of {', '.join(methods.OPTIMIZERS)}, got {self.optimizer!r}.")
 
 
 def compare(
-    data: Data, settings: Settings | None = None, *, tick: Callable[[str, int], None] = lambda name, iteration: None
+    data: Data,
+    settings: Settings | None = None,
+    beside: Data | None = None,
+    *,
+    tick: Callable[[str, int], None] = lambda name, iteration: None,
 ) -> dict[str, Any]:
     """Complete a matrix by every method; ``tick(name, iteration)`` is called as the work goes on.
 
@@ -71,9 +80,18 @@ def compare(
 
     Returns ``schema, status, data, settings, notes, rows, pictures`` as JSON can hold them, enough to draw the figure
     and print the table. After Ctrl-C, ``status`` is ``"interrupted"`` and ``rows`` holds what was done. A ValueError
-    tells that the rank exceeds the shape, or too few entries would be left.
+    tells that the rank exceeds the shape, or too few entries would be left. A second matrix ``beside`` the first is
+    completed after it, and ``beside`` of the result is the result for it.
     """
     settings = settings or Settings()
+    result = _compare(data, settings, tick)
+    if beside is not None and result["status"] == "complete":
+        result["beside"] = _compare(beside, settings, lambda name, iteration: tick(f"beside, {name}", iteration))
+        result["status"] = result["beside"]["status"]
+    return result
+
+
+def _compare(data: Data, settings: Settings, tick: Callable[[str, int], None]) -> dict[str, Any]:
     split = _Split(data, settings)
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -109,30 +127,25 @@ def _plan(
     data: Data, split: _Split, settings: Settings, tick: Callable[[str, int], None], notes: list[str]
 ) -> list[partial[methods.Row]]:
     """List what to run, in order; ``notes`` receives what a reader must know about it."""
-    task, (m, n) = split.task, data.matrix.shape
+    task = split.task
     plan: list[partial[methods.Row]] = []
     for depth in settings.depths:
-        name = depth_name(depth)
-        if not math.isinf(depth):
-            plan.append(partial(methods.manifold, task, name, depth, tick))
-        elif max(m, n) > methods.MAX_SIDE_OF_INFINITE_DEPTH:
-            notes.append(
-                f"Depth ∞ was skipped: it runs at full rank, and a side of {max(m, n)} is above "
-                f"{methods.MAX_SIDE_OF_INFINITE_DEPTH}."
-            )
-        else:
-            padding = "" if m == n else f", padded to {max(m, n)}×{max(m, n)} by rows or columns that nothing observes"
-            notes.append(f"Depth ∞ exists on invertible matrices only: it runs at full rank{padding}.")
-            plan.append(partial(methods.infinite_depth, task, name, tick))
-    plan.append(partial(methods.manifold, task, "FixedRankEmbedded", None, tick))
-    plan.append(partial(methods.alternating_least_squares, task, "ALS", tick))
-    notes.append(
-        "ALS: ridge chosen among " + ", ".join(f"{r:g}" for r in methods.ALS_RIDGES) + " on the validation entries."
-    )
+        plan.append(partial(methods.manifold, task, depth_name(depth), depth, settings.optimizer, tick))
+        if math.isinf(depth):
+            notes.append("Depth ∞ lives on invertible matrices: here σ² + ε² stands for σ² in its metric, ε the start.")
+    plan.append(partial(methods.embedded, task, "FixedRankEmbedded", tick))
+    plan.append(partial(baselines.additive, task, "additive"))
+    plan.append(partial(baselines.alternating_least_squares, task, "ALS", tick))
+    plan.append(partial(baselines.reweighted, task, "complete()", tick))
+    notes += [
+        f"Depths: by {methods.OPTIMIZERS[settings.optimizer][0]}. FixedRankEmbedded: by conjugate gradients.",
+        "Additive: a value for each row and one for each column. complete(): reweighted least squares, rank not given.",
+        f"Additive, ALS: ridge of {', '.join(f'{r:g}' for r in baselines.RIDGES)} chosen on the validation entries.",
+    ]
     if np.isnan(data.matrix).any():
         notes.append("No SVD floor: the matrix itself has missing entries.")
     else:
-        plan.append(partial(methods.truncated_svd, task, "SVD (floor)", split.standardised))
+        plan.append(partial(baselines.truncated_svd, task, "SVD (floor)", split.standardised))
         notes.append(f"SVD: the best matrix of rank {task.rank} when every entry is known. A floor, not a method.")
     return plan
 
@@ -144,10 +157,14 @@ class _Split:
         m, n = data.matrix.shape
         known = MatrixCompletion.from_matrix(data.matrix)
         complete = len(known) == m * n
-        self.observed = settings.observed or (0.1 if complete else 0.8)
         entries, start = np.random.SeedSequence(settings.seed).spawn(2)
         rng = np.random.default_rng(entries)
-        shown, test = known.split(1 - self.observed, rng)
+        if settings.observed is None and data.shown is not None:
+            parts = data.shown, ~data.shown & ~np.isnan(data.matrix)
+            shown, test = (MatrixCompletion.from_matrix(data.matrix, part) for part in parts)
+        else:
+            shown, test = known.split(1 - (settings.observed or (_WHOLE if complete else _HOLED)), rng)
+        self.observed = len(shown) / len(known)
         train, validation = shown.split(_VALIDATION, rng)
         self.mean, self.scale = float(train.values.mean()), float(train.values.std())
         if self.scale == 0:
@@ -192,6 +209,9 @@ def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
     return {
         "name": row.name,
         "depth": None if row.depth is None else json_depth(row.depth),
+        "optimizer": None if row.optimizer is None else methods.OPTIMIZERS[row.optimizer][0],
+        "unit": row.unit,
+        "floor": row.floor,
         "status": row.status,
         "message": row.message,
         "error": error,
@@ -223,35 +243,39 @@ def _picture(matrix: np.ndarray) -> list[list[float | None]]:
     ]
 
 
-def table(result: dict[str, Any]) -> Group:
-    """Make the table of a result, with its notes; the smallest held-out error of a method is in bold."""
+def table(result: dict[str, Any], notes: Sequence[str] | None = None) -> Group:
+    """Make the table of a result, with its notes except those given; the smallest error of a method is in bold."""
     data = result["data"]
     headings = ["", "held-out\nerror", "error at\nthe end", "effective\nrank", "iterations\nbest/all", "seconds"]
     cells = [
         [
             row["name"],
-            f"{row['error']:.3f}",
-            f"{row['last_error']:.3f}" if row["history"] else "",
+            error_text(row["error"]),
+            error_text(row["last_error"]) if row["history"] else "",
             f"{row['effective_rank']:.1f}",
             f"{row['best_iteration']}/{row['iterations']}" if row["history"] else "",
             f"{row['seconds']:.1f}",
         ]
         for row in result["rows"]
     ]
-    errors = [row["error"] for row in result["rows"] if row["history"]]
+    errors = [row["error"] for row in result["rows"] if not row["floor"]]
     for row, line in zip(result["rows"], cells, strict=True):
-        if row["history"] and row["error"] == min(errors):
+        if not row["floor"] and row["error"] == min(errors):
             line[1] = f"[bold]{line[1]}[/bold]"
         if data["peak"] is not None:
             line.insert(2, "" if row["psnr"] is None else f"{row['psnr']:.1f}")
     if data["peak"] is not None:
         headings.insert(2, "PSNR\n(dB)")
+    # What two tables say alike is said once, below both.
+    beside = result.get("beside")
+    notes = [*_NOTES, *result["notes"]] if notes is None else [n for n in result["notes"] if n not in notes]
     return Group(
         Text(
             f"{data['name']}: {data['n_train']} entries fitted, {data['n_validation']} choose when to stop, "
             f"{data['n_test']} test"
         ),
         Figures(headings, cells),
-        *map(Text, (*_NOTES, *result["notes"])),
+        *(() if beside is None else (table(beside, notes),)),
+        *map(Text, notes),
         *(Text(f"{row['name']} ended: interrupted.") for row in result["rows"] if row["status"] == "interrupted"),
     )

@@ -27,12 +27,14 @@ class Data:
     """A matrix of float64, NaN where missing, and what it is from.
 
     A picture has a ``peak``, the largest possible grey value; a table a ``form``, with the names of rows and columns.
+    Where ``shown`` is given, the entries at which it is true are those to show, unless a fraction is asked for.
     """
 
     name: str
     matrix: np.ndarray
     peak: float | None = None
     form: Form | None = None
+    shown: np.ndarray | None = None
 
 
 def photograph(name: str = "china.jpg", shrink: int = 2) -> Data:

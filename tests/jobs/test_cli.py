@@ -56,7 +56,8 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
     else:
         scipy.io.mmwrite(path, scipy.sparse.coo_array(matrix))
     result = succeed("compare", path, *QUICK["compare"], "--output", tmp_path / "out")
-    for word in ("depth 1", "depth 3", "FixedRankEmbedded", "ALS", "SVD (floor)", "effective", "seconds"):
+    rows = ("depth 1", "depth 3", "FixedRankEmbedded", "additive", "ALS", "complete()", "SVD (floor)")
+    for word in (*rows, "effective", "seconds"):
         assert word in result.stdout
     assert "PSNR" not in result.stdout
     written = result_of(tmp_path / "out")
@@ -82,6 +83,9 @@ def test_without_data_it_takes_the_photograph(tmp_path, monkeypatch):
     result = succeed("compare", *QUICK["compare"], "--output", tmp_path)
     assert "PSNR" in result.stdout
     assert "china.jpg" in result.stdout
+    assert "60×60 of rank 3" in result.stdout
+    written = result_of(tmp_path)
+    assert [row["name"] for row in written["rows"]] == [row["name"] for row in written["beside"]["rows"]]
 
 
 @over_commands
@@ -136,6 +140,7 @@ def test_bad_files_get_one_line_and_code_2(command, tmp_path, name, content, mes
         (["--patience", "0"], "patience must be at least 1"),
         (["--seed", "-1"], "seed must not be negative"),
         (["--iterations", "0"], "iterations must be at least 1"),
+        (["--optimizer", "newton"], "optimizer must be one of"),
     ],
 )
 def test_bad_options_get_one_line_and_code_2(tmp_path, data, options, message):

@@ -1,6 +1,7 @@
 """The comparison: splits, rows, notes, interruption, JSON and figure."""
 
 import dataclasses
+import io
 import json
 import math
 
@@ -10,15 +11,18 @@ from rich.console import Console
 from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
+import dlngeo.jobs.baselines as baselines
 import dlngeo.jobs.methods as methods
 from dlngeo.cli import app
 from dlngeo.jobs.compare import Settings, compare, effective_rank, table
 from dlngeo.jobs.load import Data
+from dlngeo.jobs.low_rank import low_rank
 from dlngeo.jobs.output import save
 from dlngeo.plotting import compare_figure
 from dlngeo.problems import MatrixCompletion
 
 QUICK = Settings(rank=4, depths=(1, 3, math.inf), observed=0.6, iterations=12)
+OTHERS = ["FixedRankEmbedded", "additive", "ALS", "complete()"]
 
 
 def data(m=20, n=20, missing=0.0, peak=None):
@@ -41,25 +45,35 @@ def without_times(result):
     return out
 
 
+def printed(result):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(result))
+    return console.export_text()
+
+
 def fail(*args):
     raise np.linalg.LinAlgError("SVD did not converge")
 
 
 def test_rows_are_the_methods_and_report_their_validated_point(result):
     names = [row["name"] for row in result["rows"]]
-    assert names == ["depth 1", "depth 3", "depth ∞", "FixedRankEmbedded", "ALS", "SVD (floor)"]
+    assert names == ["depth 1", "depth 3", "depth ∞", *OTHERS, "SVD (floor)"]
     assert result["status"] == "complete"
-    for row in result["rows"][:-1]:
-        history = row["history"]
+    assert [row["floor"] for row in result["rows"]] == [False] * 7 + [True]
+    assert all(row["psnr"] is None for row in result["rows"])
+    for row in result["rows"]:
+        assert np.shape(row["picture"]) == (20, 20)
+        if not (history := row["history"]):
+            assert row["name"] in ("additive", "SVD (floor)")
+            continue
         assert len({len(column) for column in history.values()}) == 1
+        if row["iterations"] > 20:  # not every point of the path is kept
+            continue
         best = int(np.argmin(history["validation_error"]))
         assert row["best_iteration"] == history["iteration"][best]
         assert row["error"] == pytest.approx(history["test_error"][best])
         assert row["last_error"] == pytest.approx(history["test_error"][-1])
-        assert np.shape(row["picture"]) == (20, 20)
-        assert row["psnr"] is None
     floor = result["rows"][-1]
-    assert not floor["history"]
     assert all(floor["error"] < row["error"] for row in result["rows"][:-1])
 
 
@@ -71,15 +85,15 @@ def test_every_manifold_starts_at_the_same_small_point(result):
     assert first[0]["test_error"][0] == first[1]["test_error"][0] == first[3]["test_error"][0]
 
 
-def test_depth_one_is_fixed_rank_embedded(result):
-    ours, theirs = result["rows"][0], result["rows"][3]
+def test_depth_one_by_conjugate_gradients_is_fixed_rank_embedded():
+    rows = compare(data(), dataclasses.replace(QUICK, optimizer="cg"))["rows"]
+    ours, theirs = rows[0], rows[3]
     np.testing.assert_allclose(ours["history"]["test_error"], theirs["history"]["test_error"], rtol=1e-6)
 
 
 def test_parts_are_disjoint_and_nothing_but_the_training_entries_is_fitted(monkeypatch):
     tasks = []
     monkeypatch.setattr(methods, "manifold", lambda task, *a: tasks.append(task) or methods.Row("none"))
-    monkeypatch.setattr(methods, "alternating_least_squares", lambda *a: methods.Row("none"))
     full = data()
     result = compare(full, dataclasses.replace(QUICK, depths=(2,)))
     task = tasks[0]
@@ -105,9 +119,8 @@ def test_a_run_is_reproduced_by_its_seed_and_changed_by_another(result):
 def test_rectangular_data_with_missing_entries(shape):
     result = compare(data(*shape, missing=0.2, peak=10.0), QUICK)
     names = [row["name"] for row in result["rows"]]
-    assert names == ["depth 1", "depth 3", "depth ∞", "FixedRankEmbedded", "ALS"]
+    assert names == ["depth 1", "depth 3", "depth ∞", *OTHERS]
     assert "No SVD floor: the matrix itself has missing entries." in result["notes"]
-    assert any("padded to 20×20" in note for note in result["notes"])
     assert all(np.shape(row["picture"]) == shape for row in result["rows"])
     row = result["rows"][0]
     known = data(*shape, missing=0.2).matrix
@@ -116,23 +129,19 @@ def test_rectangular_data_with_missing_entries(shape):
     assert row["psnr"] > 0
 
 
-def test_infinite_depth_is_skipped_with_a_note_where_it_would_take_too_long(monkeypatch):
-    monkeypatch.setattr(methods, "MAX_SIDE_OF_INFINITE_DEPTH", 10)
-    result = compare(data(), dataclasses.replace(QUICK, depths=(math.inf,)))
-    assert "depth ∞" not in [row["name"] for row in result["rows"]]
-    assert any("skipped" in note for note in result["notes"])
-
-
 def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
-    monkeypatch.setattr(methods, "alternating_least_squares", fail)
+    monkeypatch.setattr(baselines, "alternating_least_squares", fail)
     result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
-    assert [row["name"] for row in result["rows"]] == ["depth 2", "FixedRankEmbedded", "SVD (floor)"]
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["depth 2", "FixedRankEmbedded", "additive", "complete()", "SVD (floor)"]
     assert "ALS failed: SVD did not converge" in result["notes"]
 
 
 def test_where_every_method_fails_the_command_says_why_and_writes_nothing(monkeypatch, tmp_path):
-    for name in ("manifold", "alternating_least_squares", "truncated_svd"):
+    for name in ("manifold", "embedded"):
         monkeypatch.setattr(methods, name, fail)
+    for name in ("additive", "alternating_least_squares", "reweighted", "truncated_svd"):
+        monkeypatch.setattr(baselines, name, fail)
     np.save(tmp_path / "data.npy", data().matrix)
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "data.npy"), "--depths", "2", "--output", str(out)])
@@ -155,7 +164,7 @@ def test_methods_run_on_one_blas_thread(monkeypatch):
         seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         return methods.Row("none")
 
-    monkeypatch.setattr(methods, "alternating_least_squares", look)
+    monkeypatch.setattr(baselines, "alternating_least_squares", look)
     compare(data(), dataclasses.replace(QUICK, depths=()))
     assert seen
     assert set(seen) == {1}
@@ -171,12 +180,12 @@ def test_patience_stops_early():
 def test_depth_lowers_the_error_on_low_rank_data_from_few_entries():
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 60))
-    result = compare(Data("low rank", matrix), Settings(rank=12, depths=(1, 2, 3), observed=0.25, iterations=120))
-    errors = [row["error"] for row in result["rows"][:3]]
+    settings = Settings(rank=12, depths=(1, 2, 3), observed=0.25, iterations=120)
+    errors = [row["error"] for row in compare(Data("low rank", matrix), settings)["rows"][:3]]
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
 
 
-@pytest.mark.parametrize("stop", [("depth 1", 5), ("depth 3", 0), ("ALS", 3)])
+@pytest.mark.parametrize("stop", [("depth 1", 5), ("depth 3", 0), ("ALS", 3), ("complete()", 2)])
 def test_an_interruption_keeps_the_rows_done_and_the_partial_one(stop, tmp_path):
     def tick(name, iteration):
         if (name, iteration) == stop:
@@ -187,8 +196,7 @@ def test_an_interruption_keeps_the_rows_done_and_the_partial_one(stop, tmp_path)
     last = result["rows"][-1]
     assert last["name"] == stop[0]
     assert last["status"] == "interrupted"
-    if stop[0] != "ALS":
-        assert last["iterations"] == stop[1]
+    assert last["iterations"] == stop[1]
     _, figure = save(result, tmp_path, compare_figure)
     assert figure.stat().st_size > 10_000
 
@@ -197,13 +205,85 @@ def test_als_minimises_its_own_objective():
     rng = np.random.default_rng(2)
     full = rng.standard_normal((15, 2)) @ rng.standard_normal((2, 12))
     problem = MatrixCompletion.from_matrix(full, observed=rng.random(full.shape) < 0.7)
-    groups = methods._grouped(problem.rows, problem.cols, problem.values, 15)
+    groups = baselines._grouped(problem.rows, problem.cols, problem.values, 15)
     right = rng.standard_normal((12, 3))
-    left = methods._ridge_solve(groups, right, 0.3)
+    left = baselines._ridge_solve(groups, right, 0.3)
     residual = problem.euclidean_gradient((left, np.ones(3), right.T))
     np.testing.assert_allclose(residual @ right + 0.3 * left, 0, atol=1e-10)
-    u, s, vt = methods._svd_of_product(left, right)
+    u, s, vt = baselines._svd_of_product(left, right)
     np.testing.assert_allclose((u * s) @ vt, left @ right.T, atol=1e-12)
+
+
+def test_offsets_are_those_of_the_normal_equations_and_validation_chooses_the_ridge():
+    rng = np.random.default_rng(4)
+    full = rng.standard_normal((9, 1)) + rng.standard_normal(7) + 0.3 * rng.standard_normal((9, 7))
+    train, validation = MatrixCompletion.from_matrix(full).split(0.4, rng)
+    task = methods.Task(train, validation, validation, rank=2, start=1.0, iterations=None, patience=None, seed=0)
+    row = baselines.additive(task, "offsets")
+    design = np.hstack((np.eye(9)[train.rows], np.eye(7)[train.cols]))
+    found = []
+    for ridge in baselines.RIDGES:
+        offsets = np.linalg.solve(design.T @ design + ridge * np.eye(16), design.T @ train.values)
+        found.append(offsets[:9, None] + offsets[9:])
+    best = min(found, key=validation.relative_error)
+    u, s, vt = row.best
+    np.testing.assert_allclose((u * s) @ vt, best, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
+def test_a_second_matrix_is_completed_beside_the_first(shape):
+    truth, observed = low_rank(shape, 2, oversampling=3.0, rng=0)
+    shown = np.zeros(shape, bool)
+    shown[observed.rows, observed.cols] = True
+    ticks = []
+    settings = dataclasses.replace(QUICK, depths=(2,), observed=None)
+    second = Data("second", truth, shown=shown)
+    result = compare(data(), settings, second, tick=lambda *tick: ticks.append(tick))
+    beside = result["beside"]
+    assert without_times(beside) == without_times(compare(second, settings))
+    assert sum(beside["data"][f"n_{part}"] for part in ("train", "validation")) == shown.sum()
+    picture = np.array(beside["pictures"]["observed"], dtype=float)
+    np.testing.assert_array_equal(np.isnan(picture), ~shown)
+    assert beside["rows"][-2]["name"] == "complete()"
+    assert beside["rows"][-2]["error"] < 1e-6
+    assert ("beside, depth 2", 12) in ticks
+    asked = compare(data(), QUICK, second)["beside"]
+    assert asked["settings"]["observed"] == pytest.approx(QUICK.observed, abs=1e-3)
+    for drawing in (compare_figure(result), compare_figure(json.loads(json.dumps(result)))):
+        titles = " ".join(axes.get_title(loc="left") for axes in drawing.axes)
+        assert all(name in titles for name in ("test", "second"))
+        assert drawing.axes[-1].get_yscale() == "log"
+    text = printed(result)
+    assert text.count("effective") == 2
+    assert text.count("Effective rank: exp") == 1
+
+
+def test_an_interruption_beside_keeps_the_first():
+    def tick(name, iteration):
+        if name == "beside, depth 3":
+            raise KeyboardInterrupt
+
+    result = compare(data(), QUICK, data(16, 12), tick=tick)
+    assert [result["status"], result["beside"]["status"]] == ["interrupted"] * 2
+    assert [row["name"] for row in result["beside"]["rows"]] == ["depth 1", "depth 3"]
+    assert len(result["rows"]) == 8
+    assert "depth 3 ended: interrupted." in printed(result)
+
+
+def test_each_optimizer_moves_the_depths_and_says_so():
+    found = {}
+    for optimizer, (words, _) in methods.OPTIMIZERS.items():
+        result = compare(data(), dataclasses.replace(QUICK, optimizer=optimizer, iterations=60))
+        rows = {row["name"]: row for row in result["rows"]}
+        assert {rows[name]["optimizer"] for name in ("depth 1", "depth 3", "depth ∞")} == {words}
+        assert rows["FixedRankEmbedded"]["optimizer"] == methods.OPTIMIZERS["cg"][0]
+        assert rows["ALS"]["optimizer"] is None
+        assert rows["depth 3"]["history"]["train_error"][-1] < 0.2
+        found[optimizer] = rows["depth 3"]["history"]["train_error"][-1]
+        title = compare_figure(result).subfigs[0].subfigs[0].get_suptitle()
+        assert title.endswith(f"depths by {words}")
+        assert f"Depths: by {words}." in printed(result)
+    assert len(set(found.values())) == len(methods.OPTIMIZERS)
 
 
 def test_effective_rank_counts_equal_singular_values():
@@ -236,9 +316,10 @@ def test_the_figure_shows_every_row_and_labels_its_axes(result):
     assert all(row["name"] in titles for row in result["rows"])
     assert "observed: 60 %" in titles
     errors = figure.axes[-1]
-    assert errors.get_xlabel() == "iterations (ALS: sweeps)"
+    assert errors.get_xlabel() == "iterations or sweeps"
     assert errors.get_ylabel() == "held-out relative error"
-    labels = [text.get_text() for text in errors.get_legend().get_texts()]
+    (legend,) = figure.subfigs[1].legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [row["name"] for row in result["rows"]]
     curve = next(line for line in errors.lines if line.get_label() == "depth 3")
     np.testing.assert_array_equal(curve.get_ydata(), result["rows"][1]["history"]["test_error"][1:])

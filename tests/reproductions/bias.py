@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bias_methods import METHODS, Entries, missing
 
 from dlngeo.jobs.load import photograph
+from dlngeo.jobs.low_rank import low_rank
 from dlngeo.problems import MatrixCompletion
 
 TRUE_RANK = 3
@@ -59,21 +60,6 @@ SCENES = {
 }
 
 
-def synthetic(scene: Scene, oversampling: float, rng: np.random.Generator) -> tuple[np.ndarray, MatrixCompletion]:
-    """Matrix of rank 3 and mean square 1; every row and every column has at least 3 observed entries."""
-    m, n = scene.shape
-    u, v = (np.linalg.qr(rng.standard_normal((k, TRUE_RANK)))[0] for k in scene.shape)
-    truth = (u * np.linspace(scene.condition, 1, TRUE_RANK)) @ v.T
-    truth *= math.sqrt(m * n) / np.linalg.norm(truth)
-    count = round(oversampling * TRUE_RANK * (m + n - TRUE_RANK))
-    while True:
-        places = np.unravel_index(np.sort(rng.permutation(m * n)[:count]), (m, n))
-        if all(np.bincount(p, minlength=k).min() >= TRUE_RANK for p, k in zip(places, (m, n), strict=True)):
-            break
-    values = truth[places] + scene.noise * rng.standard_normal(count)
-    return truth, MatrixCompletion(*places, values, (m, n))
-
-
 def real(name: str, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, MatrixCompletion]:
     """Real data, less the mean of the entries shown and over their deviation: no low rank, but a decaying spectrum."""
     if name == "photograph":
@@ -91,7 +77,10 @@ def real(name: str, fraction: float, rng: np.random.Generator) -> tuple[np.ndarr
 def instance(name: str, level: float, seed: int) -> tuple[np.ndarray, MatrixCompletion]:
     """The whole matrix, and what is observed of it."""
     rng, scene = np.random.default_rng(seed), SCENES[name]
-    return real(name, level, rng) if name in ("digits", "photograph") else synthetic(scene, level, rng)
+    if name in ("digits", "photograph"):
+        return real(name, level, rng)
+    options = {"condition": scene.condition, "noise": scene.noise, "oversampling": level}
+    return low_rank(scene.shape, TRUE_RANK, **options, rng=rng)
 
 
 def cells(quick: bool) -> list[dict[str, Any]]:

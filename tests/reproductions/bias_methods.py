@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,8 +12,9 @@ import references
 import references_packages as packages
 from references import Factors
 
-from dlngeo.jobs.methods import Row, Task, infinite_depth, manifold
+from dlngeo.jobs.methods import Row, Task, embedded, follow, manifold
 from dlngeo.problems import MatrixCompletion
+from dlngeo.pymanopt import FixedRank
 
 START, ITERATIONS, PATIENCE = 1e-3, 800, 150
 SYNTHETIC = ("exact", "even", "noise", "tall")
@@ -60,8 +62,14 @@ def _tick(*_: Any) -> None:
     pass
 
 
-def _depth(depth: float | None) -> Callable[[Entries, int], tuple[Factors, int]]:
-    return lambda entries, rank: _of_row(manifold(_task(entries, rank), "", depth, _tick))
+def _depth(depth: float) -> Callable[[Entries, int], tuple[Factors, int]]:
+    return lambda entries, rank: _of_row(manifold(_task(entries, rank), "", depth, "cg", _tick))
+
+
+def _infinite_depth(entries: Entries, _: int) -> tuple[Factors, int]:
+    full = min(entries.train.shape)
+    space = FixedRank(*entries.train.shape, full, depth=math.inf)  # of square matrices alone
+    return _of_row(follow(_task(entries, full), Row("", math.inf, "cg"), space, _tick))
 
 
 def _unknown_rank(depth: float) -> Callable[[Entries, int], tuple[Factors, int]]:
@@ -83,14 +91,14 @@ METHODS = {
     "depth 4": Method(_depth(4)),
     "depth 8": Method(_depth(8)),
     "depth ∞": Method(
-        lambda e, rank: _of_row(infinite_depth(_task(e, rank), "", _tick)),
+        _infinite_depth,
         told_rank=False,
         turn=2,
         scenes=("exact", "even", "noise", "photograph"),
     ),
     "rank unknown, depth 4": Method(_unknown_rank(4), validates=False, told_rank=False),
     "rank unknown, depth 8": Method(_unknown_rank(8), validates=False, told_rank=False),
-    "FixedRankEmbedded": Method(_depth(None)),
+    "FixedRankEmbedded": Method(lambda e, rank: _of_row(embedded(_task(e, rank), "", _tick))),
     "ALS": Method(lambda e, rank: references.als(e.train, e.validation, rank, e.seed)),
     "MatrixIRLS": Method(lambda e, rank: references.matrix_irls(e.observed, rank), validates=False),
     "cmfrec": Method(
