@@ -87,7 +87,7 @@ class Kernel(ABC):
     :meth:`third_divided_difference`
         By default None: the two above are evaluated in its place.
     :attr:`depth`
-        By default None: no network has this metric. Then the retraction of second order is the projection of a
+        By default None: no network has this metric. Then the retraction of second order follows a projected
         parabola, which passes no singular matrix; gradient flows run in dense matrices, which lose small singular
         values, rather than in factored ones; the compiled samplers, which step in factors, leave the work to the
         general one; and there are no weights above, for constrained HMC or isotropic noise.

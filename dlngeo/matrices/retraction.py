@@ -25,6 +25,7 @@ References
 .. [2] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013).
 .. [3] Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis of the CholeskyQR2
    algorithm", Electron. Trans. Numer. Anal. 44 (2015).
+.. [4] P.-A. Absil, J. Malick, "Projection-like retractions on matrix manifolds", SIAM J. Optim. 22 (2012).
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     Infinite depth
         ``U Σ^{−1/2} exp(log Σ² + Σ^{1/2} K Σ^{1/2}) Σ^{−1/2} Vᵀ``.
     A kernel without depth
-        Metric projection of ``X + Z − ½ P_T Γ(Z, Z)``: the geodesic to second order, projected.
+        ``X + Z − ½ P_T Γ(Z, Z)``, the geodesic to second order, made of rank r by the normal term of an orthographic
+        retraction [4]_; by the metric projection where singular vectors turn by more than 45°.
 
     The cost is O((m + n) r²) and O(r³ log N), flat in depth; nothing of size m×n is formed. At integer depth, and for
     steps that change each balanced factor by less than its singular values, all singular values keep their digits,
@@ -193,7 +195,7 @@ def _by_exponential(frame: Frame, z: Blocks) -> Factors:
 
 
 def _by_projection(frame: Frame, z: Blocks) -> Factors:
-    """Truncate the SVD of ``X + Z − ½ P_T Γ(Z, Z)``; see [2]_.
+    """``X + Z − ½ P_T Γ(Z, Z)``, brought to rank r by turning the singular vectors or by truncating the SVD [2]_.
 
     The normal part of the acceleration is that of every curve of rank r with velocity Z: projecting supplies it.
     """
@@ -204,6 +206,9 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
         core = core - bend.core / 2
         left = None if left is None else left - bend.left / 2
         right = None if right is None else right - bend.right / 2
+        end = None if left is None or right is None else _by_turning(frame, np.diag(frame.s) + core, left, right)
+        if end is not None:
+            return end
     # X + Z = [U, Z_l] T [V, Z_r]ᵀ, with a basis of U alone where nothing is orthogonal to U, and likewise for V.
     r, eye = frame.rank, np.eye(frame.rank)
     middle = np.zeros((r if left is None else 2 * r, r if right is None else 2 * r))
@@ -216,6 +221,21 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
     _require_finite(middle)
     a, s, bt = np.linalg.svd(middle, full_matrices=False)
     return combine((q_left, a[:, :r])), s[:r], combine((q_right, bt[:r].T)).T
+
+
+def _by_turning(frame: Frame, middle: np.ndarray, left: np.ndarray, right: np.ndarray) -> Factors | None:
+    """``(U + Z_l T⁻¹) T (V + Z_r T⁻ᵀ)ᵀ``, ``T = Σ + M``; None where singular vectors turn by more than 45°.
+
+    It is ``X + Z`` up to the normal term ``Z_l T⁻¹ Z_rᵀ`` that makes the rank r, and so a projection to second order [4]_.
+    The nearest matrix has lost singular values far below that term, which take no part in it here.
+    """
+    try:
+        turned = np.linalg.solve(middle.T, left.T).T, np.linalg.solve(middle, right.T).T
+    except np.linalg.LinAlgError:
+        return None
+    if not max(map(np.linalg.norm, turned)) < 1:
+        return None
+    return _refactor(frame.u + turned[0], middle, frame.vt.T + turned[1])
 
 
 def _refactor(left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> Factors:

@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from user_kernels import disguised
 
 from dlngeo import DepthKernel, InfiniteDepthKernel, Kernel
+from dlngeo.kernels import RegularizedKernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.retraction import retract
 
@@ -220,6 +221,17 @@ def test_small_singular_values_keep_their_own_digits_at_larger_rank(rng):
         exact = sorted(mpmath.svd_r(product, compute_uv=False), reverse=True)
         errors = [float(abs(mpmath.mpf(a) - e) / e) for a, e in zip(got, exact, strict=True)]
     assert max(errors) < 1e-12, errors
+
+
+def test_without_depth_small_singular_values_outlive_the_turning_of_large_ones(rng):
+    """The normal term of the end point is 3e-3; singular values below it are those of the start, to the same order."""
+    frame = frame_at(rng, 7, 6, (30.0, 1e-4, 1e-7), RegularizedKernel(InfiniteDepthKernel(), 1e-3))
+    z = Blocks(np.zeros((3, 3)), *(np.zeros((size, 3)) for size in (7, 6)))
+    for block, basis in ((z.left, frame.u), (z.right, frame.vt.T)):
+        block[:, 0] = 0.3 * oracles.orthogonal(rng, len(basis))[:, 0]
+        block -= basis @ (basis.T @ block)
+    s = retract(frame, z)[1]
+    np.testing.assert_allclose(s, frame.s, rtol=1e-3)
 
 
 def test_a_singular_value_may_cross_zero_at_integer_depth(rng):
