@@ -61,10 +61,15 @@ def compare(
         ),
     ] = None,
     start: Annotated[float, Option(help="Initial singular values; the data are standardised.")] = 1e-3,
-    optimizer: Annotated[str, Option(help="What moves the depths: cg (conjugate gradients) or trust-regions.")] = "cg",
+    optimizer: Annotated[
+        str, Option(help="What moves the depths: flow (gradient flow), cg (conjugate gradients) or trust-regions.")
+    ] = "flow",
     iterations: Annotated[
         int | None,
-        Option(help="Limit of iterations on the manifolds.", show_default="500 by cg, 200 by trust-regions"),
+        Option(
+            help="Limit of iterations on the manifolds.",
+            show_default="120 steps of the flow, 500 by cg, 200 by trust-regions",
+        ),
     ] = None,
     patience: Annotated[
         int | None,

@@ -45,7 +45,7 @@ class Settings:
     iterations: int | None = None
     patience: int | None = None
     seed: int = 0
-    optimizer: str = "cg"
+    optimizer: str = "flow"
 
     def __post_init__(self) -> None:
         for depth in self.depths:

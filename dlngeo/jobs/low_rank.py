@@ -76,8 +76,8 @@ def low_rank(
 
 
 def example(seed: int) -> Data:
-    """Draw a 60×60 matrix of rank 3 and condition 10, with two entries shown for each parameter."""
-    truth, observed = low_rank(rng=seed)
+    """Draw a 60×60 matrix of rank 3 and condition 10, with three entries shown for each parameter."""
+    truth, observed = low_rank(oversampling=3.0, rng=seed)
     shown = np.zeros(truth.shape, bool)
     shown[observed.rows, observed.cols] = True
     return Data("60×60 of rank 3, condition 10", truth, shown=shown)

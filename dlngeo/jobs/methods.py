@@ -15,12 +15,16 @@ from pymanopt.optimizers.optimizer import Optimizer
 
 from dlngeo.kernels import InfiniteDepthKernel, RegularizedKernel
 from dlngeo.problems import MatrixCompletion, Record, solve
-from dlngeo.pymanopt import FixedRank
+from dlngeo.pymanopt import FixedRank, GradientFlow
 
 __all__ = ["OPTIMIZERS", "Path", "Row", "Task", "embedded", "follow", "manifold"]
 
 # In words, and the limit of iterations unless one is given.
-OPTIMIZERS = {"cg": ("conjugate gradients", 500), "trust-regions": ("trust regions", 200)}
+OPTIMIZERS = {
+    "flow": ("gradient flow", 120),
+    "cg": ("conjugate gradients", 500),
+    "trust-regions": ("trust regions", 200),
+}
 
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]
 Tick = Callable[[str, int], None]
@@ -137,6 +141,10 @@ def _optimizer(row: Row, task: Task, first: float) -> Optimizer:
         "verbosity": 0,
         "max_iterations": (task.iterations or OPTIMIZERS[row.optimizer][1]) + 1,
         "max_time": math.inf,
+    }
+    if row.optimizer == "flow":
+        return GradientFlow(**options)
+    options |= {
         # A small start is near a saddle, where a deep metric makes every gradient small: that is not convergence.
         "min_gradient_norm": 1e-6 * min(1.0, first),
     }

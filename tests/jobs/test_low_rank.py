@@ -33,7 +33,7 @@ def test_the_example_is_made_by_its_seed():
     np.testing.assert_array_equal(one.matrix, same.matrix)
     assert (one.shown != other.shown).any()
     assert np.linalg.matrix_rank(one.matrix) == 3
-    assert one.shown.sum() == 2 * 3 * (60 + 60 - 3)
+    assert one.shown.sum() == 3 * 3 * (60 + 60 - 3)
 
 
 @pytest.mark.parametrize(
