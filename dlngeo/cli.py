@@ -68,7 +68,7 @@ def compare(
         int | None,
         Option(
             help="Limit of iterations on the manifolds.",
-            show_default="120 steps of the flow, 500 by cg, 200 by trust-regions",
+            show_default="flow 120, cg 500, trust-regions 200",
         ),
     ] = None,
     patience: Annotated[

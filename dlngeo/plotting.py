@@ -228,7 +228,7 @@ def _draw_errors(axes: Axes, result: dict[str, Any]) -> None:
     axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
     axes.text(0.995, 1.02, "predicting the mean", transform=axes.get_yaxis_transform(), ha="right", color="0.5")
     units = sorted({row["unit"] for row in rows if row["history"]})
-    axes.set(xscale="log", xlabel=" or ".join(units), ylabel="held-out relative error")
+    axes.set(xscale="log", xlabel=", ".join(units), ylabel="held-out relative error")
     top = max([1.3, *(1.2 * e for e in errors)])
     if min(errors, default=1.0) < _SMALL_ERROR:
         axes.set(yscale="log", ylim=(max(0.5 * min(errors), _LEAST_ERROR), 1.2 * top))

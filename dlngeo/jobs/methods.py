@@ -103,7 +103,8 @@ def manifold(task: Task, name: str, depth: float, optimizer: str, tick: Tick) ->
     """
     kernel = RegularizedKernel(InfiniteDepthKernel(), task.start) if math.isinf(depth) else None
     space = FixedRank(*task.train.shape, task.rank, depth=2 if kernel else depth, kernel=kernel)
-    return follow(task, Row(name, depth, optimizer), space, tick)
+    unit = "steps" if optimizer == "flow" else "iterations"
+    return follow(task, Row(name, depth, optimizer, unit), space, tick)
 
 
 def embedded(task: Task, name: str, tick: Tick) -> Row:

@@ -226,8 +226,8 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
 def _by_turning(frame: Frame, middle: np.ndarray, left: np.ndarray, right: np.ndarray) -> Factors | None:
     """``(U + Z_l T⁻¹) T (V + Z_r T⁻ᵀ)ᵀ``, ``T = Σ + M``; None where singular vectors turn by more than 45°.
 
-    It is ``X + Z`` up to the normal term ``Z_l T⁻¹ Z_rᵀ`` that makes the rank r, and so a projection to second order [4]_.
-    The nearest matrix has lost singular values far below that term, which take no part in it here.
+    It is ``X + Z`` and the normal term ``Z_l T⁻¹ Z_rᵀ`` that makes the rank r, and so a projection to second order
+    [4]_. The nearest matrix of rank r keeps no singular value far below that term; this one does.
     """
     try:
         turned = np.linalg.solve(middle.T, left.T).T, np.linalg.solve(middle, right.T).T

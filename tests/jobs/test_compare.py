@@ -20,6 +20,7 @@ from dlngeo.jobs.low_rank import low_rank
 from dlngeo.jobs.output import save
 from dlngeo.plotting import compare_figure
 from dlngeo.problems import MatrixCompletion
+from dlngeo.pymanopt import FixedRank
 
 QUICK = Settings(rank=4, depths=(1, 3, math.inf), observed=0.6, iterations=12)
 OTHERS = ["FixedRankEmbedded", "additive", "ALS", "complete()"]
@@ -129,6 +130,30 @@ def test_rectangular_data_with_missing_entries(shape):
     assert row["psnr"] > 0
 
 
+def ends(task, depth, optimizer="flow"):
+    with np.errstate(all="ignore"):  # as the command has it: steps that are refused may overflow
+        return methods.manifold(task, "", depth, optimizer, lambda *_: None).last
+
+
+def test_infinite_depth_at_the_rank_of_the_model_ends_where_that_of_full_rank_does():
+    truth, observed = low_rank((20, 20), 2, condition=5.0, oversampling=2.5, rng=1)
+    task = methods.Task(observed, observed, observed, 6, 1e-3, iterations=100, patience=None, seed=0)
+    full, row = dataclasses.replace(task, rank=20), methods.Row("", optimizer="flow")
+    with np.errstate(all="ignore"):
+        methods.follow(full, row, FixedRank(20, 20, 20, depth=math.inf), lambda *_: None)
+    for u, s, vt in (ends(task, math.inf), row.last):
+        assert np.linalg.norm((u * s) @ vt - truth) < 5e-3 * np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("seed", [101, 102])
+def test_the_flow_follows_the_bias_that_conjugate_gradients_leave(seed):
+    truth, observed = low_rank(oversampling=3.0, rng=seed)
+    task = methods.Task(observed, *observed.split(0.1, seed), 20, 1e-3, iterations=None, patience=None, seed=seed)
+    flow, cg = (np.linalg.norm((u * s) @ vt - truth) for u, s, vt in (ends(task, 3, by) for by in ("flow", "cg")))
+    assert 3 * flow < cg
+    assert flow < 0.01 * np.linalg.norm(truth)
+
+
 def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
     monkeypatch.setattr(baselines, "alternating_least_squares", fail)
     result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
@@ -171,7 +196,7 @@ def test_methods_run_on_one_blas_thread(monkeypatch):
 
 
 def test_patience_stops_early():
-    settings = dataclasses.replace(QUICK, depths=(1,), iterations=500, patience=20)
+    settings = dataclasses.replace(QUICK, depths=(1,), iterations=500, patience=20, optimizer="cg")
     row = compare(data(), settings)["rows"][0]
     assert row["status"] == "stopped early"
     assert row["iterations"] == row["best_iteration"] + 20
@@ -273,12 +298,12 @@ def test_an_interruption_beside_keeps_the_first():
 def test_each_optimizer_moves_the_depths_and_says_so():
     found = {}
     for optimizer, (words, _) in methods.OPTIMIZERS.items():
-        result = compare(data(), dataclasses.replace(QUICK, optimizer=optimizer, iterations=60))
+        result = compare(data(), dataclasses.replace(QUICK, optimizer=optimizer, iterations=30))
         rows = {row["name"]: row for row in result["rows"]}
         assert {rows[name]["optimizer"] for name in ("depth 1", "depth 3", "depth ∞")} == {words}
         assert rows["FixedRankEmbedded"]["optimizer"] == methods.OPTIMIZERS["cg"][0]
         assert rows["ALS"]["optimizer"] is None
-        assert rows["depth 3"]["history"]["train_error"][-1] < 0.2
+        assert rows["depth 3"]["history"]["train_error"][-1] < 0.6
         found[optimizer] = rows["depth 3"]["history"]["train_error"][-1]
         title = compare_figure(result).subfigs[0].subfigs[0].get_suptitle()
         assert title.endswith(f"depths by {words}")
@@ -316,7 +341,7 @@ def test_the_figure_shows_every_row_and_labels_its_axes(result):
     assert all(row["name"] in titles for row in result["rows"])
     assert "observed: 60 %" in titles
     errors = figure.axes[-1]
-    assert errors.get_xlabel() == "iterations or sweeps"
+    assert errors.get_xlabel() == "iterations, steps, sweeps"
     assert errors.get_ylabel() == "held-out relative error"
     (legend,) = figure.subfigs[1].legends
     labels = [text.get_text() for text in legend.get_texts()]
