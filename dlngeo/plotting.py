@@ -94,7 +94,7 @@ def _draw_matrix(part: SubFigure, result: dict[str, Any], columns: int, sides: d
 
 def error_text(error: float) -> str:
     """Return an error as tables and captions show it: three decimals, and two digits of small ones."""
-    return f"{error:.3f}" if error >= 0.1 else f"{error:.2g}"
+    return f"{error:.3f}" if error >= 0.1 else f"{error:#.2g}"
 
 
 def flow_figure(result: dict[str, Any]) -> Figure:

@@ -1,4 +1,4 @@
-"""Print what ``dlngeo compare`` gives at its defaults over five seeds, as the tables in the README.
+"""Print what ``dlngeo compare`` gives at its defaults over five seeds, as the table in the README.
 
 Run it as ``python tests/reproductions/compare_seeds.py [--optimizer cg]``; it takes some minutes. A seed chooses the
 entries, the initial point and the matrix of low rank.
@@ -21,31 +21,32 @@ from dlngeo.plotting import error_text
 SEEDS = range(5)
 
 
-def columns(results: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
-    """For each method, its columns over the seeds."""
-    out: dict[str, dict[str, list[Any]]] = {}
-    for row in (row for result in results for row in result["rows"]):
-        for name, value in row.items():
-            out.setdefault(row["name"], {}).setdefault(name, []).append(value)
-    return out
+def over_seeds(results: list[dict[str, Any]], name: str, column: str) -> list[float]:
+    """Values of a column of a method; one that failed at a seed is left out there."""
+    return [row[column] for result in results for row in result["rows"] if row["name"] == name]
 
 
-def markdown(table: dict[str, dict[str, list[Any]]]) -> str:
-    """Median and smallest–largest value over the seeds."""
+def spread(values: list[float]) -> str:
+    """Median, and smallest to largest value."""
+    return f"{error_text(float(np.median(values)))} ({error_text(min(values))}–{error_text(max(values))})"
+
+
+def markdown(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str:
+    """One line for each method: what it makes of both matrices, and its time for both."""
     lines = [
-        "| method | held-out error | error at the end | effective rank | best iteration | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| method | photograph: held-out error | at the end | rank | low rank: held-out error | rank | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, values in table.items():
-        error, last = (
-            f"{error_text(np.median(values[c]))} ({error_text(min(values[c]))}–{error_text(max(values[c]))})"
-            for c in ("error", "last_error")
-        )
-        iterations = f"{min(values['best_iteration'])}–{max(values['best_iteration'])}"
-        if not values["history"][0]:
-            last = iterations = ""
-        rank, seconds = (f"{np.median(values[c]):.1f}" for c in ("effective_rank", "seconds"))
-        lines.append("| " + " | ".join([name, error, last, rank, iterations, seconds]) + " |")
+    for row in first[0]["rows"]:
+        cells, seconds = [row["name"]], 0.0
+        for part in (first, second):
+            cells.append(spread(over_seeds(part, row["name"], "error")))
+            if part is first:
+                last = np.median(over_seeds(part, row["name"], "last_error"))
+                cells.append(error_text(float(last)) if row["history"] else "")
+            cells.append(f"{np.median(over_seeds(part, row['name'], 'effective_rank')):.1f}")
+            seconds += float(np.median(over_seeds(part, row["name"], "seconds")))
+        lines.append("| " + " | ".join([*cells, f"{seconds:.1f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -54,5 +55,4 @@ if __name__ == "__main__":
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default=Settings().optimizer)
     optimizer = parser.parse_args().optimizer
     results = [compare(photograph(), Settings(seed=s, optimizer=optimizer), example(s)) for s in SEEDS]
-    for part in (results, [result["beside"] for result in results]):
-        sys.stdout.write(f"{part[0]['data']['name']}\n\n{markdown(columns(part))}\n\n")
+    sys.stdout.write(markdown(results, [result["beside"] for result in results]) + "\n")
