@@ -138,14 +138,13 @@ def follow(task: Task, row: Row, space: Any, tick: Tick) -> Row:
 def _optimizer(row: Row, task: Task, first: float) -> Optimizer:
     """Make the optimizer of a row; ``first`` is the norm of the gradient at the start."""
     assert row.optimizer is not None
+    most = task.iterations or OPTIMIZERS[row.optimizer][1]
+    if row.optimizer == "flow":
+        return GradientFlow(max_iterations=most)
     options: dict[str, Any] = {
         "verbosity": 0,
-        "max_iterations": (task.iterations or OPTIMIZERS[row.optimizer][1]) + 1,
+        "max_iterations": most + 1,  # of which pymanopt counts the evaluation at the start as one
         "max_time": math.inf,
-    }
-    if row.optimizer == "flow":
-        return GradientFlow(**options)
-    options |= {
         # A small start is near a saddle, where a deep metric makes every gradient small: that is not convergence.
         "min_gradient_norm": 1e-6 * min(1.0, first),
     }
