@@ -101,10 +101,9 @@ class Follower:
         self.tolerance, self.most, self.time = tolerance, most, time
         self.steps = self.rejected = self.products = 0
         self.error = 0.0
-        self.place(problem, point)
-        self.step_size = step if step is not None else self._first_step()
+        self.place(problem, point, step)
 
-    def place(self, problem: Any, point: Any) -> None:
+    def place(self, problem: Any, point: Any, step: float | None = None) -> None:
         """Go on at a point, which may be one of another problem on another manifold; time and counts go on."""
         self.problem, self.point, self.cost = problem, point, float(problem.cost(point))
         if not math.isfinite(self.cost):
@@ -114,6 +113,7 @@ class Follower:
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
         self.last: Pair | None = None
+        self.step_size = step if step is not None else self._first_step()
 
     @property
     def gradient_norm(self) -> float:
