@@ -17,7 +17,7 @@ __all__ = ["Growth", "StalledError"]
 
 _RISEN = 0.01  # of the largest singular value, at which one that rises joins it
 _SHORTEST = 0.02  # of the drive needed, which a step may add in any case
-_ROUND_OFF = 1e-9
+_ROUND_OFF = 1e-9  # of drives and of the largest gradient
 _RELATIVE = 1e-5  # of the largest gradient, where no bound is given
 
 
@@ -92,15 +92,12 @@ class Growth:
             follower.advance(self.flow_time)
             return
         limit = min(self.flow_time, self.closing, before + self._allowance())
-        try:
-            follower.advance(limit)
-        except StalledError:
-            # A saddle among the matrices of this rank, to round-off.
-            if not follower.gradient_norm <= _ROUND_OFF * self.largest:
-                raise
+        if follower.gradient_norm <= _ROUND_OFF * self.largest:
+            # A saddle among the matrices of this rank, where steps would follow round-off.
             follower.time = limit
             self.waiting.add(first, limit - before)
         else:
+            follower.advance(limit)
             sixth = (follower.time - before) / 6
             self.residual = self.cost.residual(follower.point)
             for residual, weight in ((first, 1), (self.cost.residual(follower.last.second.model.point), 4), (self.residual, 1)):

@@ -101,6 +101,13 @@ def test_where_singular_values_do_not_meet_each_rises_when_the_law_has_it(rng, s
     assert (result.status, result.rank) == ("converged", 4)
 
 
+def test_long_plateaus_are_waited_out(rng):
+    s = np.array([8.0, 0.01])
+    result = LowRankApproximation(low_rank(rng, 7, 6, s)).follow(3, 1e-7)
+    assert_allclose(np.array(result.births) * s, needed_drive(3, effective_size(3) * 1e-7, 0.08), rtol=1e-9)
+    assert result.iterations < 40
+
+
 def second_birth(problem, start, depth, until):
     """When the second singular value of the flow of full rank is a hundredth of the first; and the end."""
 
