@@ -98,10 +98,11 @@ class Growth:
             self.waiting.add(first, limit - before)
         else:
             follower.advance(limit)
-            sixth = (follower.time - before) / 6
+            assert follower.last is not None
+            middle = self.cost.residual(follower.last.second.model.point)
             self.residual = self.cost.residual(follower.point)
-            for residual, weight in ((first, 1), (self.cost.residual(follower.last.second.model.point), 4), (self.residual, 1)):
-                self.waiting.add(residual, weight * sixth)
+            for residual, weight in ((first, 1 / 6), (middle, 2 / 3), (self.residual, 1 / 6)):
+                self.waiting.add(residual, weight * (follower.time - before))
             u, _, vt = follower.point
             self.waiting.project(u, vt)
         point = self._joined(follower.point, follower.time)
