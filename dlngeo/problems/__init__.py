@@ -5,6 +5,7 @@ from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
+from dlngeo.problems.growth import Followed
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
 from dlngeo.problems.quadratic import QuadraticCost
@@ -16,6 +17,7 @@ __all__ = [
     "AutodiffCost",
     "Completed",
     "DistributedCompletion",
+    "Followed",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
+from dlngeo.problems.growth import follow
 
 __all__ = ["LeastSquares", "gram_squares"]
 
@@ -98,6 +99,8 @@ class LeastSquares(MatrixCost):
         # An error that is a difference of large numbers may come out negative at an exact fit.
         error = np.sqrt(np.maximum(0.0, 2 * self.cost(point))) / scale
         return error if np.ndim(error) else float(error)
+
+    follow = follow
 
     # Inside.
 

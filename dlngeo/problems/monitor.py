@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pymanopt
 
-__all__ = ["Record", "Solution", "solve"]
+__all__ = ["Monitored", "Record", "Solution", "StoppedEarly", "solve"]
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ def solve(
     if not math.isfinite(value := float(problem.cost(initial_point))):
         raise ValueError(f"the cost is {value} at the initial point; start from a point with finite entries.")
 
-    monitored = _Monitored(problem, heldout_error, patience, tolerance, callback)
+    monitored = Monitored(problem, heldout_error, patience, tolerance, callback)
     try:
         result = optimizer.run(monitored, initial_point=initial_point)
         monitored.riemannian_gradient(result.point)  # steepest descent never asks at its last point
-    except _StoppedEarly as stop:
+    except StoppedEarly as stop:
         return monitored.solution("stopped early", str(stop))
     except KeyboardInterrupt:
         if not monitored.history:
@@ -144,12 +144,15 @@ def solve(
     return monitored.solution(_status(result.stopping_criterion), result.stopping_criterion)
 
 
-class _StoppedEarly(Exception):
-    """Unwinds the optimiser; never leaves this module."""
+class StoppedEarly(Exception):
+    """Unwinds the optimiser; never reaches the user."""
 
 
-class _Monitored:
-    """A stand-in for a :class:`pymanopt.Problem` that watches the points at which the gradient is taken."""
+class Monitored:
+    """A stand-in for a :class:`pymanopt.Problem` that watches the points at which the gradient is taken.
+
+    ``problem`` may be exchanged on the way, for one on a manifold of another rank.
+    """
 
     def __init__(
         self,
@@ -159,7 +162,7 @@ class _Monitored:
         tolerance: float,
         callback: Callable[[Record, Any], None] | None,
     ) -> None:
-        self._problem = problem
+        self.problem = problem
         self._heldout_error = heldout_error
         self._patience = patience
         self._tolerance = tolerance
@@ -174,20 +177,20 @@ class _Monitored:
         self.best: Record | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._problem, name)
+        return getattr(self.problem, name)
 
     @property
     def unwatched(self) -> pymanopt.Problem:
         """The problem itself, for an optimizer that takes gradients elsewhere than at accepted points."""
-        return self._problem
+        return self.problem
 
     def cost(self, point: Any) -> float:
-        value = self._problem.cost(point)
+        value = self.problem.cost(point)
         self._last_cost = (point, float(value))
         return value
 
     def riemannian_gradient(self, point: Any) -> Any:
-        gradient = self._problem.riemannian_gradient(point)
+        gradient = self.problem.riemannian_gradient(point)
         if point is not self.point:
             self._watch(point, gradient)
         return gradient
@@ -203,8 +206,8 @@ class _Monitored:
         known, cost = self._last_cost
         record = Record(
             iteration=len(self.history),
-            cost=cost if known is point else float(self._problem.cost(point)),
-            gradient_norm=float(self._problem.manifold.norm(point, gradient)),
+            cost=cost if known is point else float(self.problem.cost(point)),
+            gradient_norm=float(self.problem.manifold.norm(point, gradient)),
             heldout_error=math.nan if self._heldout_error is None else float(self._heldout_error(point)),
             singular_values=_singular_values(point),
             seconds=began - self._started - self._watching,
@@ -223,7 +226,7 @@ class _Monitored:
         if record.heldout_error < error * (1 - self._tolerance):
             self._reference = (record.heldout_error, record.iteration)
         elif self._patience is not None and record.iteration - iteration >= self._patience:
-            raise _StoppedEarly(f"The held-out error has not improved for {self._patience} iterations.")
+            raise StoppedEarly(f"The held-out error has not improved for {self._patience} iterations.")
 
 
 def _figure_of_merit(record: Record) -> float:

@@ -79,7 +79,11 @@ class Krylov:
         return total
 
     def _coefficients(self, t: float) -> np.ndarray:
-        return -self.gradient_norm * (self._modes @ (_decay(self._values, t) * self._first))
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = -self.gradient_norm * (self._modes @ (_decay(self._values, t) * self._first))
+        if not np.isfinite(y).all():
+            raise FloatingPointError("the linearised flow overflows")
+        return y
 
     def _residual(self, t: float) -> float:
         if self._next is None:

@@ -98,18 +98,22 @@ class Follower:
         step: float | None = None,
         most: int = 100,
     ) -> None:
-        self.problem, self.tolerance, self.most = problem, tolerance, most
-        self.point, self.time, self.cost = point, time, float(problem.cost(point))
-        if not math.isfinite(self.cost):
-            raise ValueError(f"the cost is {self.cost} at the initial point; start where it is finite.")
+        self.tolerance, self.most, self.time = tolerance, most, time
         self.steps = self.rejected = self.products = 0
         self.error = 0.0
+        self.place(problem, point, step)
+
+    def place(self, problem: Any, point: Any, step: float | None = None) -> None:
+        """Go on at a point, which may be one of another problem on another manifold; time and counts go on."""
+        self.problem, self.point, self.cost = problem, point, float(problem.cost(point))
+        if not math.isfinite(self.cost):
+            raise ValueError(f"the cost is {self.cost} at the initial point; start where it is finite.")
         self._hessian = hessian_of(problem, point)
         self.krylov = self._krylov_at(point)
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
-        self.step_size = step if step is not None else self._first_step()
         self.last: Pair | None = None
+        self.step_size = step if step is not None else self._first_step()
 
     @property
     def gradient_norm(self) -> float:

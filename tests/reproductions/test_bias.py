@@ -38,6 +38,18 @@ def test_reweighting_recovers_without_the_rank_where_four_times_the_rank_mislead
     assert recovered == {"rank unknown, depth 4": 6, "ALS": 0, "depth 3": 0, "R2RILS": 0}
 
 
+@pytest.mark.parametrize("seed", [1, 4, 5, 6])
+def test_the_flow_of_full_rank_recovers_where_flows_of_rank_12_or_20_fail(seed):
+    truth, observed = bias.instance("exact", 2.0, seed)
+    result = observed.split(0.1, seed)[0].follow(3, 1e-3)
+    u, s, vt = result.point
+    unseen = np.ones(truth.shape, bool)
+    unseen[observed.rows, observed.cols] = False
+    gap = ((u * s) @ vt - truth)[unseen]
+    assert result.rank == bias.TRUE_RANK
+    assert np.linalg.norm(gap) < 1e-3 * np.linalg.norm(truth[unseen])
+
+
 def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
     first, second = ({"scene": "exact", "level": 2.0, "method": "ALS", "rank": 3, "seed": s} for s in (0, 1))
     results = [bias.compute(cell) for cell in (first, second)]
