@@ -120,13 +120,6 @@ class Follower:
         """Norm of the Riemannian gradient."""
         return self.krylov.gradient_norm
 
-    @property
-    def middle(self) -> Any:
-        """The point between the last two steps."""
-        if self.last is None:
-            raise RuntimeError("no steps have been made; advance() first.")
-        return self.last.second.model.point
-
     def at_rest(self) -> bool:
         """Whether the flow would stay here for longer than it has taken so far: whether this is not a saddle."""
         if self.gradient_norm == 0:

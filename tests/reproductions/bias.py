@@ -34,7 +34,7 @@ from dlngeo.jobs.low_rank import low_rank
 from dlngeo.problems import MatrixCompletion
 
 TRUE_RANK = 3
-SEEDS, QUICK_SEEDS = 10, 2
+QUICK_SEEDS = 2
 
 
 class Scene(NamedTuple):
@@ -46,10 +46,13 @@ class Scene(NamedTuple):
     shape: tuple[int, int] = (60, 60)
     condition: float = 10.0
     noise: float = 0.0
+    seeds: int = 10
 
 
 SCENES = {
-    "exact": Scene("60×60 of rank 3, condition 10, {:g} entries for each parameter", (1.4, 2.0, 3.0), (3, 6, 12)),
+    "exact": Scene(
+        "60×60 of rank 3, condition 10, {:g} entries for each parameter", (1.4, 2.0, 3.0), (3, 6, 12), seeds=20
+    ),
     "even": Scene("60×60 of rank 3, condition 1, {:g} entries for each parameter", (2.0,), (12,), condition=1.0),
     "noise": Scene(
         "60×60 of rank 3, condition 10, noise 10 %, {:g} entries for each parameter", (3.0,), (3, 12), noise=0.1
@@ -86,13 +89,13 @@ def instance(name: str, level: float, seed: int) -> tuple[np.ndarray, MatrixComp
 def cells(quick: bool) -> list[dict[str, Any]]:
     """What is to be run, in order of interest and then seed by seed, so that what there is can always be shown."""
     out = []
-    for seed in range(QUICK_SEEDS if quick else SEEDS):
-        for name, scene in SCENES.items():
+    for name, scene in SCENES.items():
+        for seed in range(QUICK_SEEDS if quick else scene.seeds):
             for level in scene.levels:
                 # The middle rank is of interest at the middle level only.
                 ranks = scene.ranks if level == 2 else sorted({scene.ranks[0], scene.ranks[-1]})
                 for method, how in METHODS.items():
-                    if name not in how.scenes or method in missing():
+                    if name not in how.scenes or method in missing() or level not in (how.levels or scene.levels):
                         continue
                     for rank in ranks if how.told_rank else ranks[-1:]:
                         out.append({"scene": name, "level": level, "method": method, "rank": rank, "seed": seed})

@@ -17,6 +17,7 @@ from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
 
 START, ITERATIONS, PATIENCE = 1e-3, 800, 150
+STEPS = 25  # of a flow, which grow as it slows down
 SYNTHETIC = ("exact", "even", "noise", "tall")
 EVERYWHERE = (*SYNTHETIC, "digits", "photograph")
 
@@ -44,6 +45,7 @@ class Method:
     turn: int = 0
     package: str = ""
     scenes: tuple[str, ...] = EVERYWHERE
+    levels: tuple[float, ...] = ()  # all, if none is named
 
 
 def _of_row(row: Row) -> tuple[Factors, int]:
@@ -52,18 +54,28 @@ def _of_row(row: Row) -> tuple[Factors, int]:
     return (u * s, vt), row.iterations
 
 
-def _task(entries: Entries, rank: int) -> Task:
+def _task(entries: Entries, rank: int, patience: int = PATIENCE) -> Task:
     # The test entries of a task are only watched; they are not shown to it here.
     train, validation = entries.train, entries.validation
-    return Task(train, validation, validation, rank, START, ITERATIONS, PATIENCE, entries.seed)
+    return Task(train, validation, validation, rank, START, ITERATIONS, patience, entries.seed)
 
 
 def _tick(*_: Any) -> None:
     pass
 
 
-def _depth(depth: float) -> Callable[[Entries, int], tuple[Factors, int]]:
-    return lambda entries, rank: _of_row(manifold(_task(entries, rank), "", depth, "cg", _tick))
+def _depth(depth: float, optimizer: str = "cg") -> Callable[[Entries, int], tuple[Factors, int]]:
+    patience = STEPS if optimizer == "flow" else PATIENCE
+    return lambda entries, rank: _of_row(manifold(_task(entries, rank, patience), "", depth, optimizer, _tick))
+
+
+def _full_rank_flow(depth: float) -> Callable[[Entries, int], tuple[Factors, int]]:
+    def complete(entries: Entries, _: int) -> tuple[Factors, int]:
+        found = entries.train.follow(depth, START, heldout=entries.validation, patience=STEPS)
+        u, s, vt = found.best_point
+        return (u * s, vt), found.iterations
+
+    return complete
 
 
 def _infinite_depth(entries: Entries, _: int) -> tuple[Factors, int]:
@@ -96,6 +108,21 @@ METHODS = {
         turn=2,
         scenes=("exact", "even", "noise", "photograph"),
     ),
+    **{
+        f"flow, depth {depth}": Method(
+            _depth(depth, "flow"),
+            scenes=EVERYWHERE if depth in (2, 3, 4) else ("exact",),
+            levels=() if depth in (1, 2, 3, 4, 8) else (2.0,),
+        )
+        for depth in range(1, 9)
+    },
+    "flow, depth ∞": Method(_depth(math.inf, "flow"), scenes=("exact",)),
+    **{
+        f"flow of full rank, depth {depth}": Method(
+            _full_rank_flow(depth), told_rank=False, scenes=EVERYWHERE if depth in (3, 4) else ("exact",)
+        )
+        for depth in (2, 3, 4, 8)
+    },
     "rank unknown, depth 4": Method(_unknown_rank(4), validates=False, told_rank=False),
     "rank unknown, depth 8": Method(_unknown_rank(8), validates=False, told_rank=False),
     "FixedRankEmbedded": Method(lambda e, rank: _of_row(embedded(_task(e, rank), "", _tick))),
