@@ -19,7 +19,8 @@ low rank. After each pair of steps
 
 the integral by Simpson's rule. As all of S is of one size, its singular value that rises first is that along the top
 singular pair of C; when and how is a scalar law, see :mod:`dlngeo.problems._rise`. It joins the risen ones when it has
-come to a hundredth of the largest of them. Nothing is drawn at random: of Q only that it is orthogonal enters.
+come to a hundredth of the largest of them, by that law: one that the data hold below joins there, and shrinks. Nothing
+is drawn at random: of Q only that it is orthogonal enters.
 
 All this holds while S is driven. From the time ``1/(κ φ(ε, ε))`` on, κ the curvature of the cost, singular values of
 size ε move by their own size in fitting what is left of the residual, and no more is raised.
@@ -131,9 +132,9 @@ def follow(
     ``(ε/σ)^{2/N}``, which is not small at great depth. From one orthogonal start to another times of births differ by
     some percent on matrices of size 15; here they are those of a large one. What has not risen by the time
     ``1/(κ φ_N(ε, ε))``, κ the curvature of the cost along its first singular pair, never does: a scale rather than a
-    law, which matters where the residual stays large, as noise makes it. At depth 2 singular values rise like
-    ``ε e^{2c}``, hardly one after the other, and the rank found is as high as that flow has it. The derivation is in
-    :mod:`dlngeo.problems.growth`.
+    law, which matters where the residual stays large, as noise makes it; hold out entries there. At depth 2 singular
+    values rise like ``ε e^{2c}``, hardly one after the other, and the rank found is as high as that flow has it. The
+    derivation is in :mod:`dlngeo.problems.growth`.
 
     Each step costs what it does on the matrices of the rank that has risen, in time and in memory, and two largest
     singular values of matrices as sparse as the data, by Lanczos.
