@@ -17,6 +17,7 @@ __all__ = ["compare_figure", "error_text", "flow_figure", "sample_figure"]
 _COLUMN_INCHES = 1.9
 _FLOOR = "0.45", "--"
 _OTHERS = {
+    "full rank, depth 3": ("tab:blue", "-"),
     "FixedRankEmbedded": ("tab:cyan", (0, (4, 3))),
     "additive": ("tab:brown", ":"),
     "ALS": ("tab:green", "-"),

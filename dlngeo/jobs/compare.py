@@ -27,6 +27,7 @@ SCHEMA = 1
 _VALIDATION = 0.1
 _PICTURE_SIDE = 256
 _WHOLE, _HOLED = 0.1, 0.8  # fractions that are shown of matrices with no entry missing, and of others
+_GROWN = 3  # the depth of the flow of full rank
 _NOTES = (
     "Errors are relative, on the test entries: 1 is predicting the mean. The first is at the point with the smallest "
     "error on the validation entries.",
@@ -133,12 +134,14 @@ def _plan(
         plan.append(partial(methods.manifold, task, depth_name(depth), depth, settings.optimizer, tick))
         if math.isinf(depth):
             notes.append("Depth ∞ lives on invertible matrices: here σ² + ε² stands for σ² in its metric, ε the start.")
+    plan.append(partial(methods.grown, task, f"full rank, depth {_GROWN}", _GROWN, tick))
     plan.append(partial(methods.embedded, task, "FixedRankEmbedded", tick))
     plan.append(partial(baselines.additive, task, "additive"))
     plan.append(partial(baselines.alternating_least_squares, task, "ALS", tick))
     plan.append(partial(baselines.reweighted, task, "complete()", tick))
     notes += [
         f"Depths: by {methods.OPTIMIZERS[settings.optimizer][0]}. FixedRankEmbedded: by conjugate gradients.",
+        f"Full rank, depth {_GROWN}: the gradient flow of full rank, whose rank grows as the flow has it.",
         "Additive: a value for each row and one for each column. complete(): reweighted least squares, rank not given.",
         f"Additive, ALS: ridge of {', '.join(f'{r:g}' for r in baselines.RIDGES)} chosen on the validation entries.",
     ]

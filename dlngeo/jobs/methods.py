@@ -14,10 +14,10 @@ from pymanopt.optimizers.line_search import AdaptiveLineSearcher
 from pymanopt.optimizers.optimizer import Optimizer
 
 from dlngeo.kernels import InfiniteDepthKernel, RegularizedKernel
-from dlngeo.problems import MatrixCompletion, Record, solve
+from dlngeo.problems import MatrixCompletion, Record, Solution, solve
 from dlngeo.pymanopt import FixedRank, GradientFlow
 
-__all__ = ["OPTIMIZERS", "Path", "Row", "Task", "embedded", "follow", "manifold"]
+__all__ = ["OPTIMIZERS", "Path", "Row", "Task", "embedded", "follow", "grown", "manifold"]
 
 # In words, and the limit of iterations unless one is given.
 OPTIMIZERS = {
@@ -25,6 +25,8 @@ OPTIMIZERS = {
     "cg": ("conjugate gradients", 500),
     "trust-regions": ("trust regions", 200),
 }
+# Steps of a flow that grows without a smaller error: what rises then is noise, or what no low rank accounts for.
+_PATIENCE = 25
 
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]
 Tick = Callable[[str, int], None]
@@ -107,6 +109,25 @@ def manifold(task: Task, name: str, depth: float, optimizer: str, tick: Tick) ->
     return follow(task, Row(name, depth, optimizer, unit), space, tick)
 
 
+def grown(task: Task, name: str, depth: float, tick: Tick) -> Row:
+    """Find the best point of the flow of full rank, whose rank grows as the flow has it: the model's is not told."""
+    path = Path(task)
+
+    def watch(record: Record, point: Point) -> None:
+        path.add(record.iteration, point, record.heldout_error, record.seconds)
+        tick(name, record.iteration)
+
+    solution = task.train.follow(
+        depth,
+        task.start,
+        heldout=task.validation,
+        patience=task.patience or _PATIENCE,
+        max_iterations=task.iterations or OPTIMIZERS["flow"][1],
+        callback=watch,
+    )
+    return _filled(Row(name, None, "flow", "steps"), solution, path)
+
+
 def embedded(task: Task, name: str, tick: Tick) -> Row:
     """Find the best point of a path on the manifold of pymanopt, which has no Hessian, by conjugate gradients."""
     return follow(task, Row(name, optimizer="cg"), FixedRankEmbedded(*task.train.shape, task.rank), tick)
@@ -129,6 +150,10 @@ def follow(task: Task, row: Row, space: Any, tick: Tick) -> Row:
         patience=task.patience,
         callback=watch,
     )
+    return _filled(row, solution, path)
+
+
+def _filled(row: Row, solution: Solution, path: Path) -> Row:
     row.status, row.iterations = solution.status, solution.iterations
     row.best_iteration, row.seconds = solution.best.iteration, solution.history[-1].seconds
     row.best, row.last, row.history = solution.best_point, solution.point, path.history

@@ -146,7 +146,8 @@ class Follower:
                 h = (limit - self.time) / 2
             if h <= _SHORTEST * abs(self.time):
                 break
-            h, outcome = self._attempt(h, whole)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of steps that are far too long
+                h, outcome = self._attempt(h, whole)
             if isinstance(outcome, tuple):
                 self._accept(h, limit if whole and outcome[3] else self.time + 2 * h, outcome)
                 return

@@ -56,7 +56,16 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
     else:
         scipy.io.mmwrite(path, scipy.sparse.coo_array(matrix))
     result = succeed("compare", path, *QUICK["compare"], "--output", tmp_path / "out")
-    rows = ("depth 1", "depth 3", "FixedRankEmbedded", "additive", "ALS", "complete()", "SVD (floor)")
+    rows = (
+        "depth 1",
+        "depth 3",
+        "full rank, depth 3",
+        "FixedRankEmbedded",
+        "additive",
+        "ALS",
+        "complete()",
+        "SVD (floor)",
+    )
     for word in (*rows, "effective", "seconds"):
         assert word in result.stdout
     assert "PSNR" not in result.stdout

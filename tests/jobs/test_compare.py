@@ -23,7 +23,7 @@ from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank
 
 QUICK = Settings(rank=4, depths=(1, 3, math.inf), observed=0.6, iterations=12)
-OTHERS = ["FixedRankEmbedded", "additive", "ALS", "complete()"]
+OTHERS = ["full rank, depth 3", "FixedRankEmbedded", "additive", "ALS", "complete()"]
 
 
 def data(m=20, n=20, missing=0.0, peak=None):
@@ -158,7 +158,7 @@ def test_a_method_that_fails_is_noted_and_does_not_cost_the_others(monkeypatch):
     monkeypatch.setattr(baselines, "alternating_least_squares", fail)
     result = compare(data(), dataclasses.replace(QUICK, depths=(2,)))
     names = [row["name"] for row in result["rows"]]
-    assert names == ["depth 2", "FixedRankEmbedded", "additive", "complete()", "SVD (floor)"]
+    assert names == ["depth 2", "full rank, depth 3", "FixedRankEmbedded", "additive", "complete()", "SVD (floor)"]
     assert "ALS failed: SVD did not converge" in result["notes"]
 
 
@@ -271,6 +271,8 @@ def test_a_second_matrix_is_completed_beside_the_first(shape):
     np.testing.assert_array_equal(np.isnan(picture), ~shown)
     assert beside["rows"][-2]["name"] == "complete()"
     assert beside["rows"][-2]["error"] < 1e-6
+    assert beside["rows"][1]["name"] == "full rank, depth 3"
+    assert beside["rows"][1]["error"] < 1e-2
     assert ("beside, depth 2", 12) in ticks
     asked = compare(data(), QUICK, second)["beside"]
     assert asked["settings"]["observed"] == pytest.approx(QUICK.observed, abs=1e-3)
