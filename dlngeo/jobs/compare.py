@@ -134,8 +134,8 @@ def _plan(
         plan.append(partial(methods.manifold, task, depth_name(depth), depth, settings.optimizer, tick))
         if math.isinf(depth):
             notes.append("Depth ∞ lives on invertible matrices: here σ² + ε² stands for σ² in its metric, ε the start.")
-    plan.append(partial(methods.grown, task, f"full rank, depth {_GROWN}", _GROWN, tick))
     plan.append(partial(methods.embedded, task, "FixedRankEmbedded", tick))
+    plan.append(partial(methods.grown, task, f"full rank, depth {_GROWN}", _GROWN, tick))
     plan.append(partial(baselines.additive, task, "additive"))
     plan.append(partial(baselines.alternating_least_squares, task, "ALS", tick))
     plan.append(partial(baselines.reweighted, task, "complete()", tick))

@@ -409,7 +409,7 @@ def test_what_cannot_be_pickled_is_named_where_it_is_missed(setting):
 
 
 @pytest.mark.parametrize("coordinates", ["factored", "dense"])
-def test_interrupted_flows_are_kept_and_resumed(setting, coordinates):
+def test_interrupted_flows_are_kept_and_resumed(setting, coordinates, ctrl_c):
     space, cost, x = setting
     whole = dlngeo.gradient_flow(space, cost.gradient, x, [0, 0.3, 2], coordinates=coordinates)
 

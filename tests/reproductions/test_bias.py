@@ -62,7 +62,7 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
     (tmp_path / "bias.jsonl").unlink()
     again = bias.stored(tmp_path)
     assert [bias.key(cell) for cell in again] == [bias.key(cell) for cell in results]
-    assert "| ALS |" in (tmp_path / "bias.md").read_text()
+    assert "| ALS (2 seeds) |" in (tmp_path / "bias.md").read_text()
     assert (tmp_path / "bias.png").stat().st_size > 10_000
 
 
