@@ -54,7 +54,7 @@ class Growth:
             raise ValueError(f"flow_time {flow_time:g} is before the first singular value has risen, at {begin:.6g}.")
         self.waiting.add(residual, begin - 1.0)
         point = self._joined((np.zeros((m, 0)), np.zeros(0), np.zeros((0, n))), begin)
-        self.follower = Follower(self._posed(point), point, tolerance=tolerance, time=begin)
+        self.follower = Follower(self._posed(point), point, tolerance=tolerance, time=begin, keeps=False)
         self.residual = cost.residual(point)
 
     @property
@@ -98,8 +98,7 @@ class Growth:
             self.waiting.add(first, limit - before)
         else:
             follower.advance(limit)
-            assert follower.last is not None
-            middle = self.cost.residual(follower.last.second.model.point)
+            middle = self.cost.residual(follower.middle)
             self.residual = self.cost.residual(follower.point)
             for residual, weight in ((first, 1 / 6), (middle, 2 / 3), (self.residual, 1 / 6)):
                 self.waiting.add(residual, weight * (follower.time - before))

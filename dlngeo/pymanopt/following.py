@@ -69,6 +69,9 @@ class Follower:
     most : int
         Products for one step at most; a step that needs more is shortened.
 
+    keeps : bool
+        Whether to keep the last steps, for points between.
+
     Attributes
     ----------
     point, time, cost : Any
@@ -80,7 +83,9 @@ class Follower:
     error : float
         Sum of the estimated errors of all steps.
     last : Pair or None
-        The steps made last.
+        The steps made last, if they are kept.
+    middle : point
+        The point between them.
 
     References
     ----------
@@ -97,7 +102,9 @@ class Follower:
         time: float = 0.0,
         step: float | None = None,
         most: int = 100,
+        keeps: bool = True,
     ) -> None:
+        self.keeps = keeps
         self.tolerance, self.most, self.time = tolerance, most, time
         self.steps = self.rejected = self.products = 0
         self.error = 0.0
@@ -113,6 +120,7 @@ class Follower:
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
         self.last: Pair | None = None
+        self.middle = point
         self.step_size = step if step is not None else self._first_step()
 
     @property
@@ -174,6 +182,7 @@ class Follower:
             if h == 0:
                 return 0.0, "the Krylov space serves no time"
             first = self.krylov.model
+            first.release()  # shorter steps take no more products
             far = first.move(self.krylov.step(2 * h))
             second = self._krylov_at(first.move(self.krylov.step(h)))
             reached = self._reach(second, h)
@@ -186,6 +195,7 @@ class Follower:
             error = displacement(self.problem.manifold, far, end) / 3
             if not error <= self.tolerance:
                 return h * self._factor(error), f"the error of a step is {error:.2g}"
+            second.model.release()
             return h, (second, self._krylov_at(end), cost, whole, error)
         except _NO_POINT as failure:
             return h * _LEAST, str(failure)
@@ -195,7 +205,9 @@ class Follower:
         grown = h * self._factor(error)
         # A step cut short by the limit says little of the next.
         step_size = max(self.step_size, grown) if whole else grown
-        self.last = Pair(self.time, h, self.krylov, second, time, krylov.model.point)
+        self.middle = second.model.point
+        if self.keeps:
+            self.last = Pair(self.time, h, self.krylov, second, time, krylov.model.point)
         self.steps, self.error = self.steps + 1, self.error + error
         self.point, self.time, self.cost, self.krylov = krylov.model.point, time, cost, krylov
         self.step_size = step_size

@@ -168,6 +168,7 @@ class GradientFlow(Optimizer):
             time=0.0 if resume is None else resume.flow_time,
             step=self.first_step if resume is None else resume.step_size,
             most=self.max_products,
+            keeps=bool(self.events),
         )
         run = _Run(self, problem, follower, began, resume)
         reason = run.visit()

@@ -109,8 +109,6 @@ class FixedRankModel:
         self._size = r * (r + rows + columns)
         self._root = np.sqrt(frame.phi)
         self._null = np.sqrt(frame.phi_null) if rows or columns else None
-        derivatives_at = getattr(problem, "derivatives_at", None)
-        self._derivatives: Derivatives | None = None if derivatives_at is None else derivatives_at(self.point)
         if self._derivatives is None:
             self.gradient = self.coordinates(problem.riemannian_gradient(self.point))
         else:
@@ -121,6 +119,10 @@ class FixedRankModel:
     def cost(self) -> float:
         """The cost at the point."""
         return float(self._problem.cost(self.point))
+
+    def release(self) -> None:
+        """Give back what products keep, about as much as the data; the next product makes it anew."""
+        self.__dict__.pop("_derivatives", None)
 
     def product(self, w: Array) -> Array:
         """Evaluate ``∇_w grad E``, see :meth:`dlngeo.matrices.frame.Frame.hessian_blocks`, in coordinates."""
@@ -189,6 +191,11 @@ class FixedRankModel:
             None if first == second else right - u @ core,
             None if second == self._size else left - vt.T @ core.T,
         )
+
+    @cached_property
+    def _derivatives(self) -> Derivatives | None:
+        derivatives_at = getattr(self._problem, "derivatives_at", None)
+        return None if derivatives_at is None else derivatives_at(self.point)
 
     @cached_property
     def _connection(self) -> ConnectionTerm:

@@ -35,6 +35,9 @@ class Model:
     def dot(self, a: Any, b: Any) -> float:
         return float(self.manifold.inner_product(self.point, a, b))
 
+    def release(self) -> None:
+        """Nothing is kept for products."""
+
     def product(self, vector: Any) -> Any:
         return self._hessian(self.point, vector)
 
