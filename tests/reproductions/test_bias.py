@@ -4,6 +4,7 @@ import json
 
 import bias
 import bias_report
+import flow_limits
 import numpy as np
 import pytest
 import scipy.stats
@@ -84,3 +85,15 @@ def test_the_interval_covers_the_median(rng):
     samples = rng.standard_normal((4000, 10))
     covered = np.mean([low <= 0 <= high for _, low, high in map(bias_report.interval, samples)])
     assert abs(covered - (1 - 22 / 1024)) < 4 * np.sqrt(0.979 * 0.021 / 4000)
+
+
+def test_limits_of_flows_are_told_by_their_start_and_their_stop():
+    truth, observed = bias.instance("exact", 3.0, 100)
+    errors = [
+        flow_limits.unseen_error(truth, observed, flow_limits.limit(observed, 3, size, None, 0))
+        for size in (1e-2, 1e-4)
+    ]
+    assert errors[1] < min(errors[0], 1e-4)
+    found = flow_limits.stops(truth, observed, 3, 0)
+    assert len(found) == len(flow_limits.STOPS)
+    assert found[-1] < 1e-3 < found[0]
