@@ -17,12 +17,13 @@ from dlngeo.jobs.output import replace
 RECOVERED = 1e-3
 # Medians below are those of recovered matrices; what is left there is the tolerance of each method.
 LOWEST = 1e-7
-DEPTHS = ("depth 1", "depth 2", "depth 3", "depth 4", "depth 8", "depth ∞")
+DEPTHS = ("1", "2", "3", "4", "8", "∞")
 # Okabe and Ito's colours, told apart by the colour-blind, and a marker each.
 STYLES = {
     "rank unknown, depth 4": ("#000000", "*"),
-    "depth 3": ("#0072B2", "o"),
-    "depth 1": ("#56B4E9", "s"),
+    "flow of full rank, depth 3": ("#0072B2", "o"),
+    "flow, depth 3": ("#56B4E9", "s"),
+    "depth 3": ("#F0E442", "h"),
     "ALS": ("#CC79A7", "^"),
     "MatrixIRLS": ("#009E73", "X"),
     "R2RILS": ("#D55E00", "D"),
@@ -144,13 +145,15 @@ def draw(results: Results) -> Any:
 
     shades = plt.get_cmap("cividis")(np.linspace(0, 0.9, len(levels)))
     for k, (color, level, marker) in enumerate(zip(shades, levels, "os^", strict=False)):
-        errors = [results.errors("exact", level, depth, large) for depth in DEPTHS]
-        curve(axes[0], np.arange(1, 7), errors, 0.015 * (k - 1), color=color, marker=marker, label=f"{level:g}")
-    axes[0].set_xticks(range(1, 7), [d.removeprefix("depth ") for d in DEPTHS])
+        for prefix, line, label in (("flow, ", "-", f"{level:g}"), ("", ":", f"{level:g}, conjugate gradients")):
+            errors = [results.errors("exact", level, f"{prefix}depth {depth}", large) for depth in DEPTHS]
+            style = {"color": color, "marker": marker, "linestyle": line, "label": label}
+            curve(axes[0], np.arange(1, 7), errors, 0.015 * (k - 1), **style)
+    axes[0].set_xticks(range(1, 7), DEPTHS)
     axes[0].set(
-        xlabel="depth (∞: full rank)",
+        xlabel="depth",
         ylabel=f"relative error on unseen entries (≥ {LOWEST:.0e})",
-        title=f"From a small start: model rank {large}, true rank {true}",
+        title=f"Flows and conjugate gradients: rank {large} for {true}",
     )
     axes[0].legend(title="entries / parameters", fontsize=8, title_fontsize=8)
     for k, (method, (color, marker)) in enumerate(STYLES.items()):
