@@ -19,6 +19,7 @@ _RISEN = 0.01  # of the largest singular value, at which one that rises joins it
 _SHORTEST = 0.02  # of the drive needed, which a step may add in any case
 _ROUND_OFF = 1e-9  # of drives and of the largest gradient
 _RELATIVE = 1e-5  # of the largest gradient, where no bound is given
+_FITTED = 1e-5  # of the residual at X = 0; what rises to fit less than this is of no account
 
 
 class Growth:
@@ -35,6 +36,7 @@ class Growth:
             )
         self.waiting = Waiting(self._matrix, residual, (m, n))
         self.waiting.add(residual, 1.0)
+        self.whole = float(np.linalg.norm(residual))
         u, slope, vt = self.waiting.top()
         if slope == 0:
             raise ValueError("the gradient is zero at X = 0, so that nothing rises from a small start; are all data 0?")
@@ -81,7 +83,8 @@ class Growth:
             return "flow time", f"Flow time {follower.time:.6g} reached."
         bound = _RELATIVE * self.largest if self.least is None else self.least
         rests = follower.gradient_norm == 0 or (follower.gradient_norm < bound and follower.at_rest())
-        if rests and not (self._waits() and follower.time + self._allowance() < self.closing):
+        fitted = np.linalg.norm(self.residual) < _FITTED * self.whole
+        if rests and (fitted or not (self._waits() and follower.time + self._allowance() < self.closing)):
             return "converged", f"The gradient has the norm {follower.gradient_norm:.3g}, and nothing more rises."
         return None
 
