@@ -51,6 +51,14 @@ def test_the_flow_of_full_rank_recovers_where_flows_of_rank_12_or_20_fail(seed):
     assert np.linalg.norm(gap) < 1e-3 * np.linalg.norm(truth[unseen])
 
 
+@pytest.mark.slow
+def test_the_flow_keeps_the_bias_that_conjugate_gradients_lose():
+    cg, flow, full = (errors(method, FRESH) for method in ("depth 3", "flow, depth 3", "flow of full rank, depth 3"))
+    assert factor(cg, flow) > 1.4
+    assert factor(flow, full) > 4
+    assert np.median(full) < 1e-3
+
+
 def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
     first, second = ({"scene": "exact", "level": 2.0, "method": "ALS", "rank": 3, "seed": s} for s in (0, 1))
     results = [bias.compute(cell) for cell in (first, second)]
