@@ -191,7 +191,9 @@ def gradient_flow(
     options = {"method": method, "rtol": tolerance, "atol": atol, "dense_output": dense, "progress": progress}
     course = _GradientCourse(options, cost, loss_below, gradient_below)
     course.state, course.edge, course.singular_value_below = states[0], states[0].edge, singular_value_below
-    course.space, course.hessian = space, euclidean_hessian
+    course.space, course.hessian = space, None
+    if euclidean_hessian is not None:
+        course.hessian = UserFunction(euclidean_hessian, "the Hessian", tuple(space.shape))
     if method == "implicit" or rtol is None:
         course.exponential = partial(course.exponential_steps, tolerance if method == "implicit" else _EXPONENTIAL)
     course.watched = {}

@@ -14,7 +14,7 @@ from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo.problems.monitor import Record, Solution, solve
+from dlngeo.problems.monitor import Record, Solution, error_on, solve
 
 __all__ = ["MatrixCost", "Products", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
 
@@ -155,15 +155,11 @@ class MatrixCost(abc.ABC):
 
         ``heldout`` is a problem of the same shape with a ``relative_error(point)``.
         """
-        if heldout is not None and heldout.shape != self.shape:
-            raise ValueError(
-                f"heldout is {heldout.shape}, the problem is {self.shape}; they must be parts of one matrix."
-            )
         return solve(
             self.problem(manifold),
             optimizer,
             initial_point=initial_point,
-            heldout_error=None if heldout is None else heldout.relative_error,
+            heldout_error=error_on(heldout, self),
             patience=patience,
             tolerance=tolerance,
             callback=callback,

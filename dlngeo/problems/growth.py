@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlngeo import _check
-from dlngeo.problems.monitor import Monitored, Record, Solution, StoppedEarly
+from dlngeo.problems.monitor import Monitored, Record, Solution, StoppedEarly, error_on
 
 __all__ = ["Followed", "follow"]
 
@@ -160,15 +160,12 @@ def follow(
         raise ValueError(f"flow_time must be positive, got {flow_time}; a gradient flow runs forward.")
     if min_gradient_norm is not None and not min_gradient_norm >= 0:
         raise ValueError(f"min_gradient_norm must not be negative, got {min_gradient_norm}.")
-    if heldout is not None and heldout.shape != problem.shape:
-        raise ValueError(f"heldout is {heldout.shape}, the problem is {problem.shape}; they must be of one matrix.")
-    if patience is not None and heldout is None:
-        raise ValueError("patience needs something to watch; pass held-out data as well.")
+    error = error_on(heldout, problem)
     from dlngeo.problems._growing import Growth, StalledError  # with geomstats, which costs alone do without
 
     began = time.perf_counter()
     growth = Growth(problem, depth, size, tolerance, flow_time, min_gradient_norm)
-    watched = Monitored(growth.problem, None if heldout is None else heldout.relative_error, patience, 0.0, callback)
+    watched = Monitored(growth.problem, error, patience, 0.0, callback)
     progress: dict[str, Any] = {}
     try:
         while True:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pymanopt
 
-__all__ = ["Monitored", "Record", "Solution", "StoppedEarly", "solve"]
+__all__ = ["Monitored", "Record", "Solution", "StoppedEarly", "error_on", "solve"]
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,11 @@ def solve(
     KeyboardInterrupt
         If interrupted before the initial point was evaluated.
     """
-    if patience is not None and heldout_error is None:
-        raise ValueError("patience needs something to watch; pass held-out data as well.")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be at least 1, got {patience}.")
+    monitored = Monitored(problem, heldout_error, patience, tolerance, callback)
     if initial_point is None:
         initial_point = problem.manifold.random_point()
     if not math.isfinite(value := float(problem.cost(initial_point))):
         raise ValueError(f"the cost is {value} at the initial point; start from a point with finite entries.")
-
-    monitored = Monitored(problem, heldout_error, patience, tolerance, callback)
     try:
         result = optimizer.run(monitored, initial_point=initial_point)
         monitored.riemannian_gradient(result.point)  # steepest descent never asks at its last point
@@ -142,6 +137,15 @@ def solve(
             raise
         return monitored.solution("interrupted", f"Interrupted after {monitored.history[-1].iteration} iterations.")
     return monitored.solution(_status(result.stopping_criterion), result.stopping_criterion)
+
+
+def error_on(heldout: Any, problem: Any) -> Callable[[Any], float] | None:
+    """Return the function that measures a point by held-out data, once they are of the matrix of the problem."""
+    if heldout is None:
+        return None
+    if heldout.shape != problem.shape:
+        raise ValueError(f"heldout is {heldout.shape}, the problem is {problem.shape}; they must be of one matrix.")
+    return heldout.relative_error
 
 
 class StoppedEarly(Exception):
@@ -162,6 +166,10 @@ class Monitored:
         tolerance: float,
         callback: Callable[[Record, Any], None] | None,
     ) -> None:
+        if patience is not None and heldout_error is None:
+            raise ValueError("patience needs something to watch; pass held-out data as well.")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}.")
         self.problem = problem
         self._heldout_error = heldout_error
         self._patience = patience

@@ -52,6 +52,7 @@ from dlngeo.kernels import Kernel, of_depth
 from dlngeo.problems._pattern import Pattern
 from dlngeo.problems._tangent_fit import TangentFit
 from dlngeo.problems.base import Products
+from dlngeo.problems.monitor import error_on
 
 __all__ = ["Completed", "Sweep", "complete"]
 
@@ -230,8 +231,7 @@ def complete(
         raise ValueError(f"depth {depth} has no bias toward low rank in this method; take one of at least 2.")
     tolerance = _roundoff(problem.values) if tolerance is None else _check.positive(tolerance, "tolerance")
     max_iterations = _check.positive_integer(max_iterations, "max_iterations")
-    if heldout is not None and heldout.shape != problem.shape:
-        raise ValueError(f"heldout is {heldout.shape}, the problem is {problem.shape}; they must be of one matrix.")
+    error_on(heldout, problem)
     if not np.any(problem.values):
         raise ValueError("all observed values are 0, and so is the matrix of least rank; there is nothing to complete.")
     most = _largest_rank(problem) if rank is None else _check.rank(rank, *problem.shape)

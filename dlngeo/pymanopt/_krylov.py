@@ -64,8 +64,8 @@ class Krylov:
 
     def reach(self, t: float) -> float:
         """Extend the space for the time ``t``; return the time up to which it serves, ``t`` or less."""
-        while (residual := self._residual(t)) > self.tolerance:
-            if self._next is None or len(self.alpha) >= self.most or math.isnan(residual):
+        while not (residual := self._residual(t)) <= self.tolerance:
+            if len(self.alpha) >= self.most or math.isnan(residual):
                 return self._longest(t)
             self._extend(max(_OFTEN, len(self.alpha) // 4))
         return t

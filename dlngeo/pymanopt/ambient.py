@@ -20,6 +20,7 @@ from dlngeo._linalg import combine, gram, skew, symmetric
 __all__ = [
     "SecondOrderParts",
     "gradient_part",
+    "is_autodiff",
     "products",
     "second_order_parts",
     "tangent_part",
@@ -48,7 +49,7 @@ class SecondOrderParts(NamedTuple):
 
 def gradient_part(point: Triple, gradient: Any, largest: float) -> tuple[Triple, float]:
     """Tangent part of ``E′`` in any form, and the updated scale of the largest autodiff gradient."""
-    if _is_autodiff(gradient):
+    if is_autodiff(gradient):
         return tangent_part_of_autodiff(point, gradient, largest)
     u, _, vt = point
     return tangent_part(u, vt, gradient), largest
@@ -65,12 +66,12 @@ def second_order_parts(
     u, _, vt = point
     left, _, right = tangent
     along, across = np.zeros_like(left), np.zeros_like(right)
-    if _is_autodiff(hessian):  # the normal part of E′ is in it
+    if is_autodiff(hessian):  # the normal part of E′ is in it
         g, h, largest = _parts_of_autodiff(point, gradient, hessian, tangent, largest)
         return SecondOrderParts(g, h, along, across), largest
     if not bent:
         g, largest = gradient_part(point, gradient, largest)
-    elif _is_autodiff(gradient):
+    elif is_autodiff(gradient):
         raise ValueError(
             "the gradient is a triple of derivatives in u, s and vt, which tells nothing of its normal part; "
             "the Hessian product is a matrix. Give both in the same form."
@@ -146,7 +147,7 @@ def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) 
     )
 
 
-def _is_autodiff(vector: Any) -> bool:
+def is_autodiff(vector: Any) -> bool:
     """Whether it is a triple of derivatives in the factors: its middle is a vector, not a matrix."""
     return isinstance(vector, tuple | list) and len(vector) == 3 and np.ndim(vector[1]) == 1
 
@@ -247,7 +248,7 @@ def _parts_of_autodiff(
     u, s, vt = point
     d_du, d_ds, d_dvt = _like(point, product)
     z_left, z, z_right = tangent
-    if _is_autodiff(gradient):
+    if is_autodiff(gradient):
         read = _read(point, gradient, largest)
     else:
         left, core, right = tangent_part(u, vt, gradient)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlngeo.pymanopt._krylov import Krylov
-from dlngeo.pymanopt.model import displacement, hessian_of, model_at
+from dlngeo.pymanopt.model import displacement, models_of
 
 __all__ = ["Follower", "StalledError"]
 
@@ -115,7 +115,7 @@ class Follower:
         self.problem, self.point, self.cost = problem, point, float(problem.cost(point))
         if not math.isfinite(self.cost):
             raise ValueError(f"the cost is {self.cost} at the initial point; start where it is finite.")
-        self._hessian = hessian_of(problem, point)
+        self._model_at = models_of(problem, point)
         self.krylov = self._krylov_at(point)
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
@@ -135,7 +135,8 @@ class Follower:
         before = self.krylov.products
         lowest = self.krylov.lowest
         self.products += self.krylov.products - before
-        return -lowest * self.time < 1
+        # Nothing has been seen of the flow at its start: any negative curvature makes that a saddle.
+        return lowest >= 0 or (self.steps > 0 and -lowest * self.time < 1)
 
     def advance(self, limit: float = math.inf) -> None:
         """Make two steps, not beyond the time ``limit``.
@@ -221,7 +222,7 @@ class Follower:
 
     def _krylov_at(self, point: Any) -> Krylov:
         # What the Hessian's products leave over has to be small beside the errors of the steps.
-        return Krylov(model_at(self.problem, self._hessian, point), min(0.1, self.tolerance), self.most)
+        return Krylov(self._model_at(point), min(0.1, self.tolerance), self.most)
 
     def _reach(self, krylov: Krylov, t: float) -> float:
         before = krylov.products

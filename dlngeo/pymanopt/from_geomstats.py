@@ -102,6 +102,11 @@ class FromGeomstats(Manifold):
         super().__init__(name, int(space.dim), point_layout=1)
 
     @property
+    def has_hessian(self) -> bool:
+        """Whether the metric has one in closed form."""
+        return hasattr(self.space.metric, "hessian")
+
+    @property
     def typical_dist(self) -> float:
         """``√dim``, the order of the distance across which all directions together change by a unit."""
         return math.sqrt(self.dim)
@@ -187,7 +192,7 @@ class FromGeomstats(Manifold):
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
     ) -> np.ndarray:
         metric = self.space.metric
-        if not hasattr(metric, "hessian"):
+        if not self.has_hessian:
             raise NotImplementedError(
                 f"{type(metric).__name__} has no method hessian(tangent_vec, euclidean_gradient, euclidean_hessian, "
                 "base_point); pose the problem by dlngeo.pymanopt.GradientProblem, whose Hessian is a difference of "

@@ -145,7 +145,7 @@ class GradientFlow(Optimizer):
         )
 
     def run(
-        self, problem: Any, *, initial_point: Any = None, resume: GradientFlowResult | None = None, **_: Any
+        self, problem: Any, *, initial_point: Any = None, resume: GradientFlowResult | None = None
     ) -> GradientFlowResult:
         """Follow the flow of a problem from a point, a random one by default.
 
@@ -185,7 +185,6 @@ class GradientFlow(Optimizer):
             cost=follower.cost,
             iterations=follower.steps,
             stopping_criterion=reason,
-            cost_evaluations=follower.steps + follower.rejected + 1,
             step_size=follower.step_size,
             gradient_norm=follower.gradient_norm,
             flow_time=follower.time,
@@ -213,7 +212,9 @@ class _Run:
             follower.steps, follower.rejected = before.iterations, before.rejected
             follower.products, follower.error, self.largest = before.products, before.error, before.largest_gradient
             self.happened |= {name: list(times) for name, times in before.events.items()}
-        self.values = self._events(follower.time, follower.point)
+        self.values = self._events()
+        if undefined := _undefined(self.values):
+            raise ValueError(f"{undefined} at t = {follower.time:.6g}; its zeros cannot be seen.")
         optimizer._initialize_log(optimizer_parameters={"tolerance": optimizer.tolerance})
         self.columns = printer.VoidPrinter()
         if optimizer._verbosity >= 2:
@@ -234,7 +235,9 @@ class _Run:
             follower.advance(self.optimizer.flow_time)
         except StalledError as error:
             return f"Terminated - stalled: {error}."
-        values = self._events(follower.time, follower.point)
+        values = self._events()
+        if undefined := _undefined(values):
+            return f"Terminated - stalled: {undefined} at flow time {follower.time:.6g}."
         passed = [
             (self._zero(name, before), name) for name, value in values.items() if _passes(self.values[name], value)
         ]
@@ -250,7 +253,8 @@ class _Run:
     def visit(self) -> str | None:
         """Watch the point reached; return why the flow ends here."""
         optimizer, follower = self.optimizer, self.follower
-        self.problem.riemannian_gradient(follower.point)  # a problem that is watched sees the accepted points
+        if self.problem is not follower.problem:  # it is watched, and sees the accepted points
+            self.problem.riemannian_gradient(follower.point)
         size = follower.gradient_norm
         self.largest = max(self.largest, size)
         self.columns.print_row([follower.steps, follower.time, follower.cost, size])
@@ -270,12 +274,9 @@ class _Run:
             start_time=self.began, iteration=follower.steps, gradient_norm=-1.0 if small else math.inf
         )
 
-    def _events(self, t: float, point: Any) -> dict[str, float]:
-        values = {name: float(function(t, point)) for name, function in self.optimizer.events.items()}
-        for name, value in values.items():
-            if math.isnan(value):
-                raise ValueError(f"the function of the event {name!r} is nan at t = {t:.6g}; its zeros cannot be seen.")
-        return values
+    def _events(self) -> dict[str, float]:
+        t, point = self.follower.time, self.follower.point
+        return {name: float(function(t, point)) for name, function in self.optimizer.events.items()}
 
     def _zero(self, name: str, before: float) -> float:
         function, follower = self.optimizer.events[name], self.follower
@@ -286,6 +287,11 @@ class _Run:
         if value(follower.time) == 0:
             return follower.time
         return float(brentq(value, before, follower.time, xtol=1e-12 * follower.time, rtol=1e-12))
+
+
+def _undefined(values: dict[str, float]) -> str:
+    """Say which event is NaN, if one is."""
+    return next((f"the function of the event {name!r} is nan" for name, v in values.items() if math.isnan(v)), "")
 
 
 def _passes(before: float, after: float) -> bool:

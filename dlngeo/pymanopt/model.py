@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from dlngeo.pymanopt import ambient
 from dlngeo.pymanopt.balanced import Balanced
 from dlngeo.pymanopt.fixed_rank import FixedRank
 from dlngeo.pymanopt.from_geomstats import FromGeomstats
-from dlngeo.pymanopt.gradient_problem import GradientProblem, difference
+from dlngeo.pymanopt.gradient_problem import difference
 
-__all__ = ["Hessian", "Model", "displacement", "hessian_of", "model_at", "mover"]
+__all__ = ["Model", "displacement", "models_of", "mover"]
 
-Hessian = Callable[[Any, Any], Any]
+HessianAt = Callable[[Any], Callable[[Any], Any]]
 
 _STEP = 1e-4  # of differences of gradients, relative to the scale of the point
 
@@ -27,10 +28,9 @@ _STEP = 1e-4  # of differences of gradients, relative to the scale of the point
 class Model:
     """Gradient and Hessian of a cost at a point; vectors are the tangent vectors of the manifold."""
 
-    def __init__(self, problem: Any, hessian: Hessian, point: Any) -> None:
+    def __init__(self, problem: Any, hessian_at: HessianAt, point: Any) -> None:
         self.manifold, self.point = problem.manifold, point
-        self._hessian = hessian
-        self.gradient = problem.riemannian_gradient(point)
+        self.gradient, self.product = problem.riemannian_gradient(point), hessian_at(point)
 
     def dot(self, a: Any, b: Any) -> float:
         return float(self.manifold.inner_product(self.point, a, b))
@@ -38,19 +38,25 @@ class Model:
     def release(self) -> None:
         """Nothing is kept for products."""
 
-    def product(self, vector: Any) -> Any:
-        return self._hessian(self.point, vector)
-
     def move(self, vector: Any) -> Any:
         return mover(self.manifold)(self.point, vector)
 
 
-def model_at(problem: Any, hessian: Hessian, point: Any) -> Any:
-    """Take the manifold's own model, which is faster, where it has one."""
+def models_of(problem: Any, point: Any) -> Callable[[Any], Any]:
+    """Return the map from points to models: the manifold's own, which are faster, where it has them.
+
+    A problem with no Hessian gets a central difference of gradients. On ``FixedRank`` and spaces of geomstats whose
+    metric has a Hessian the difference is one of Euclidean gradients, and the metric's part is exact; elsewhere it is
+    one of Riemannian gradients, transported back.
+    """
+    try:
+        problem.riemannian_hessian(point, problem.riemannian_gradient(point))
+    except NotImplementedError:
+        return partial(Model, problem, _difference_at(problem, point))
     local = getattr(problem.manifold, "local", None)
-    if local is not None and hessian == problem.riemannian_hessian:
-        return local(problem, point)
-    return Model(problem, hessian, point)
+    if local is not None:
+        return partial(local, problem)
+    return partial(Model, problem, lambda x: partial(problem.riemannian_hessian, x))
 
 
 def mover(manifold: Any) -> Callable[[Any, Any], Any]:
@@ -69,63 +75,56 @@ def mover(manifold: Any) -> Callable[[Any, Any], Any]:
     return move
 
 
-def hessian_of(problem: Any, point: Any) -> Hessian:
-    """Return the Riemannian Hessian of a problem, or where it has none a central difference of gradients.
-
-    On ``FixedRank`` and spaces of geomstats whose metric has a Hessian the difference is one of Euclidean gradients,
-    and the metric's part is exact; elsewhere it is one of Riemannian gradients, transported back.
-    """
+def _difference_at(problem: Any, point: Any) -> HessianAt:
     manifold = problem.manifold
-    if isinstance(problem, GradientProblem):
-        return problem.riemannian_hessian
-    try:
-        problem.riemannian_hessian(point, problem.riemannian_gradient(point))
-    except NotImplementedError:
-        pass
-    else:
-        return problem.riemannian_hessian
-    try:
-        exact = _metric_hessian(problem, point)
-    except NotImplementedError:
-        exact = None
-    if exact is not None:
-        return exact
-    transport = getattr(manifold, "parallel_transport", manifold.transport)
+    if isinstance(manifold, FixedRank) or (isinstance(manifold, FromGeomstats) and manifold.has_hessian):
+        try:
+            gradient = problem.euclidean_gradient(point)
+        except NotImplementedError:  # a Riemannian gradient alone
+            pass
+        else:
+            if ambient.is_autodiff(gradient):
+                raise ValueError(
+                    "derivatives in the factors (du, ds, dvt) at two points have no difference; pass the Hessian as "
+                    "well, or let an autodiff backend make both."
+                )
+            return partial(_of_euclidean_gradients, problem)
+    return partial(_of_riemannian_gradients, problem)
 
-    def hessian(x: Any, v: Any) -> Any:
-        product = difference(problem, mover(manifold), transport, x, v, _STEP * _length(manifold, x))
+
+def _of_riemannian_gradients(problem: Any, point: Any) -> Callable[[Any], Any]:
+    manifold = problem.manifold
+    move, transport = mover(manifold), getattr(manifold, "parallel_transport", manifold.transport)
+    step = _STEP * _length(manifold, point)
+
+    def product(v: Any) -> Any:
+        out = difference(problem, move, transport, point, v, step)
         # A transport that is approximate leaves something that is not tangent, which would add up along a path.
-        return manifold.projection(x, product) if isinstance(manifold, FromGeomstats) else product
+        return manifold.projection(point, out) if isinstance(manifold, FromGeomstats) else out
 
-    return hessian
+    return product
 
 
-def _metric_hessian(problem: Any, point: Any) -> Hessian | None:
-    """Return the metric's Hessian with a difference of Euclidean gradients; None where these are not known."""
-    manifold = problem.manifold
-    closed = isinstance(manifold, FixedRank) or (
-        isinstance(manifold, FromGeomstats) and hasattr(manifold.space.metric, "hessian")
-    )
-    if not closed:
-        return None
-    problem.euclidean_gradient(point)  # not there for a problem with a Riemannian gradient alone
+def _of_euclidean_gradients(problem: Any, point: Any) -> Callable[[Any], Any]:
+    manifold, gradient = problem.manifold, problem.euclidean_gradient(point)
+    move, step = mover(manifold), _STEP * _length(manifold, point)
 
-    def hessian(x: Any, v: Any) -> Any:
-        size = manifold.norm(x, v)
+    def product(v: Any) -> Any:
+        size = manifold.norm(point, v)
         if size == 0:
-            return manifold.zero_vector(x)
-        h = _STEP * _length(manifold, x) / size
-        ahead, behind = (problem.euclidean_gradient(mover(manifold)(x, v * t)) for t in (h, -h))
+            return manifold.zero_vector(point)
+        h = step / size
+        ahead, behind = (problem.euclidean_gradient(move(point, v * t)) for t in (h, -h))
         second = _combined(ahead, 0.5 / h, behind, -0.5 / h)
-        return manifold.euclidean_to_riemannian_hessian(x, problem.euclidean_gradient(x), second, v)
+        return manifold.euclidean_to_riemannian_hessian(point, gradient, second, v)
 
-    return hessian
+    return product
 
 
 def _combined(a: Any, s: float, b: Any, t: float) -> Any:
-    """``s a + t b`` of ambient matrices in the forms that gradients come in."""
+    """``s a + t b`` of ambient matrices in the forms that gradients come in, see :mod:`dlngeo.pymanopt.ambient`."""
     if isinstance(a, tuple | list):
-        (left, right), (other, rest) = a, b
+        (left, right), (other, rest) = ((x[0] @ x[1], x[2].T) if len(x) == 3 else x for x in (a, b))
         return np.hstack((s * np.asarray(left), t * np.asarray(other))), np.vstack((right, rest))
     if isinstance(a, LinearOperator) or scipy.sparse.issparse(a):
         return s * a + t * b

@@ -156,3 +156,17 @@ def test_a_cost_that_ends_in_nan_fails_where_it_does():
     flow = dlngeo.gradient_flow(square(2, depth=2), broken, START, 1e3, method="implicit")
     assert flow.status == "failed"
     assert 0.4 < flow.points[-1][0, 0] <= 0.5
+
+
+def test_a_hessian_that_cannot_be_pickled_is_left_behind_and_one_of_a_wrong_shape_is_told():
+    options = {"method": "implicit", "dense_output": False}
+    flow = dlngeo.gradient_flow(
+        square(2, depth=2), gradient, START, 1.0, euclidean_hessian=lambda x, z: MASK * z, **options
+    )
+    kept = pickle.loads(pickle.dumps(flow))
+    with pytest.raises(ValueError, match="the Hessian was lost"):
+        kept.resume(2.0)
+    with pytest.raises(ValueError, match=r"the Hessian has shape \(1,\)"):
+        dlngeo.gradient_flow(
+            square(2, depth=2), gradient, START, 1.0, euclidean_hessian=lambda x, z: np.ones(1), **options
+        )

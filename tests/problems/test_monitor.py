@@ -131,7 +131,7 @@ def test_bad_arguments_say_what_is_wrong():
         problem.solve(manifold, optimizer, patience=3)
     with pytest.raises(ValueError, match="at least 1"):
         problem.solve(manifold, optimizer, heldout=heldout, patience=0)
-    with pytest.raises(ValueError, match="parts of one matrix"):
+    with pytest.raises(ValueError, match="must be of one matrix"):
         problem.solve(manifold, optimizer, heldout=MatrixCompletion([0], [0], [1.0], (3, 2)))
     with pytest.raises(ValueError, match="cost is inf at the initial point"):
         problem.solve(manifold, optimizer, initial_point=(u, s * np.nan, vt))

@@ -9,7 +9,7 @@ import oracles
 import pymanopt
 import pytest
 import scipy.integrate
-from fixed_ranks import Quadratic, of_metric
+from fixed_ranks import Quadratic, autodiff_triple, matrix_forms, of_metric
 from geomstats.geometry.spd_matrices import SPDAffineMetric, SPDMatrices
 from numpy.testing import assert_allclose
 from pymanopt.manifolds import (
@@ -373,3 +373,53 @@ def test_an_event_that_is_nan_is_named(rng):
         GradientFlow(events={"lost": lambda t, x: math.nan}).run(problem, initial_point=start)
     with pytest.raises(ValueError, match="is not later"):
         GradientFlow(flow_time=1.0).run(problem, resume=GradientFlow(flow_time=1.0).run(problem, initial_point=start))
+
+
+def test_an_event_that_turns_nan_on_the_way_ends_the_run_and_loses_nothing(rng):
+    _, problem, start = completion(rng)
+    result = GradientFlow(events={"lost": lambda t, x: math.nan if t > 1 else 1.0}).run(problem, initial_point=start)
+    assert "the function of the event 'lost' is nan" in result.stopping_criterion
+    assert result.flow_time > 1
+
+
+def test_a_start_near_a_saddle_is_no_end_however_small_its_gradient():
+    manifold = Euclidean(1)
+    problem = of_x(manifold, lambda x: (x[0] ** 2 - 1) ** 2 / 4)
+    result = GradientFlow(min_gradient_norm=1e-6).run(problem, initial_point=np.array([1e-9]))
+    assert_allclose(result.point, 1, atol=1e-5)
+    result = GradientFlow(min_gradient_norm=1e-6).run(problem, initial_point=np.array([1 + 1e-9]))
+    assert result.iterations == 0
+
+
+def test_a_misspelt_argument_is_no_random_start(rng):
+    _, problem, start = completion(rng)
+    with pytest.raises(TypeError, match="intial_point"):
+        GradientFlow().run(problem, intial_point=start)
+
+
+@pytest.mark.parametrize("form", ["dense", "csr_array", "operator", "pair", "triple"])
+def test_gradients_of_every_form_have_differences(rng, form):
+    cost, start = Entries(rng, 4, 3), oracles.factors(rng, 4, 3, [1.1, 0.4])
+    manifold = of_metric(4, 3, 2, 3, rng)
+    numpy = pymanopt.function.numpy(manifold)
+    bare = pymanopt.Problem(
+        manifold,
+        numpy(lambda u, s, vt: cost.cost((u * s) @ vt)),
+        euclidean_gradient=numpy(lambda u, s, vt: matrix_forms(cost.gradient((u * s) @ vt))[form]),
+    )
+    flow = GradientFlow(1e-3, flow_time=0.5)
+    a, b = (flow.run(problem, initial_point=start) for problem in (bare, cost.problem(manifold)))
+    assert_allclose(matrix(a.point), matrix(b.point), atol=1e-6)
+
+
+def test_derivatives_in_the_factors_without_a_hessian_are_refused(rng):
+    cost, start = Entries(rng, 4, 3), oracles.factors(rng, 4, 3, [1.1, 0.4])
+    manifold = of_metric(4, 3, 2, 3, rng)
+    numpy = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        numpy(lambda u, s, vt: cost.cost((u * s) @ vt)),
+        euclidean_gradient=numpy(lambda u, s, vt: autodiff_triple((u, s, vt), cost.gradient((u * s) @ vt))),
+    )
+    with pytest.raises(ValueError, match="pass the Hessian as well"):
+        GradientFlow().run(problem, initial_point=start)
