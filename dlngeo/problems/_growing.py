@@ -101,10 +101,8 @@ class Growth:
             self.waiting.add(first, limit - before)
         else:
             follower.advance(limit)
-            middle = self.cost.residual(follower.middle)
             self.residual = self.cost.residual(follower.point)
-            for residual, weight in ((first, 1 / 6), (middle, 2 / 3), (self.residual, 1 / 6)):
-                self.waiting.add(residual, weight * (follower.time - before))
+            self.waiting.add(first + self.residual, (follower.time - before) / 2)
             u, _, vt = follower.point
             self.waiting.project(u, vt)
         point = self._joined(follower.point, follower.time)

@@ -16,6 +16,7 @@ __all__ = ["Waiting", "across", "leading_pair"]
 Array = np.ndarray
 Pair = tuple[Array, float, Array]
 
+_SMALL = 16  # sides of which all singular values are computed
 _NEGLIGIBLE = 1e-4  # of the norm of the driver, what is dropped of it at a time
 
 
@@ -91,13 +92,13 @@ def across(matrix: Any, u: Array, vt: Array) -> LinearOperator:
 
 def leading_pair(operator: LinearOperator) -> Pair:
     """``(u, σ, vᵀ)`` of the largest singular value, of shapes (m, 1) and (1, n)."""
-    start = np.random.default_rng(0).standard_normal((operator.shape[1], 1))  # depends on nothing
-    image = operator.matmat(start)
-    small = min(operator.shape)
-    if not np.any(image):  # ARPACK refuses zero
-        return np.eye(operator.shape[0], 1), 0.0, np.eye(1, operator.shape[1])
-    if small < 3:
-        u, s, vt = np.linalg.svd(operator.matmat(np.eye(operator.shape[1])), full_matrices=False)
-    else:
-        u, s, vt = scipy.sparse.linalg.svds(operator, 1, v0=start[:small, 0])
-    return u[:, :1], float(s[0]), vt[:1]
+    m, n = operator.shape
+    if min(m, n) <= _SMALL:  # where Lanczos runs out of directions, and ARPACK gives up on round-off
+        u, s, vt = np.linalg.svd(operator.matmat(np.eye(n)), full_matrices=False)
+        return u[:, :1], float(s[0]), vt[:1]
+    image = operator.matmat(np.random.default_rng(0).standard_normal((n, 1)))  # depends on nothing
+    back = operator.rmatmat(image)
+    if not np.any(back):  # ARPACK refuses zero
+        return np.eye(m, 1), 0.0, np.eye(1, n)
+    u, s, vt = scipy.sparse.linalg.svds(operator, 1, v0=(image if m < n else back)[:, 0])
+    return u, float(s[0]), vt

@@ -17,10 +17,10 @@ low rank. After each pair of steps
 
 .. math:: C \leftarrow (1 - U U^T)\Bigl(C - \int E' dt\Bigr)(1 - V V^T),
 
-the integral by Simpson's rule. As all of S is of one size, its singular value that rises first is that along the top
-singular pair of C; when and how is a scalar law, see :mod:`dlngeo.problems._rise`. It joins the risen ones when it has
-come to a hundredth of the largest of them, by that law: one that the data hold below joins there, and shrinks. Nothing
-is drawn at random: of Q only that it is orthogonal enters.
+the integral by the trapezoidal rule. As all of S is of one size, its singular value that rises first is that along the
+top singular pair of C; when and how is a scalar law, see :mod:`dlngeo.problems._rise`. It joins the risen ones when it
+has come to a hundredth of the largest of them, by that law: one that the data hold below joins there, and shrinks.
+Nothing is drawn at random: of Q only that it is orthogonal enters.
 
 All this holds while S is driven. From the time ``1/(κ φ(ε, ε))`` on, κ the curvature of the cost, singular values of
 size ε move by their own size in fitting what is left of the residual, and no more is raised; nor is it where the risen

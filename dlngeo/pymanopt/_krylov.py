@@ -11,6 +11,7 @@ from scipy.linalg import eigh_tridiagonal
 __all__ = ["Krylov"]
 
 _OFTEN = 4  # vectors between two looks at the residual
+_OVERFLOW = "the linearised flow overflows"
 
 
 class Krylov:
@@ -65,7 +66,9 @@ class Krylov:
     def reach(self, t: float) -> float:
         """Extend the space for the time ``t``; return the time up to which it serves, ``t`` or less."""
         while not (residual := self._residual(t)) <= self.tolerance:
-            if len(self.alpha) >= self.most or math.isnan(residual):
+            if math.isnan(residual):
+                raise FloatingPointError(_OVERFLOW)
+            if len(self.alpha) >= self.most:
                 return self._longest(t)
             self._extend(max(_OFTEN, len(self.alpha) // 4))
         return t
@@ -82,7 +85,7 @@ class Krylov:
         with np.errstate(over="ignore", invalid="ignore"):
             y = -self.gradient_norm * (self._modes @ (_decay(self._values, t) * self._first))
         if not np.isfinite(y).all():
-            raise FloatingPointError("the linearised flow overflows")
+            raise FloatingPointError(_OVERFLOW)
         return y
 
     def _residual(self, t: float) -> float:

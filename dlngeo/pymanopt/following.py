@@ -84,8 +84,6 @@ class Follower:
         Sum of the estimated errors of all steps.
     last : Pair or None
         The steps made last, if they are kept.
-    middle : point
-        The point between them.
 
     References
     ----------
@@ -120,7 +118,6 @@ class Follower:
         if not math.isfinite(self.gradient_norm):
             raise ValueError("the gradient is not finite at the initial point; start where it is.")
         self.last: Pair | None = None
-        self.middle = point
         self.step_size = step if step is not None else self._first_step()
 
     @property
@@ -206,7 +203,6 @@ class Follower:
         grown = h * self._factor(error)
         # A step cut short by the limit says little of the next.
         step_size = max(self.step_size, grown) if whole else grown
-        self.middle = second.model.point
         if self.keeps:
             self.last = Pair(self.time, h, self.krylov, second, time, krylov.model.point)
         self.steps, self.error = self.steps + 1, self.error + error

@@ -170,3 +170,21 @@ def test_a_hessian_that_cannot_be_pickled_is_left_behind_and_one_of_a_wrong_shap
         dlngeo.gradient_flow(
             square(2, depth=2), gradient, START, 1.0, euclidean_hessian=lambda x, z: np.ones(1), **options
         )
+
+
+@pytest.mark.parametrize("depth", [1, 1.5, 3])
+def test_a_hessian_that_is_given_is_that_of_the_differences(rng, depth):
+    u, s, vt = oracles.factors(rng, 4, 3, [1.0, 0.3])
+    cost = Convex(rng, 4, 3)
+    space = spectral(4, 3, 2, dlngeo.kernels.of_depth(depth))
+
+    def second(x, z):
+        return z + z / (1 + (x - cost.target) ** 2) ** 1.5
+
+    ends = [
+        dlngeo.gradient_flow(space, cost.gradient, (u * s) @ vt, 1.0, method="implicit", rtol=1e-2, **options).points[
+            -1
+        ]
+        for options in ({}, {"euclidean_hessian": second})
+    ]
+    assert_allclose(ends[1], ends[0], atol=1e-6)

@@ -297,3 +297,10 @@ def test_data_without_a_flow_are_refused():
         LowRankApproximation(np.zeros((4, 3))).follow()
     with pytest.raises(TypeError, match="pass the target as an array"):
         LowRankApproximation(scipy.sparse.eye_array(4)).follow()
+
+
+def test_what_has_not_risen_when_singular_values_fit_in_place_never_does():
+    # Of the size of the start, which the closing time leaves no time to rise; the residual is not small.
+    found = LowRankApproximation(np.diag([1.0, 0.5, 2e-3, 0.0])).follow(3, 1e-3)
+    assert found.status == "converged"
+    assert found.rank == 2

@@ -27,6 +27,8 @@ from dlngeo import Kernel
 from dlngeo.geomstats import FixedRankMatrices, SpectralMetric
 from dlngeo.problems import LowRankApproximation, MatrixCompletion
 from dlngeo.pymanopt import Balanced, FixedRank, GradientFlow, from_geomstats
+from dlngeo.pymanopt.following import Follower
+from dlngeo.pymanopt.model import displacement
 
 METRICS = [1, 1.5, 2, 3, 8, Quadratic()]
 SHAPES = [(3, 3, [1.2, 0.7, 0.3]), (4, 3, [1.1, 0.4]), (3, 4, [0.9, 0.5, 0.2])]
@@ -230,6 +232,10 @@ def test_held_out_entries_choose_a_point(rng):
     data, _, start = completion(rng)
     train, held = data.split(0.2, 0)
     manifold = FixedRank(6, 6, 2, depth=3)
+    whole = GradientFlow().run(train.problem(manifold), initial_point=start)
+    solution = train.solve(manifold, GradientFlow(), initial_point=start)
+    assert [record.iteration for record in solution.history] == list(range(whole.iterations + 1))
+    assert_allclose(solution.history[-1].gradient_norm, whole.gradient_norm, rtol=1e-9)
     solution = train.solve(manifold, GradientFlow(), initial_point=start, heldout=held, patience=5)
     assert solution.status in ("stopped early", "converged")
     assert solution.best.heldout_error == min(record.heldout_error for record in solution.history)
@@ -423,3 +429,43 @@ def test_derivatives_in_the_factors_without_a_hessian_are_refused(rng):
     )
     with pytest.raises(ValueError, match="pass the Hessian as well"):
         GradientFlow().run(problem, initial_point=start)
+
+
+def test_no_step_of_a_large_tolerance_may_raise_the_cost():
+    # Relative to x = 1000 a step over many wells of the cosine is short.
+    problem = of_x(Euclidean(1), lambda x: anp.cos(x[0]))
+    result = GradientFlow(0.5, log_verbosity=1).run(problem, initial_point=np.array([1001.0]))
+    assert np.all(np.diff(result.log["iterations"]["cost"]) <= 0)
+    assert_allclose(result.cost, -1)
+
+
+def test_the_path_between_two_steps_is_continuous(rng):
+    _, problem, start = completion(rng)
+    follower = Follower(problem, start, tolerance=0.05)
+    for _ in range(5):
+        follower.advance()
+    pair = follower.last
+    middle = pair.start + pair.size
+    for t in (middle, pair.end):
+        before, after = (matrix(pair(t + shift)) for shift in (-1e-9 * pair.size, 1e-9 * pair.size))
+        assert_allclose(before, after, atol=1e-7)
+    assert_allclose(matrix(pair(pair.end)), matrix(follower.point))
+    assert np.abs(matrix(pair(middle)) - (matrix(pair(pair.start)) + matrix(pair(pair.end))) / 2).max() > 1e-4
+
+
+@pytest.mark.parametrize("widths", [(3, 4, 3), (3, 3, 3, 3)])
+def test_weights_are_as_far_apart_as_their_products(rng, widths):
+    cost, (u, s, vt) = LowRankApproximation(rng.standard_normal((3, 3))), oracles.factors(rng, 3, 3, [1.2, 0.7, 0.3])
+    above, below = Balanced(widths), FixedRank(3, 3, 3, depth=len(widths) - 1)
+    lengths = []
+    for manifold, point in ((above, dlngeo.balanced_weights((u * s) @ vt, widths, rng=0)), (below, (u, s, vt))):
+        step = cost.problem(manifold).riemannian_gradient(point) * -1e-5  # of the weights it is horizontal
+        lengths.append(displacement(manifold, manifold.retraction(point, step), point))
+    assert_allclose(lengths[0], lengths[1], rtol=1e-4)
+
+
+def test_a_step_cut_short_by_the_end_says_nothing_of_the_next(rng):
+    _, problem, start = completion(rng)
+    first = GradientFlow(flow_time=0.5).run(problem, initial_point=start)
+    cut = GradientFlow(flow_time=0.5 + 1e-9).run(problem, resume=first)
+    assert cut.step_size >= first.step_size

@@ -216,3 +216,17 @@ def test_nothing_of_the_size_of_the_matrix_is_formed(rng):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * size**2 / 10
+
+
+def test_what_is_given_back_is_made_anew_once(rng):
+    manifold, point = setup(rng, SHAPES[-1], 3)
+    problem = completion(rng, *SHAPES[-1][:2]).problem(manifold)
+    made, derivatives_at = [], problem.derivatives_at
+    problem.derivatives_at = lambda x: made.append(x) or derivatives_at(x)
+    model = manifold.local(problem, point)
+    vector = model.coordinates(manifold.random_tangent_vector(point))
+    want = model.product(vector)
+    model.release()
+    for _ in range(2):
+        np.testing.assert_array_equal(model.product(vector), want)
+    assert len(made) == 2

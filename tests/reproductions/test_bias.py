@@ -95,6 +95,14 @@ def test_the_interval_covers_the_median(rng):
     assert abs(covered - (1 - 22 / 1024)) < 4 * np.sqrt(0.979 * 0.021 / 4000)
 
 
+@pytest.mark.slow
+def test_a_fit_at_rest_waits_for_nothing_that_would_fit_the_remainder():
+    _, observed = bias.instance("exact", 2.0, 24)
+    result = observed.follow(4, 1e-4)
+    assert (result.status, result.rank) == ("converged", 3)
+    assert result.products < 30_000  # of 60,000 and more
+
+
 def test_limits_of_flows_are_told_by_their_start_and_their_stop():
     truth, observed = bias.instance("exact", 3.0, 100)
     errors = [
