@@ -8,7 +8,7 @@ import pytest
 from dlngeo import DepthKernel
 from dlngeo.matrices.frame import Frame
 from dlngeo.sampling.compiled import steps as _steps
-from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
+from dlngeo.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 
