@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled import jit
 
 __all__ = ["mix"]
 
@@ -70,5 +70,5 @@ def mix(past: np.ndarray, stored: np.ndarray, which: np.ndarray, unknown: np.nda
         Where to go on.
     """
     out = np.empty_like(unknown)
-    in_threads(lambda s: _mix(past, stored, which[s], unknown[s], change[s], out[s]), len(which))
+    _mix(past, stored, which, unknown, change, out)
     return out

@@ -35,7 +35,9 @@ __all__ = ["Logarithms", "logarithms"]
 
 Array = NDArray[np.float64]
 
-_ITERATIONS, _MEMORY, _CORRECTIONS = 60, 12, 3
+_ITERATIONS, _MEMORY = 60, 12
+# Of the miss accepted, what the middle may leave at first, and if the whole geodesic then misses by more.
+_PARTS = 0.1, 1e-3
 # Roots beyond the 8th are no straighter.
 _ROOT = 8.0
 # Integrations need not be finer than a part of the miss that is known, down to a part of what is accepted.
@@ -82,71 +84,68 @@ def logarithms(x0: Array, x1: Array, surface: Any, tolerance: float) -> Logarith
     middle = _Chart(Frame.at(points[:, 0], surface.kernel, surface.rank), min(depth, _ROOT))
     sizes = np.minimum(*(end.size for end in ends))
     accepted = sizes * np.maximum(tolerance, np.minimum(_ROUNDING / np.minimum(*(e.fineness for e in ends)), _MOST_ROUNDING))
-    halves, fine = _middles(approach, middle, ends, speeds[:, 0] / 2, surface, accepted, out)
-    _verify(x0, x1, halves, fine, ends, surface, accepted, out)
+    search = _Search(surface, middle, ends, speeds[:, 0] / 2)
+    left = np.flatnonzero(approach.joined)
+    for part in _PARTS:
+        arrived = search.middles(left, part * accepted[left], out)
+        left = search.verify(arrived, (x0, x1), accepted[arrived], out)
     out.found &= out.length <= _LONGER * bound + tolerance
     return out
 
 
-def _middles(
-    approach: Approach, middle: Any, ends: Any, velocity: Array, surface: Any, accepted: Array, out: Logarithms
-) -> tuple[Array, Array]:
-    """Find the middles; return the velocities at the starts, and the relative tolerance that they were found with."""
-    count, shape = len(velocity), velocity.shape[1:]
-    unknown = np.stack([np.zeros_like(velocity), middle.flatten(velocity)], axis=1).reshape(count, -1)
-    history, initial = _History(unknown), np.zeros_like(velocity)
-    fine, left = np.full(count, _COARSE), np.flatnonzero(approach.joined)
-    for _ in range(_ITERATIONS):
-        if not left.size:
-            break
-        move, speed = unknown[left].reshape(-1, 2, *shape).swapaxes(0, 1)
-        here = middle.take(left).moved(move)
-        point, w = here.point, here.half_power(speed)
-        both, came = surface.ends(np.stack([point, point]), np.stack([-w, w]), fine[left])
-        (reached, velocities), came = both, came.all(axis=0)
-        out.iterations[left] += 1
-        misses, squares = [], np.zeros(len(left))
-        for end, x in zip(ends, reached, strict=True):
-            there = end.take(left)
-            miss = there.miss(np.where(came[:, None, None], x, there.point))
-            squares += np.sum(miss**2, axis=(-2, -1))
-            misses.append(miss)
-        total = np.where(came, np.sqrt(squares), np.inf)
-        length = np.linalg.norm(speed, axis=(-2, -1))
-        done = came & (total <= accepted[left]) & (fine[left] * length <= _FINE * accepted[left])
-        out.found[left[done]] = True
-        initial[left[done]] = -2 * velocities[0][done]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            finer = np.clip(_FINER * total / length, _FINE / 2 * accepted[left] / length, _COARSE)
-        fine[left] = np.where(came & np.isfinite(finer), finer, fine[left])
-        change = np.stack([misses[0] + misses[1], misses[1] - misses[0]], axis=1).reshape(len(left), -1) / 2
-        unknown[left] = history.step(left, unknown[left], change, total)
-        left = left[~done]
-    return initial, fine
+class _Search:
+    """Middles of the geodesics between pairs, and what is known of them.
 
+    Unknowns are a tangent vector at the first middle that leads to another, and the velocity there, both in orthonormal
+    coordinates.
+    """
 
-def _verify(
-    x0: Array, x1: Array, initial: Array, fine: Array, ends: Any, surface: Any, accepted: Array, out: Logarithms
-) -> None:
-    """Follow the geodesics from the starts, and correct their velocities by what they miss."""
-    start, end = ends
-    left = np.flatnonzero(out.found)
-    out.found[:] = False
-    for _ in range(_CORRECTIONS):
-        if not left.size:
-            break
-        at, to, v = start.take(left), end.take(left), initial[left]
-        (reached, _), came = surface.ends(x0[left][None], v[None], fine[left] / 2)
-        reached, came = reached[0], came[0]
-        miss = to.flatten(x1[left] - np.where(came[:, None, None], reached, 0.0))
-        total = np.linalg.norm(miss, axis=(-2, -1))
-        out.iterations[left] += 1
-        done = came & (total <= accepted[left])
+    def __init__(self, surface: Any, middle: _Chart, ends: list[_Chart], velocity: Array) -> None:
+        self._surface, self._middle, self._ends = surface, middle, ends
+        self._shape, count = velocity.shape[1:], len(velocity)
+        self._unknown = np.stack([np.zeros_like(velocity), middle.flatten(velocity)], axis=1).reshape(count, -1)
+        self._history, self._initial = _History(self._unknown), np.zeros_like(velocity)
+        self._fine = np.full(count, _COARSE)
+
+    def middles(self, left: Array, accepted: Array, out: Logarithms) -> Array:
+        """Find middles to an accepted miss at both ends; return for which pairs."""
+        arrived = []
+        for _ in range(_ITERATIONS):
+            if not left.size:
+                break
+            move, speed = self._unknown[left].reshape(-1, 2, *self._shape).swapaxes(0, 1)
+            here = self._middle.take(left).moved(move)
+            point, w, fine = here.point, here.half_power(speed), self._fine[left]
+            reached, velocities, came = self._surface.ends(np.stack([point, point]), np.stack([-w, w]), fine)
+            came = came.all(axis=0)
+            misses = [end.take(left).miss(x, came) for end, x in zip(self._ends, reached, strict=True)]
+            total = np.where(came, np.linalg.norm(np.concatenate(misses, axis=-1), axis=(-2, -1)), np.inf)
+            length = np.maximum(np.linalg.norm(speed, axis=(-2, -1)), np.finfo(float).tiny)
+            done = (total <= accepted) & (fine * length <= _FINE * accepted)
+            finer = np.clip(_FINER * total / length, _FINE * accepted / length, _COARSE)
+            self._fine[left] = np.where(came, finer, fine)
+            self._initial[left] = -2 * velocities[0]
+            first, second = misses
+            change = np.stack([first + second, second - first], axis=1).reshape(len(left), -1) / 2
+            self._unknown[left] = self._history.step(left, self._unknown[left], change, total)
+            out.iterations[left] += 1
+            arrived.append(left[done])
+            left, accepted = left[~done], accepted[~done]
+        return np.sort(np.concatenate(arrived)) if arrived else left
+
+    def verify(self, left: Array, points: tuple[Array, Array], accepted: Array, out: Logarithms) -> Array:
+        """Follow the whole geodesics from the starts; return which pairs miss the end by more than is accepted."""
+        (start, end), v = (x.take(left) for x in self._ends), self._initial[left]
+        length = np.linalg.norm(start.flatten(v), axis=(-2, -1))
+        fine = _FINE * accepted / np.maximum(length, np.finfo(float).tiny)
+        [reached], _, [came] = self._surface.ends(points[0][left][None], v[None], fine)
+        miss = np.linalg.norm(end.flatten(points[1][left] - reached), axis=(-2, -1))
+        done = came & (miss <= accepted)
         which = left[done]
-        out.velocity[which], out.residual[which], out.found[which] = v[done], (total / to.size)[done], True
-        out.length[which] = np.linalg.norm(at.flatten(v), axis=(-2, -1))[done]
-        initial[left] = v + at.frame.half_power(to.miss(np.where(came[:, None, None], reached, to.point)))
-        left = left[~done & came]
+        out.velocity[which], out.length[which], out.residual[which] = v[done], length[done], (miss / end.size)[done]
+        out.found[which] = True
+        out.iterations[left] += 1
+        return left[~done]
 
 
 class _Chart:
@@ -184,8 +183,9 @@ class _Chart:
         """Orthonormal coordinates of tangent parts of matrices."""
         return self.frame.assemble(self.frame.scale(self.frame.split(z), -0.5))
 
-    def miss(self, x: Array) -> Array:
-        """Orthonormal coordinates of what leads from other points to these, to first order."""
+    def miss(self, x: Array, where: Array) -> Array:
+        """Orthonormal coordinates of what leads from other points to these, to first order, where these are known."""
+        x = np.where(where[:, None, None], x, self.point)
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         r = self.frame.rank
         root = (u[..., :r] * s[..., None, :r] ** (1 / self.depth)) @ vt[..., :r, :]
