@@ -274,7 +274,9 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
         error = math.inf
         if new < math.inf:
             # What rounding moves the point by counts as no error.
-            unit = tolerance * math.sqrt(energy) + 4.0 * _EPS * here[2, 0, 0] / math.sqrt(scale * phi[rank - 1, rank - 1])
+            unit = tolerance * math.sqrt(energy) + 4.0 * _EPS * here[2, 0, 0] / math.sqrt(
+                scale * phi[rank - 1, rank - 1]
+            )
             fifth = _error(stages, e5, rank, scale, phi, here, work) / unit**2
             third = _error(stages, e3, rank, scale, phi, here, work) / unit**2
             error = h * fifth / math.sqrt(fifth + 0.01 * third) if fifth > 0.0 else 0.0

@@ -83,7 +83,9 @@ def logarithms(x0: Array, x1: Array, surface: Any, tolerance: float) -> Logarith
     ends = [_Chart(Frame.at(x, surface.kernel, surface.rank), min(depth, _ROOT)) for x in (x0, x1)]
     middle = _Chart(Frame.at(points[:, 0], surface.kernel, surface.rank), min(depth, _ROOT))
     sizes = np.minimum(*(end.size for end in ends))
-    accepted = sizes * np.maximum(tolerance, np.minimum(_ROUNDING / np.minimum(*(e.fineness for e in ends)), _MOST_ROUNDING))
+    accepted = sizes * np.maximum(
+        tolerance, np.minimum(_ROUNDING / np.minimum(*(e.fineness for e in ends)), _MOST_ROUNDING)
+    )
     search = _Search(surface, middle, ends, speeds[:, 0] / 2)
     left = np.flatnonzero(approach.joined)
     for part in _PARTS:
