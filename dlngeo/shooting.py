@@ -20,6 +20,7 @@ from scipy.integrate import DOP853
 from dlngeo.errors import GeodesicError, SingularError
 
 __all__ = [
+    "LARGEST",
     "MAX_STEPS",
     "Attempt",
     "Connecting",
@@ -56,11 +57,11 @@ _ROUNDING, _MOST_ROUNDING = 8 * np.finfo(float).eps, 1e-6
 # The length of a path is a sum over chords, and again over twice as many to know how far that is from the length.
 _CHORDS = 100
 # Beyond this, singular values and products of entries may overflow.
-_LARGEST = 1e300
+LARGEST = 1e300
 
 
 class Connecting(NamedTuple):
-    """A geodesic between two points: its initial velocity, length, and relative end-point residual; or one of each pair."""
+    """A geodesic between two points, or each of many: initial velocity, length, and relative end-point residual."""
 
     velocity: Array
     length: Any
@@ -128,8 +129,8 @@ def rate(surface: Surface, x: Array, v: Array) -> Array:
     A SingularError is raised where the metric is not defined, and at what is not finite or so large that it overflows.
     """
     for array in (x, v):
-        if not np.all(np.abs(array) < _LARGEST):
-            raise SingularError(f"the geodesic leaves the numbers of double precision, beyond {_LARGEST:g}.")
+        if not np.all(np.abs(array) < LARGEST):
+            raise SingularError(f"the geodesic leaves the numbers of double precision, beyond {LARGEST:g}.")
     return np.stack([v, surface.acceleration(x, v)])
 
 
@@ -298,10 +299,14 @@ def connect_all(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10
     Those that are hard are sought one by one. An error says which pair it is of.
     """
     shape = x0.shape[: x0.ndim - surface.point_ndim]
-    found = surface.together(*(x.reshape(-1, *x0.shape[len(shape) :]) for x in (x0, x1)), tolerance)
-    velocity, sizes = found.velocity.reshape(x0.shape), (np.reshape(a, shape) for a in found[1:])
-    size, residual = sizes
-    for index in map(tuple, np.argwhere(~np.isfinite(size))):
+    starts, ends = (x.reshape(-1, *x0.shape[len(shape) :]) for x in (x0, x1))
+    found = surface.together(starts, ends, tolerance)
+    velocity, size, residual = (
+        found.velocity.reshape(x0.shape),
+        found.length.reshape(shape),
+        found.residual.reshape(shape),
+    )
+    for index in map(tuple, np.argwhere(~np.isfinite(size)).tolist()):
         try:
             velocity[index], size[index], residual[index] = search(
                 surface.attempts(x0[index], x1[index], tolerance), tolerance

@@ -28,7 +28,7 @@ from scipy.integrate import DOP853
 
 from dlngeo.compiled import in_threads, jit
 from dlngeo.compiled.svd import svd
-from dlngeo.kernels._divided import _TERMS, NEAR
+from dlngeo.kernels._divided import NEAR, TERMS
 
 __all__ = ["geodesics"]
 
@@ -106,7 +106,7 @@ def _pairs(s, rank, eps, rest, phi, p, w, v, gap, top):  # type: ignore[no-untyp
 def _series(y, z, eps, coefficient):  # type: ignore[no-untyped-def]
     """``h[1, b, c]/N²`` of small gaps y and z, as in :mod:`dlngeo.kernels._divided`."""
     first, second, total = 1.0, 1.0, coefficient
-    for k in range(3, 2 + _TERMS):
+    for k in range(3, 2 + TERMS):
         coefficient *= -(1.0 - (k - 1) * eps) / k
         first *= y
         second = z * second + first
@@ -117,7 +117,7 @@ def _series(y, z, eps, coefficient):  # type: ignore[no-untyped-def]
 @jit
 def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no-untyped-def]
     """Fill ``Σ_j m_jk m_jl h_jkl`` for k ≤ l, and ``Σ_j m_kj m_lj h_jkl``; null indices of j and of k included."""
-    phi, p, w, v, gap = table
+    _, p, w, v, gap = table
     size = m.shape[0]
     columns[:] = 0.0
     rows[:] = 0.0
@@ -126,10 +126,7 @@ def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no
             first, second = p[a, b], w[a, b]
             for c in range(b, rank):
                 g = gap[a, c]
-                if g < NEAR:
-                    h = _series(gap[a, b], g, eps, rest / 2.0)
-                else:
-                    h = (first - second * v[b, c] * p[b, c]) / g
+                h = _series(gap[a, b], g, eps, rest / 2.0) if g < NEAR else (first - second * v[b, c] * p[b, c]) / g
                 h *= top[a]
                 columns[b, c] += h * m[a, b] * m[a, c]
                 rows[b, c] += h * m[b, a] * m[c, a]
@@ -184,30 +181,30 @@ def _slope(state, lift, rank, scale, eps, rest, table, top, frame, work, out):  
     _into(frame, state[1], core, half)
     energy = 0.0
     for k in range(size):
-        for l in range(size):
-            if k >= rank and l >= rank:
-                core[k, l] = 0.0
+        for n in range(size):
+            if k >= rank and n >= rank:
+                core[k, n] = 0.0
             elif lift:
-                core[k, l] /= scale * phi[k, l]
-            energy += scale * phi[k, l] * core[k, l] ** 2
+                core[k, n] /= scale * phi[k, n]
+            energy += scale * phi[k, n] * core[k, n] ** 2
     if lift:
         _out_of(frame, core, state[1], half)
     _force(core, s, rank, eps, rest, (phi, table[1], table[2], table[3], table[4]), top, columns, rows)
     # half becomes Uᵀ Ṗ V, and core Uᵀ Ẋ V
     for k in range(size):
-        for l in range(size):
-            i, j = min(k, l), max(k, l)
-            half[k, l] = 0.0
+        for n in range(size):
+            i, j = min(k, n), max(k, n)
+            half[k, n] = 0.0
             if k < rank:
-                half[k, l] -= scale * s[k] * columns[i, j] / phi[i, j]
-            if l < rank:
-                half[k, l] -= scale * s[l] * rows[i, j] / phi[i, j]
+                half[k, n] -= scale * s[k] * columns[i, j] / phi[i, j]
+            if n < rank:
+                half[k, n] -= scale * s[n] * rows[i, j] / phi[i, j]
             if i >= rank:
                 for j in range(rank):
-                    half[k, l] += 2.0 * scale * phi[l, j] / s[j] * core[k, j] * core[j, l]
+                    half[k, n] += 2.0 * scale * phi[n, j] / s[j] * core[k, j] * core[j, n]
     for k in range(size):
-        for l in range(size):
-            core[k, l] *= scale * phi[k, l]
+        for n in range(size):
+            core[k, n] *= scale * phi[k, n]
     _out_of(frame, core, out[0], columns)
     _out_of(frame, half, out[1], columns)
     return energy
@@ -225,10 +222,10 @@ def _error(stages, weights, rank, scale, phi, frame, work):  # type: ignore[no-u
                 work[0] += weights[j] * stages[j, part]
         _into(frame, work[0], work[1], work[2])
         for k in range(phi.shape[0]):
-            for l in range(phi.shape[0]):
-                if k < rank or l < rank:
-                    weight = scale * phi[k, l]
-                    total += work[1, k, l] ** 2 * (weight if part == 1 else 1.0 / weight)
+            for n in range(phi.shape[0]):
+                if k < rank or n < rank:
+                    weight = scale * phi[k, n]
+                    total += work[1, k, n] ** 2 * (weight if part == 1 else 1.0 / weight)
     return total
 
 
@@ -271,7 +268,7 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
             return -1 - steps
         first = 1
         steps += 1
-        error = math.inf
+        error, rounding = math.inf, 0.0
         if new < math.inf:
             # What rounding moves the point by counts as no error.
             unit = tolerance * math.sqrt(energy) + 4.0 * _EPS * here[2, 0, 0] / math.sqrt(
@@ -287,7 +284,7 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
             continue
         if _turns(here, frame, rank) and not (eps == 1.0 and rank == size):
             return -1 - steps
-        if not abs(new - energy) <= _DRIFT * tolerance * energy:
+        if not abs(new - energy) <= max(_DRIFT * tolerance * energy, 1e3 * rounding * math.sqrt(energy)):
             return -1 - steps
         time = times[done] if last else time + h
         until[0] = time
@@ -309,11 +306,11 @@ def _turns(before, after, rank):  # type: ignore[no-untyped-def]
     for i in range(2):
         overlap = np.empty((rank, rank))
         for k in range(rank):
-            for l in range(rank):
+            for n in range(rank):
                 total = 0.0
                 for j in range(before.shape[1]):
-                    total += before[i, k, j] * after[i, l, j]
-                overlap[k, l] = total
+                    total += before[i, k, j] * after[i, n, j]
+                overlap[k, n] = total
         sign *= np.linalg.det(overlap)
     return sign < 0.0
 
@@ -359,7 +356,7 @@ def geodesics(
     points, velocities = np.empty((2, count, len(times), d, d))
     steps, until = np.zeros(count, dtype=np.int64), np.zeros(count)
     x, v = (np.ascontiguousarray(array, dtype=float) for array in (x, v))
-    tolerance = np.array(np.broadcast_to(np.maximum(tolerance, 1e-14), count), dtype=float)
+    tolerance = np.array(np.broadcast_to(np.maximum(tolerance, 1e-13), count), dtype=float)
     most = np.array(np.broadcast_to(most, count), dtype=np.int64)
 
     def part(s: slice) -> None:

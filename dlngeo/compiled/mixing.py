@@ -15,7 +15,7 @@ _DEPENDENT = 1e-7
 @jit
 def _mix(past, stored, which, unknown, change, out):  # type: ignore[no-untyped-def]
     memory, size = past.shape[2], past.shape[3]
-    basis, moves, coefficients = np.empty((memory, size)), np.empty((memory, size)), np.empty(memory)
+    basis, moves = np.empty((2, memory, size))
     for n in range(which.size):
         k = which[n]
         values, changes = past[0, k], past[1, k]

@@ -84,7 +84,6 @@ class ShootingLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
-
         starts, ends = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(point, "point"))
         # Points of single precision are on the manifold to that only.
         tolerance = max(self.tolerance, 8 * coarsest(base_point, point))

@@ -50,6 +50,7 @@ from dlngeo.matrices.logarithms import logarithms
 from dlngeo.matrices.paths import balanced_path, connecting_paths
 from dlngeo.matrices.straight import between, from_velocity
 from dlngeo.shooting import (
+    LARGEST,
     MAX_STEPS,
     Attempt,
     Connecting,
@@ -113,11 +114,14 @@ class KernelSurface(Surface):
         shape, sign = start.shape[1:], np.sign(times[0])
         x, v = start.reshape(2, -1, *shape[-2:])
         out = np.empty((len(times), 2, *x.shape))
-        left, until = np.ones(len(x), dtype=bool), np.full(len(x), np.inf)
+        left: Any = np.ones(len(x), dtype=bool)
+        until = np.full(len(x), np.inf)
         for line in from_velocity(x, sign * v, self):
-            for place, time in zip(out, np.abs(times), strict=True):
-                place[:, line.which] = line.at(time)
-            until[line.which], left = line.until, left & ~line.which
+            with np.errstate(over="ignore", invalid="ignore"):  # after its end
+                for place, time in zip(out, np.abs(times), strict=True):
+                    place[:, line.which] = line.at(time)
+            finite = np.all(np.abs(out[:, 0, line.which]) < LARGEST, axis=(0, -2, -1))
+            until[line.which], left = np.where(finite, line.until, np.minimum(line.until, 0.0)), left & ~line.which
         if left.any():
             points, velocities, steps, came = self._flow(x[left], sign * v[left], np.abs(times), tolerance)
             spend(int(np.abs(steps).max()))
@@ -129,7 +133,7 @@ class KernelSurface(Surface):
         out[:, 1] *= sign
         return out.reshape(len(times), 2, *shape)
 
-    def ends(self, x: Array, v: Array, tolerance: Array) -> tuple[Array, Array, Array]:
+    def ends(self, x: Array, v: Array, tolerance: Array) -> tuple[Array, Array, Any]:
         """End points and velocities at unit time, shape=[k, b, m, n], and which geodesics came there, shape=[k, b].
 
         Each has its own tolerance, relative to its length in the metric, shape=[b].
@@ -145,8 +149,8 @@ class KernelSurface(Surface):
         ends[:, ~came] = 0
         return ends[0].reshape(shape), ends[1].reshape(shape), came.reshape(shape[:-2])
 
-    def _ends(self, start: Array, tolerance: float) -> tuple[Array, Array]:
-        """Ends of a batch that is halved until it comes to its end, or is a single geodesic that does not."""
+    def _ends(self, start: Array, tolerance: float) -> tuple[Array, Any]:
+        """Halve a batch until it comes to its end, or is a single geodesic that does not."""
         try:
             return np.stack(shoot(start[0], start[1], self, tolerance=tolerance))[:, 0], np.ones(start.shape[1], bool)
         except GeodesicError:
@@ -158,7 +162,7 @@ class KernelSurface(Surface):
 
     def _flow(
         self, x: Array, v: Array, times: Array, tolerance: Any, most: int = MAX_STEPS
-    ) -> tuple[Array, Array, Array, Array]:
+    ) -> tuple[Array, Array, Any, Array]:
         """Follow geodesics by compiled steps, as square matrices of twice the rank at most, of size 1."""
         unit = np.abs(x).max(axis=(-2, -1), keepdims=True)
         x, v = x / unit, v / unit
@@ -193,18 +197,17 @@ class KernelSurface(Surface):
         length, residual = np.full(len(x0), np.inf), np.zeros(len(x0))
         if found.any():
             length[found] = self._length(x0[found], velocity[found])
-        unit = np.linalg.norm(x0, axis=(-2, -1))
+        # Kernels of a depth are homogeneous, so that the size of the points is free.
+        unit = np.ones(len(x0)) if self.depth is None else np.linalg.norm(x0, axis=(-2, -1))
         spectra = np.linalg.svd(np.stack([x0, x1]) / unit[:, None, None], compute_uv=False)[..., : self.rank]
-        near = np.all((spectra.max(axis=-1) < _FAR) & (spectra.max(axis=-1) > 1 / _FAR), axis=0)
+        near = np.all((spectra[..., 0] < _FAR) & (spectra[..., 0] > 1 / _FAR), axis=0)
         near &= np.all(spectra[..., -1] > _REGULAR * spectra[..., 0], axis=0)
         left = np.flatnonzero(~found & near)
         if left.size:
             scale = unit[left, None, None]
             known = logarithms(x0[left] / scale, x1[left] / scale, self, tolerance)
             which = left[known.found]
-            velocity[which] = (scale * known.velocity)[known.found]
-            length[which], residual[which] = known.length[known.found], known.residual[known.found]
-            # Lengths are those of the points themselves.
+            velocity[which], residual[which] = (scale * known.velocity)[known.found], known.residual[known.found]
             length[which] = self._length(x0[which], velocity[which])
         return Connecting(velocity, length, residual)
 

@@ -1,15 +1,15 @@
 r"""Logarithms of many pairs of matrices at once, by a fixed point at the middles of their geodesics.
 
-Unknown are the middle M of the geodesic from X to Y, and its velocity w there: ``exp_M(−w) = X``, ``exp_M(w) = Y``. With
-``A`` the cometric, at each point symmetric and positive, ``A_M^{1/2} A_X^{-1/2}`` is an isometry from the tangent space
-at X to that at M. The misses at both ends, brought to the middle by it, change middle and velocity:
+Unknown are the middle M of the geodesic from X to Y, and its velocity w there: ``exp_M(−w) = X``, ``exp_M(w) = Y``.
+With ``A`` the cometric, at each point symmetric and positive, ``A_M^{1/2} A_X^{-1/2}`` is an isometry from the tangent
+space at X to that at M. The misses at both ends, brought to the middle by it, change middle and velocity:
 
 .. math:: M \leftarrow M + \tfrac12(r_X + r_Y), \qquad w \leftarrow w + \tfrac12(r_Y - r_X).
 
-From the middle an error grows on the way to the ends by far less than from one end to the other, so that the iteration
-contracts for near points, and with Anderson's acceleration [1]_ for nearly all: 10 to 20 times two halves of a geodesic.
-Points move, and misses are measured, in the coordinates ``U Λ Vᵀ``, Λ the roots of the singular values: there the
-metric of a network is within a factor of its depth of the flat one, however near to singular matrices.
+From the middle an error grows on the way to the ends by far less than from one end to the other, so that the
+iteration contracts for near points, and with Anderson's acceleration [1]_ for nearly all: 10 to 20 times two halves of
+a geodesic. Points move, and misses are measured, in the coordinates ``U Λ Vᵀ``, Λ the roots of the singular values:
+there the metric of a network is within a factor of its depth of the flat one, however near to singular matrices.
 
 The iteration starts from the middle of an explicit path, :mod:`dlngeo.matrices.approach`. Each pair converges by
 itself, and is verified by the whole geodesic from X. Those that do not converge, or to a geodesic that is longer than
@@ -71,7 +71,7 @@ class Logarithms:
 
 
 def logarithms(x0: Array, x1: Array, surface: Any, tolerance: float) -> Logarithms:
-    """Find initial velocities of geodesics from points to points of a :class:`~dlngeo.matrices.geodesics.KernelSurface`.
+    """Find geodesics between pairs of points of a :class:`~dlngeo.matrices.geodesics.KernelSurface`, shape=[b, m, n].
 
     The miss of each, in the metric at its end and relative to the norm of that, is at most the tolerance or, if more,
     what the rounding of the points amounts to there, up to 1e-6.
@@ -87,7 +87,7 @@ def logarithms(x0: Array, x1: Array, surface: Any, tolerance: float) -> Logarith
         tolerance, np.minimum(_ROUNDING / np.minimum(*(e.fineness for e in ends)), _MOST_ROUNDING)
     )
     search = _Search(surface, middle, ends, speeds[:, 0] / 2)
-    left = np.flatnonzero(approach.joined)
+    left: Any = np.flatnonzero(approach.joined)
     for part in _PARTS:
         arrived = search.middles(left, part * accepted[left], out)
         left = search.verify(arrived, (x0, x1), accepted[arrived], out)
@@ -109,7 +109,7 @@ class _Search:
         self._history, self._initial = _History(self._unknown), np.zeros_like(velocity)
         self._fine = np.full(count, _COARSE)
 
-    def middles(self, left: Array, accepted: Array, out: Logarithms) -> Array:
+    def middles(self, left: Any, accepted: Array, out: Logarithms) -> Any:
         """Find middles to an accepted miss at both ends; return for which pairs."""
         arrived = []
         for _ in range(_ITERATIONS):
@@ -135,8 +135,10 @@ class _Search:
             left, accepted = left[~done], accepted[~done]
         return np.sort(np.concatenate(arrived)) if arrived else left
 
-    def verify(self, left: Array, points: tuple[Array, Array], accepted: Array, out: Logarithms) -> Array:
+    def verify(self, left: Any, points: tuple[Array, Array], accepted: Array, out: Logarithms) -> Any:
         """Follow the whole geodesics from the starts; return which pairs miss the end by more than is accepted."""
+        if not left.size:
+            return left
         (start, end), v = (x.take(left) for x in self._ends), self._initial[left]
         length = np.linalg.norm(start.flatten(v), axis=(-2, -1))
         fine = _FINE * accepted / np.maximum(length, np.finfo(float).tiny)

@@ -30,10 +30,12 @@ from numpy.typing import NDArray
 
 from dlngeo.matrices.blocks import Blocks
 from dlngeo.matrices.frame import Frame
+from dlngeo.shooting import LARGEST
 
 __all__ = ["Line", "between", "from_velocity"]
 
 Array = NDArray[np.float64]
+Mask = Any
 Moves = Callable[[float], tuple[Array, Array]]
 
 _EPS = np.finfo(float).eps
@@ -52,13 +54,13 @@ class Line(NamedTuple):
         Times at which these end at a singular matrix.
     """
 
-    which: Array
+    which: Mask
     at: Moves
     until: Array
 
 
-def between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Array]:
-    """Initial velocities of shortest geodesics, and which pairs have one in closed form, shape=[b, m, n] and [b]."""
+def between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
+    """Find initial velocities of shortest geodesics, shape=[b, m, n], and which pairs have one in closed form."""
     velocity, found = np.zeros_like(x0), np.zeros(len(x0), dtype=bool)
     if surface.depth is None:
         return velocity, found
@@ -108,7 +110,7 @@ def _flat(x: Array, surface: Any) -> bool:
     return surface.depth == 1 and surface.rank == min(x.shape[-2:])
 
 
-def _straight_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Array]:
+def _straight_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     if not _flat(x0, surface):
         return x0, np.zeros(len(x0), dtype=bool)
     # Invertible matrices of opposite sign are in different components.
@@ -125,7 +127,7 @@ def _straight_from(x: Array, v: Array, surface: Any) -> Line | None:
 # One pair of frames.
 
 
-def _aligned_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Array]:
+def _aligned_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     r, depth = surface.rank, surface.depth
     points = np.stack([_scaled(x0), _scaled(x1)])
     u, _, vt = np.linalg.svd(points.sum(axis=0), full_matrices=False)
@@ -146,7 +148,6 @@ def _aligned_from(x: Array, v: Array, surface: Any) -> Line | None:
     frame = Frame.at(_scaled(x), surface.kernel, surface.rank)
     blocks = frame.split(v)
     rates = np.diagonal(blocks.core, axis1=-2, axis2=-1)
-    zero = np.zeros_like
     off = blocks.core - rates[..., None, :] * np.eye(surface.rank)
     rest = frame.scale(Blocks(off, blocks.left, blocks.right), -0.5)
     main = rates / np.sqrt(np.diagonal(frame.phi, axis1=-2, axis2=-1))
@@ -156,8 +157,11 @@ def _aligned_from(x: Array, v: Array, surface: Any) -> Line | None:
     u, vt, s, unit = (a[which] for a in (frame.u, frame.vt, frame.s, size[:, None]))
     relative = rates[which] / (unit * s)
     depth = surface.depth
-    with np.errstate(divide="ignore"):
-        until = np.inf if np.isinf(depth) else np.where(relative < 0, -depth / relative, np.inf).min(axis=-1)
+    # Up to where one is zero, or leaves the numbers of double precision.
+    room = np.where(relative < 0, -np.inf, np.log(LARGEST) - np.log(unit * s))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        span = room if np.isinf(depth) else depth * np.expm1(room / depth)
+        until = np.where(relative == 0, np.inf, span / relative).min(axis=-1)
 
     def at(t: float) -> tuple[Array, Array]:
         if np.isinf(depth):
@@ -169,7 +173,7 @@ def _aligned_from(x: Array, v: Array, surface: Any) -> Line | None:
         scale = unit * s
         return (u * (scale * growth)[..., None, :]) @ vt, (u * (scale * speed)[..., None, :]) @ vt
 
-    return Line(which, at, np.broadcast_to(until, len(s)) + zero(s[:, 0]))
+    return Line(which, at, until)
 
 
 # Depth 2, one orthogonal factor.
@@ -183,7 +187,7 @@ def _symmetric(a: Array) -> Array:
     return (a + a.mT) / 2
 
 
-def _wasserstein_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Array]:
+def _wasserstein_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     if not _one_factor(x0, surface):
         return x0, np.zeros(len(x0), dtype=bool)
     u, s, vt = np.linalg.svd(x0)
@@ -195,7 +199,8 @@ def _wasserstein_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Arr
     roots = np.sqrt(s)[..., None, :]
     inner = roots.mT * (vt @ _symmetric(other) @ vt.mT) * roots
     w, q = np.linalg.eigh(_symmetric(inner))
-    turn = (q * np.sqrt(np.maximum(w, 0.0))[..., None, :]) @ q.mT / (roots.mT * roots) - np.eye(surface.rank)
+    outer = np.maximum(roots.mT * roots, np.finfo(float).tiny)
+    turn = (q * np.sqrt(np.maximum(w, 0.0))[..., None, :]) @ q.mT / outer - np.eye(surface.rank)
     return u @ (turn * s[..., None, :] + s[..., None] * turn) @ vt, holds
 
 
@@ -253,7 +258,7 @@ def _toward(a: Array, b: Array) -> tuple[Array, Array]:
     return np.arctan2(sine, cosine), across / np.where(sine > 0, sine, 1.0)[:, None]
 
 
-def _cone_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Array]:
+def _cone_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     if not _is_cone(x0, surface):
         return x0, np.zeros(len(x0), dtype=bool)
     depth = surface.depth
