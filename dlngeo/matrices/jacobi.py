@@ -39,7 +39,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
 from dlngeo.errors import GeodesicError, SingularError
-from dlngeo.matrices.blocks import combined
+from dlngeo.matrices.blocks import Blocks, combined
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.frame import Frame
 from dlngeo.matrices.geodesics import KernelSurface
@@ -185,7 +185,7 @@ def _at_start(x: Array, v: Array, j: Array, k: Array, surface: KernelSurface) ->
 def pull_back_log(
     x: Array, v: Array, end: tuple[Array, Array], covector: Array, surface: KernelSurface, tolerance: float = 1e-11
 ) -> tuple[Array, Array]:
-    """Gradients in ``x`` and in ``y`` of ``⟨C, log_x(y)⟩`` for one geodesic, tangent below full rank, shape=[m, n] each.
+    """Gradients in ``x`` and in ``y`` of ``⟨C, log_x(y)⟩`` of one geodesic, tangent below full rank, shape=[m, n].
 
     Parameters
     ----------
@@ -211,10 +211,21 @@ def pull_back_log(
             "the logarithm is not differentiable: the end points are conjugate along the geodesic. Move one of them.",
             status="singular",
         )
-    wanted = Frame.at(x, surface.kernel, surface.rank).cometric(covector)
-    weights = np.linalg.solve(matrix, np.einsum("imn,mn->i", test, wanted))
+    frame = Frame.at(x, surface.kernel, surface.rank)
+    weights = np.linalg.solve(matrix, np.einsum("imn,mn->i", test, frame.cometric(covector)))
     j, k = (np.tensordot(weights, a[0], 1) for a in (back.fields, back.rates))
-    return -_at_start(x, v, j, -k, surface)[0], np.tensordot(weights, momenta, 1)
+    in_start = -_at_start(x, v, j, -k, surface)[0] + _turning(frame, v, covector)
+    return in_start, np.einsum("i,imn->mn", weights, momenta)
+
+
+def _turning(frame: Frame, v: Array, covector: Array) -> Array:
+    """Gradient in X of the pairing of C with the normal part of a V that stays tangent: ``X_l Σ⁻¹V_rᵀ + V_l Σ⁻¹X_rᵀ``."""
+    vb = frame.split(v)
+    if vb.left is None or vb.right is None:
+        return np.zeros_like(v)
+    normal = covector - frame.project(covector)
+    sides = (side / frame.s for side in (normal @ vb.right, normal.T @ vb.left))
+    return frame.assemble(Blocks(0 * vb.core, *sides))
 
 
 def conjugate_time(
