@@ -219,7 +219,7 @@ def pull_back_log(
 
 
 def _turning(frame: Frame, v: Array, covector: Array) -> Array:
-    """Gradient in X of the pairing of C with the normal part of a V that stays tangent: ``X_l Σ⁻¹V_rᵀ + V_l Σ⁻¹X_rᵀ``."""
+    """Gradient in X of the pairing of C with the normal part of a V kept tangent, ``X_l Σ⁻¹V_rᵀ + V_l Σ⁻¹X_rᵀ``."""
     vb = frame.split(v)
     if vb.left is None or vb.right is None:
         return np.zeros_like(v)
