@@ -328,7 +328,8 @@ class SpectralMetric(Border, RiemannianMetric):
 
 def _plain(**arrays: Any) -> list[np.ndarray]:
     """NumPy arrays of one shape."""
-    return np.broadcast_arrays(*(untraced(array, name) for name, array in arrays.items()))  # type: ignore[return-value]
+    plain = np.broadcast_arrays(*(untraced(array, name) for name, array in arrays.items()))
+    return [np.array(array) for array in plain]
 
 
 class DLNMetric(SpectralMetric):
