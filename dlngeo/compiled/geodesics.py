@@ -32,7 +32,8 @@ from dlngeo.kernels._divided import NEAR, TERMS
 
 __all__ = ["geodesics"]
 
-_FORMULA = tuple(np.ascontiguousarray(c) for c in (DOP853.A[:12, :12], DOP853.B, DOP853.E3, DOP853.E5))
+# The weights of the stages in each stage, and those of the end; and in two errors.
+_FORMULA = np.vstack((DOP853.A[:12, :12], DOP853.B)), np.stack((DOP853.E5[:12], DOP853.E3[:12]))
 _EPS = np.finfo(float).eps
 _LAPACK = 49  # the least size at which LAPACK decomposes faster
 _BLAS = 17  # the least size at which BLAS multiplies faster
@@ -84,8 +85,9 @@ def _out_of(frame, core, out, work):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pairs(s, rank, eps, rest, phi, p, w, v, gap, top):  # type: ignore[no-untyped-def]
+def _pairs(s, rank, eps, rest, table, top):  # type: ignore[no-untyped-def]
     """Fill the tables of pairs: φ/N, p, ``(t/s)^{2−2ε}``, ``(t/s)^{2ε}``, γ; and ``s^{2−4ε}`` of single ones."""
+    phi, p, w, v, gap = table[0], table[1], table[2], table[3], table[4]
     for a in range(rank):
         log = math.log(s[a])
         power = math.exp(2.0 * rest * log)
@@ -117,8 +119,7 @@ def _series(y, z, eps, coefficient):  # type: ignore[no-untyped-def]
 @jit
 def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no-untyped-def]
     """Fill ``Σ_j m_jk m_jl h_jkl`` for k ≤ l, and ``Σ_j m_kj m_lj h_jkl``; null indices of j and of k included."""
-    _, p, w, v, gap = table
-    size = m.shape[0]
+    p, w, v, gap, size = table[1], table[2], table[3], table[4], m.shape[0]
     columns[:] = 0.0
     rows[:] = 0.0
     for a in range(rank):
@@ -148,9 +149,9 @@ def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no
 
 
 @jit
-def _factor(x, rank, ut, s, vt):  # type: ignore[no-untyped-def]
+def _factor(x, rank, frame):  # type: ignore[no-untyped-def]
     """Decompose a point; tell whether its singular values up to the rank are positive, and all finite."""
-    size = x.shape[0]
+    size, ut, vt, s = x.shape[0], frame[0], frame[1], frame[2, 0]
     if rank == size and size < _LAPACK:
         return svd(x, ut, s, vt)
     for i in range(size):
@@ -158,9 +159,10 @@ def _factor(x, rank, ut, s, vt):  # type: ignore[no-untyped-def]
             if not abs(x[i, j]) < 1e150:
                 return False
     u, values, right = np.linalg.svd(x)
-    ut[:] = u.T
-    s[:] = values
-    vt[:] = right
+    for i in range(size):
+        s[i] = values[i]
+        for j in range(size):
+            ut[i, j], vt[i, j] = u[j, i], right[i, j]
     return s[rank - 1] > 0.0
 
 
@@ -172,9 +174,9 @@ def _slope(state, lift, rank, scale, eps, rest, table, top, frame, work, out):  
     """
     core, half, columns, rows = work[0], work[1], work[2], work[3]
     size, phi, s = state.shape[1], table[0], frame[2, 0]
-    if not _factor(state[0], rank, frame[0], s, frame[1]):
+    if not _factor(state[0], rank, frame):
         return math.nan
-    _pairs(s, rank, eps, rest, phi, table[1], table[2], table[3], table[4], top)
+    _pairs(s, rank, eps, rest, table, top)
     for k in range(rank):
         for a in range(rank, size):
             phi[a, k] = phi[k, a] = eps * phi[k, k]
@@ -184,13 +186,25 @@ def _slope(state, lift, rank, scale, eps, rest, table, top, frame, work, out):  
         for n in range(size):
             if k >= rank and n >= rank:
                 core[k, n] = 0.0
-            elif lift:
+                continue
+            if lift:
                 core[k, n] /= scale * phi[k, n]
             energy += scale * phi[k, n] * core[k, n] ** 2
-    if lift:
-        _out_of(frame, core, state[1], half)
-    _force(core, s, rank, eps, rest, (phi, table[1], table[2], table[3], table[4]), top, columns, rows)
-    # half becomes Uᵀ Ṗ V, and core Uᵀ Ẋ V
+    for part in range(0 if lift else 1, 3):
+        if part == 0:
+            _out_of(frame, core, state[1], half)
+            continue
+        if part == 1:
+            _force(core, s, rank, eps, rest, table, top, columns, rows)
+            _coordinates(core, half, s, rank, scale, phi, columns, rows)
+        _out_of(frame, work[part - 1], out[part - 1], columns)
+    return energy
+
+
+@jit
+def _coordinates(core, half, s, rank, scale, phi, columns, rows):  # type: ignore[no-untyped-def]
+    """Make ``half`` of ``Uᵀ Ṗ V``, and ``Uᵀ Ẋ V`` of the core."""
+    size = core.shape[0]
     for k in range(size):
         for n in range(size):
             i, j = min(k, n), max(k, n)
@@ -205,38 +219,62 @@ def _slope(state, lift, rank, scale, eps, rest, table, top, frame, work, out):  
     for k in range(size):
         for n in range(size):
             core[k, n] *= scale * phi[k, n]
-    _out_of(frame, core, out[0], columns)
-    _out_of(frame, half, out[1], columns)
-    return energy
 
 
 @jit
-def _error(stages, weights, rank, scale, phi, frame, work):  # type: ignore[no-untyped-def]
-    """Squared length of a combination of slopes: of X in the metric, of P in the cometric, in the frame of a point."""
-    total = 0.0
-    for part in range(2):
-        for w in range(2):
-            work[w][:] = 0.0
-        for j in range(12):
-            if weights[j] != 0.0:
-                work[0] += weights[j] * stages[j, part]
-        _into(frame, work[0], work[1], work[2])
-        for k in range(phi.shape[0]):
-            for n in range(phi.shape[0]):
-                if k < rank or n < rank:
-                    weight = scale * phi[k, n]
-                    total += work[1, k, n] ** 2 * (weight if part == 1 else 1.0 / weight)
-    return total
+def _add(out, stages, weights, count, h):  # type: ignore[no-untyped-def]
+    for j in range(count):
+        factor = h * weights[j]
+        if factor != 0.0:
+            stage = stages[j]
+            for i in range(out.size):
+                out[i] += factor * stage[i]
+
+
+@jit
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@jit
+def _error(stages, formulas, rank, scale, phi, frame, error, work):  # type: ignore[no-untyped-def]
+    """Squared lengths of two combinations of slopes: of X in the metric, of P in the cometric, at a point."""
+    fifth, third, flat = 0.0, 0.0, error.reshape(-1)
+    for which in range(2):
+        for i in range(flat.size):
+            flat[i] = 0.0
+        _add(flat, stages, formulas[which], 12, 1.0)
+        total = 0.0
+        for part in range(2):
+            _into(frame, error[part], work[0], work[1])
+            for k in range(phi.shape[0]):
+                for n in range(phi.shape[0]):
+                    if k < rank or n < rank:
+                        weight = scale * phi[k, n]
+                        total += work[0, k, n] ** 2 * (weight if part == 1 else 1.0 / weight)
+        if which == 0:
+            fifth = total
+        else:
+            third = total
+    return fifth, third
 
 
 @jit
 def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, points, velocities, until):  # type: ignore[no-untyped-def]
     """Follow one geodesic to increasing times; return the steps taken, −1 − steps if it ends before the last one."""
-    size, (a, b, e3, e5) = x.shape[0], formula
+    size, (weights, errors) = x.shape[0], formula
     table, top, work = np.zeros((5, size, size)), np.empty(size), np.empty((4, size, size))
     frame, here, phi = np.empty((3, size, size)), np.empty((3, size, size)), np.empty((size, size))
     stages, state, trial = np.empty((13, 2, size, size)), np.empty((2, size, size)), np.empty((2, size, size))
-    state[0], state[1] = x, v
+    error, flat_stages, flat_state, flat_trial = (
+        np.empty((2, size, size)),
+        stages.reshape(13, -1),
+        state.reshape(-1),
+        trial.reshape(-1),
+    )
+    _copy(x.reshape(-1), flat_state[: size * size])
+    _copy(v.reshape(-1), flat_state[size * size :])
     h, time, energy, steps, done, first = 0.0, 0.0, 0.0, 0, 0, 0
     while done < times.size:
         last = time + h >= times[done]
@@ -244,17 +282,15 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
             h = times[done] - time
         new = 0.0
         for i in range(first, 13):
-            trial[:] = state
-            for j in range(min(i, 12)):
-                weight = h * (a[i, j] if i < 12 else b[j])
-                if weight != 0.0:
-                    trial += weight * stages[j]
+            _copy(flat_state, flat_trial)
+            _add(flat_trial, flat_stages, weights[i], min(i, 12), h)
             new = _slope(trial, i == 0, rank, scale, eps, rest, table, top, frame, work, stages[i])
             if not new < math.inf:
                 break
             if i == 0:
-                state[:] = trial
-                here[:], phi[:] = frame, table[0]
+                _copy(flat_trial, flat_state)
+                _copy(frame.reshape(-1), here.reshape(-1))
+                _copy(table[0].reshape(-1), phi.reshape(-1))
                 energy = new
                 # A first step that changes singular values by little, in time.
                 fastest = 0.0
@@ -268,51 +304,64 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
             return -1 - steps
         first = 1
         steps += 1
-        error, rounding = math.inf, 0.0
+        miss = math.inf
+        # What rounding moves the point by counts as no error.
+        rounding = 16.0 * _EPS * here[2, 0, 0] / math.sqrt(scale * phi[rank - 1, rank - 1])
         if new < math.inf:
-            # What rounding moves the point by counts as no error.
-            unit = tolerance * math.sqrt(energy) + 4.0 * _EPS * here[2, 0, 0] / math.sqrt(
-                scale * phi[rank - 1, rank - 1]
-            )
-            fifth = _error(stages, e5, rank, scale, phi, here, work) / unit**2
-            third = _error(stages, e3, rank, scale, phi, here, work) / unit**2
-            error = h * fifth / math.sqrt(fifth + 0.01 * third) if fifth > 0.0 else 0.0
-        if not error < 1.0:
-            h *= max(0.2, 0.9 * error**-0.125) if error < math.inf else 0.2
+            unit = tolerance * math.sqrt(energy) + rounding
+            fifth, third = _error(flat_stages, errors, rank, scale, phi, here, error, work)
+            miss = h * fifth / math.sqrt(fifth + 0.01 * third) / unit if fifth > 0.0 else 0.0
+        if not miss < 1.0:
+            h *= max(0.2, 0.9 * miss**-0.125) if miss < math.inf else 0.2
             if not time + h > time:
                 return -1 - steps
             continue
-        if _turns(here, frame, rank) and not (eps == 1.0 and rank == size):
+        if not (eps == 1.0 and rank == size) and _turns(here, frame, rank, work):
             return -1 - steps
         if not abs(new - energy) <= max(_DRIFT * tolerance * energy, 1e3 * rounding * math.sqrt(energy)):
             return -1 - steps
         time = times[done] if last else time + h
         until[0] = time
-        state[:] = trial
-        stages[0] = stages[12]
-        here[:], phi[:] = frame, table[0]
+        _copy(flat_trial, flat_state)
+        _copy(flat_stages[12], flat_stages[0])
+        _copy(frame.reshape(-1), here.reshape(-1))
+        _copy(table[0].reshape(-1), phi.reshape(-1))
         while done < times.size and times[done] <= time:
-            points[done] = state[0]
-            velocities[done] = stages[0, 0]
+            _copy(flat_state[: size * size], points[done].reshape(-1))
+            _copy(flat_stages[0, : size * size], velocities[done].reshape(-1))
             done += 1
-        h *= min(10.0, 0.9 * error**-0.125) if error > 0.0 else 10.0
+        h *= min(10.0, 0.9 * miss**-0.125) if miss > 0.0 else 10.0
     return steps
 
 
 @jit
-def _turns(before, after, rank):  # type: ignore[no-untyped-def]
+def _turns(before, after, rank, work):  # type: ignore[no-untyped-def]
     """Whether a singular value crosses zero between two points: this turns round one of its singular vectors."""
-    sign = 1.0
-    for i in range(2):
-        overlap = np.empty((rank, rank))
+    turned, overlap = False, work[0]
+    for side in range(2):
         for k in range(rank):
             for n in range(rank):
                 total = 0.0
                 for j in range(before.shape[1]):
-                    total += before[i, k, j] * after[i, n, j]
+                    total += before[side, k, j] * after[side, n, j]
                 overlap[k, n] = total
-        sign *= np.linalg.det(overlap)
-    return sign < 0.0
+        # The sign of the determinant, by elimination.
+        for k in range(rank):
+            pivot = k
+            for i in range(k + 1, rank):
+                if abs(overlap[i, k]) > abs(overlap[pivot, k]):
+                    pivot = i
+            if pivot != k:
+                turned = not turned
+                for n in range(rank):
+                    overlap[k, n], overlap[pivot, n] = overlap[pivot, n], overlap[k, n]
+            if overlap[k, k] < 0.0:
+                turned = not turned
+            for i in range(k + 1, rank):
+                factor = overlap[i, k] / overlap[k, k]
+                for n in range(k + 1, rank):
+                    overlap[i, n] -= factor * overlap[k, n]
+    return turned
 
 
 @jit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dlngeo.compiled import jit
@@ -13,41 +15,53 @@ _DEPENDENT = 1e-7
 
 
 @jit
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@jit
+def _less(a, factor, b):  # type: ignore[no-untyped-def]
+    for i in range(a.size):
+        a[i] -= factor * b[i]
+
+
+@jit
 def _mix(past, stored, which, unknown, change, out):  # type: ignore[no-untyped-def]
     memory, size = past.shape[2], past.shape[3]
-    basis, moves = np.empty((2, memory, size))
+    # Of the differences with the past, orthonormal ones, and what moves along with each.
+    basis, moves, rest = np.empty((memory, size)), np.empty((memory, size)), np.empty(size)
     for n in range(which.size):
-        k = which[n]
-        values, changes = past[0, k], past[1, k]
-        for j in range(min(stored[k], memory - 1), 0, -1):
-            values[j] = values[j - 1]
-            changes[j] = changes[j - 1]
-        values[0] = unknown[n]
-        changes[0] = change[n]
-        stored[k] = min(stored[k] + 1, memory)
-        rest = change[n].copy()
-        new = unknown[n] + change[n]
+        values, changes = past[0, which[n]], past[1, which[n]]
+        count = min(stored[which[n]] + 1, memory)
+        stored[which[n]] = count
+        for i in range(size):
+            for j in range(count - 1, 0, -1):
+                values[j, i], changes[j, i] = values[j - 1, i], changes[j - 1, i]
+            values[0, i], changes[0, i] = unknown[n, i], change[n, i]
+            rest[i], out[n, i] = change[n, i], unknown[n, i] + change[n, i]
         used = 0
-        for j in range(1, stored[k]):
-            # Of the differences with the past, orthonormal ones, and what moves along with each.
-            f = changes[0] - changes[j]
-            v = values[0] - values[j]
-            length = np.sqrt(np.sum(f * f))
-            for _ in range(2):
-                for i in range(used):
-                    c = np.sum(basis[i] * f)
-                    f -= c * basis[i]
-                    v -= c * moves[i]
-            size_left = np.sqrt(np.sum(f * f))
-            if not size_left > _DEPENDENT * length:
+        for j in range(1, count):
+            f, v = basis[used], moves[used]
+            for i in range(size):
+                f[i], v[i] = changes[0, i] - changes[j, i], values[0, i] - values[j, i]
+            length = math.sqrt(_dot(f, f))
+            for k in range(2 * used):  # twice, for orthogonality to round-off
+                c = _dot(basis[k % used], f)
+                _less(f, c, basis[k % used])
+                _less(v, c, moves[k % used])
+            left = math.sqrt(_dot(f, f))
+            if not left > _DEPENDENT * length:
                 continue
-            basis[used] = f / size_left
-            moves[used] = v / size_left
-            c = np.sum(basis[used] * rest)
-            rest -= c * basis[used]
-            new -= c * (moves[used] + basis[used])
+            for i in range(size):
+                f[i], v[i] = f[i] / left, v[i] / left
+            c = _dot(f, rest)
+            _less(rest, c, f)
+            _less(out[n], c, f)
+            _less(out[n], c, v)
             used += 1
-        out[n] = new
 
 
 def mix(past: np.ndarray, stored: np.ndarray, which: np.ndarray, unknown: np.ndarray, change: np.ndarray) -> np.ndarray:

@@ -37,11 +37,11 @@ Array = NDArray[np.float64]
 
 _ITERATIONS, _MEMORY = 60, 12
 # Of the miss accepted, what the middle may leave at first, and if the whole geodesic then misses by more.
-_PARTS = 0.1, 1e-3
+_PARTS = 0.5, 1e-3
 # Roots beyond the 8th are no straighter.
 _ROOT = 8.0
 # Integrations need not be finer than a part of the miss that is known, down to a part of what is accepted.
-_COARSE, _FINER, _FINE = 1e-3, 3e-3, 0.03
+_COARSE, _FINER, _FINE = 1e-3, 1e-2, 0.1
 # A longer geodesic has a shorter one beside it, but the length of the path is known to Gauss' rule only.
 _LONGER = 1.01
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
