@@ -291,7 +291,7 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
                 _copy(flat_trial, flat_state)
                 _copy(frame.reshape(-1), here.reshape(-1))
                 _copy(table[0].reshape(-1), phi.reshape(-1))
-                energy = new
+                energy, first = new, 1
                 # A first step that changes singular values by little, in time.
                 fastest = 0.0
                 for k in range(rank):
@@ -300,9 +300,8 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
                 last = h >= times[0]
                 if last:
                     h = times[0]
-        if steps == most or (first == 0 and not new < math.inf):
+        if steps == most or first == 0:
             return -1 - steps
-        first = 1
         steps += 1
         miss = math.inf
         # What rounding moves the point by counts as no error.

@@ -7,7 +7,7 @@ a common frame would. Nothing on the path is singular.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,21 @@ class _Turn(NamedTuple):
     def between(cls, a: Array, b: Array) -> _Turn:
         """Along the principal angles of the spaces of two frames."""
         w, _, zt = np.linalg.svd(a.mT @ b)
-        start, end = a @ w, b @ zt.mT
+        return cls.of(a @ w, b @ zt.mT)
+
+    @classmethod
+    def of(cls, start: Array, end: Array) -> _Turn:
+        """From each vector to one that is orthogonal to the others."""
         cosine = np.sum(start * end, axis=-2)
         across = end - start * cosine[..., None, :]
         sine = np.linalg.norm(across, axis=-2)
         return cls(start, across / np.where(sine > 0, sine, 1.0)[..., None, :], np.arctan2(sine, cosine), end)
+
+    def reversed(self, which: Any) -> _Turn:
+        """Turn some the other way round along their widest angle, which changes the orientation."""
+        end = self.end.copy()
+        end[which, :, -1] *= -1
+        return self.of(self.start, end)
 
     def at(self, t: Array) -> tuple[Array, Array]:
         """Frames and their velocities, shape=[b, t, m, r]."""
@@ -68,15 +78,27 @@ class Approach:
         (u0, _, v0), (u1, _, v1) = ((u[..., :rank], s, vt[..., :rank, :].mT) for u, s, vt in frames)
         self._columns = _Turn.between(u0, u1) if rank < x0.shape[-2] else None
         self._rows = _Turn.between(v0, v1) if rank < x0.shape[-1] else None
-        cores = []
-        for x, place in ((x0, "start"), (x1, "end")):
-            left = x if self._columns is None else getattr(self._columns, place).mT @ x
-            cores.append(left if self._rows is None else left @ getattr(self._rows, place))
-        (o0, root0), (self._o1, root1) = map(self._polar, cores)
-        self.joined = np.linalg.det(o0) * np.linalg.det(self._o1) > 0
-        o1 = np.where(self.joined[:, None, None], self._o1, o0)
+        o0, root0 = self._polar(self._core(x0, "start"))
+        o1, root1 = self._polar(self._core(x1, "end"))
+        against = np.linalg.det(o0) * np.linalg.det(o1) < 0
+        turn = self._rows if self._columns is None else self._columns
+        if turn is not None and against.any():
+            # Where the spaces agree there are many ways round.
+            around = against & (turn.angle[:, -1] > 1e-8)
+            self._columns, self._rows = (
+                (self._columns, turn.reversed(around)) if self._columns is None else (turn.reversed(around), self._rows)
+            )
+            o1, root1 = self._polar(self._core(x1, "end"))
+            against &= ~around
+        self.joined = ~against
+        o1 = np.where(against[:, None, None], o0, o1)
         self._o0, self._spin = o0, rotation_logs(o0.mT @ o1)
         self._root0, self._move = root0, root1 - root0
+
+    def _core(self, x: Array, place: str) -> Array:
+        """Coordinates of end points in the frames there."""
+        left = x if self._columns is None else getattr(self._columns, place).mT @ x
+        return left if self._rows is None else left @ getattr(self._rows, place)
 
     def _polar(self, core: Array) -> tuple[Array, Array]:
         u, s, vt = np.linalg.svd(core)

@@ -70,7 +70,8 @@ from dlngeo.shooting import (
 from dlngeo.weights.alignment import align
 from dlngeo.weights.balanced import BalancedFrame
 from dlngeo.weights.bases import tangent_basis
-from dlngeo.weights.network import balanced_weights, differential
+from dlngeo.weights.geodesics import BALANCED
+from dlngeo.weights.network import balanced_weights, differential, end_to_end, horizontal_lift
 
 __all__ = ["KernelSurface", "connect_factored", "shoot_factored"]
 
@@ -95,6 +96,7 @@ class KernelSurface(Surface):
     def __init__(self, kernel: Kernel, rank: int) -> None:
         self.kernel, self.rank = kernel, rank
         self.depth = kernel.depth
+        self._layered = self.depth in range(2, _MOST_FACTORS + 1)
 
     def _frame(self, x: Array) -> Frame:
         return Frame.at(x, self.kernel, self.rank)
@@ -123,7 +125,9 @@ class KernelSurface(Surface):
             finite = np.all(np.abs(out[:, 0, line.which]) < LARGEST, axis=(0, -2, -1))
             until[line.which], left = np.where(finite, line.until, np.minimum(line.until, 0.0)), left & ~line.which
         if left.any():
-            points, velocities, steps, came = self._flow(x[left], sign * v[left], np.abs(times), tolerance)
+            # Where there are no layers to turn to, an ill-conditioned point takes many steps.
+            most = MAX_STEPS if self._layered else 20 * MAX_STEPS
+            points, velocities, steps, came = self._flow(x[left], sign * v[left], np.abs(times), tolerance, most)
             spend(int(np.abs(steps).max()))
             out[:, 0, left], out[:, 1, left] = points, velocities
             until[left] = np.where(steps < 0, came, np.inf)
@@ -160,9 +164,7 @@ class KernelSurface(Surface):
         parts = [self._ends(part, tolerance) for part in (start[:, :half], start[:, half:])]
         return np.concatenate([ends for ends, _ in parts], axis=1), np.concatenate([came for _, came in parts])
 
-    def _flow(
-        self, x: Array, v: Array, times: Array, tolerance: Any, most: int = MAX_STEPS
-    ) -> tuple[Array, Array, Any, Array]:
+    def _flow(self, x: Array, v: Array, times: Array, tolerance: Any, most: int) -> tuple[Array, Array, Any, Array]:
         """Follow geodesics by compiled steps, as square matrices of twice the rank at most, of size 1."""
         unit = np.abs(x).max(axis=(-2, -1), keepdims=True)
         x, v = x / unit, v / unit
@@ -184,12 +186,30 @@ class KernelSurface(Surface):
         points, velocities, steps, until = geodesics(
             x, v, self.rank, float(self.depth or 0), self.kernel.at_one, tolerance, times, most
         )
+        for k in np.flatnonzero(steps == -1 - most) if a == b == self.rank else ():
+            if self._layered:
+                each = float(np.broadcast_to(tolerance, len(x))[k])
+                points[k], velocities[k], steps[k] = self._above(x[k], v[k], times, each)
         out = []
         for z in (points, velocities):
             z = z[..., :a, :b].swapaxes(0, 1)
             z = z if left is None else left @ z
             out.append(unit * (z if right is None else z @ right.mT))
         return out[0], out[1], steps, until
+
+    def _above(self, x: Array, v: Array, times: Array, tolerance: float) -> tuple[Array, Array, int]:
+        """Follow one geodesic as the product of balanced weights, which stay smooth where a matrix is ill-conditioned.
+
+        A matrix moves by far more than its small singular values in short time, which takes many steps.
+        """
+        weights = np.stack(balanced_weights(x, int(self.depth or 0)))
+        lift = horizontal_lift(self._frame(x).metric(v), weights)
+        try:
+            ends, velocities = shoot(weights, lift * (self.kernel.at_one / len(weights)), BALANCED, times, tolerance)
+        except GeodesicError:
+            return np.zeros((len(times), *x.shape)), np.zeros((len(times), *x.shape)), -1
+        points = np.stack([end_to_end(list(w)) for w in ends])
+        return points, np.stack([differential(list(s), list(w)) for w, s in zip(ends, velocities, strict=True)]), 0
 
     def together(self, x0: Array, x1: Array, tolerance: float) -> Connecting:
         """Geodesics in closed form, and by a fixed point for all pairs at once."""
@@ -247,7 +267,7 @@ class KernelSurface(Surface):
         for _, path in sorted(paths, key=lambda pair: pair[0]):
             yield bound, partial(self._directly, path, tolerance)
             tried.append(path)
-        if self.depth in range(2, _MOST_FACTORS + 1):
+        if self._layered:
             depth = int(self.depth or 0)
             if x0.shape == (self.rank, self.rank):
                 yield bound, partial(self._through_weights, x0, x1, depth, tolerance)

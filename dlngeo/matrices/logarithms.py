@@ -35,7 +35,7 @@ __all__ = ["Logarithms", "logarithms"]
 
 Array = NDArray[np.float64]
 
-_ITERATIONS, _MEMORY = 60, 12
+_ITERATIONS, _MEMORY = 150, 30
 # Of the miss accepted, what the middle may leave at first, and if the whole geodesic then misses by more.
 _PARTS = 0.5, 1e-3
 # Roots beyond the 8th are no straighter.
@@ -215,7 +215,7 @@ class _History:
 
     def __init__(self, unknown: Array) -> None:
         count, size = unknown.shape
-        self._past = np.zeros((2, count, _MEMORY, size))
+        self._past = np.zeros((2, count, min(_MEMORY, max(4, 2 * size // 3)), size))
         self._stored = np.zeros(count, dtype=np.int64)
         self._best, self._least = unknown.copy(), np.full(count, np.inf)
         # Where nothing came back yet: the middle of the path, and no velocity.
