@@ -8,14 +8,17 @@ import time
 
 import geomstats.backend as gs
 import numpy as np
+import pymanopt
 import pytest
 from geomstats.geometry.euclidean import Euclidean
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from geomstats.numerics.geodesic import ExpODESolver, LogShootingSolver
 from geomstats.numerics.ivp import GSIVPIntegrator
+from pymanopt.optimizers import ConjugateGradient
 
 from dlngeo.geomstats import DLNMetric
+from dlngeo.pymanopt import from_geomstats
 
 
 class Generic(RiemannianMetric):
@@ -114,6 +117,28 @@ def test_exp_of_a_batch_costs_a_fraction_of_a_loop(d):
     _, loop = timed(lambda: [metric.exp(b, a) for a, b in zip(x, v, strict=True)], 1)
     print(f"d = {d}: batch {1e3 * batch:.1f} ms, loop {loop / batch:.1f} × as long")
     assert loop > 3 * batch
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("depth", [2, 3])
+def test_solvers_on_dense_matrices_take_a_fraction_of_the_time_with_the_closed_retraction(depth):
+    space = GeneralLinear(4, equip=False).equip_with_metric(DLNMetric, depth=depth)
+    target, start = np.random.default_rng(0).standard_normal((2, 4, 4)) / 2 + 2 * np.eye(4)
+    results = {}
+    for retraction in ("closed form", "exp"):
+        manifold = from_geomstats(space, retraction=retraction)
+        problem = pymanopt.Problem(
+            manifold,
+            pymanopt.function.numpy(manifold)(lambda x: float(np.sum((x - target) ** 2)) / 2),
+            euclidean_gradient=pymanopt.function.numpy(manifold)(lambda x: x - target),
+        )
+        solver = ConjugateGradient(verbosity=0, max_iterations=30, min_gradient_norm=1e-4)
+        results[retraction] = timed(lambda p=problem, s=solver: s.run(p, initial_point=start), 1)
+    (closed, fast), (exact, slow) = results.values()
+    print(f"depth {depth}: {1e3 * fast:.0f} ms ({closed.iterations} steps), exp {slow / fast:.0f} × as long")
+    assert max(closed.cost, exact.cost) < 1e-5
+    assert abs(closed.iterations - exact.iterations) < 10
+    assert slow > 4 * fast
 
 
 if __name__ == "__main__":
