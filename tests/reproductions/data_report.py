@@ -132,7 +132,8 @@ def draw(results: Results) -> Any:
 def write(cells: list[dict[str, Any]], folder: Path) -> None:
     """Write ``geodesics.json``, ``geodesics-table.md`` and ``geodesics.png``."""
     order = list(TASKS), list(METRICS), list(PERSONS)
-    cells = sorted(cells, key=lambda c: tuple(o.index(c[k]) for o, k in zip(order, ("task", "metric", "person"))))
+    names = ("task", "metric", "person")
+    cells = sorted(cells, key=lambda c: [o.index(c[k]) for o, k in zip(order, names, strict=True)])
     text = "[\n" + ",\n".join(json.dumps(_rounded(cell), ensure_ascii=False) for cell in cells) + "\n]\n"
     replace(folder / "geodesics.json", lambda path: path.write_text(text, encoding="utf-8"))
     results = Results(cells)
