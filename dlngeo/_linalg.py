@@ -16,6 +16,7 @@ __all__ = [
     "haar_from",
     "nearest_orthogonal",
     "rotation_between",
+    "rotation_logs",
     "skew",
     "span",
     "symmetric",
@@ -106,6 +107,18 @@ def _rotation_log(q: Array) -> Array:
     for a, b in zip(reversed_[::2], reversed_[1::2], strict=True):
         log[b, a], log[a, b] = np.pi, -np.pi
     return z @ log @ z.T
+
+
+def rotation_logs(q: Array) -> Array:
+    """Skew logarithms of rotations, shape=[b, d, d], of least norm."""
+    eye = np.eye(q.shape[-1])
+    half = 1j * (q - eye) @ np.linalg.pinv(q + eye)  # its eigenvalues are −tan(angle/2)
+    tangents, modes = np.linalg.eigh((half + half.conj().mT) / 2)
+    logs = ((modes * (-2j * np.arctan(tangents))[..., None, :]) @ modes.conj().mT).real
+    # Near half turns the tangents are infinite.
+    for k in np.flatnonzero(~(np.abs(tangents).max(axis=-1, initial=0.0) < 1e6) | (np.linalg.det(q + eye) == 0)):
+        logs[k] = _rotation_log(q[k])
+    return logs
 
 
 def nearest_orthogonal(a: Array, signs: Any) -> Array:

@@ -20,19 +20,24 @@ from scipy.integrate import DOP853
 from dlngeo.errors import GeodesicError, SingularError
 
 __all__ = [
+    "LARGEST",
+    "MAX_STEPS",
     "Attempt",
     "Connecting",
     "Path",
     "Surface",
     "at",
     "connect",
+    "connect_all",
     "conserved",
+    "ends_at",
     "length",
     "newton",
     "not_converged",
     "rate",
     "search",
     "shoot",
+    "spend",
 ]
 
 Array = NDArray[np.float64]
@@ -40,7 +45,7 @@ Path = Callable[[Array], Array]
 
 # A geodesic of unit length takes tens of steps. One that takes thousands is running into a singular point, where the
 # coordinates are singular and the steps shrink without bound.
-_MAX_STEPS = 1000
+MAX_STEPS = 1000
 # Geodesics conserve energy, to some hundred tolerances where the point is well conditioned. Those that step over a
 # singular point lose or gain a fair part of it, and their end points are wrong.
 _ENERGY_DRIFT = 1e7
@@ -52,15 +57,15 @@ _ROUNDING, _MOST_ROUNDING = 8 * np.finfo(float).eps, 1e-6
 # The length of a path is a sum over chords, and again over twice as many to know how far that is from the length.
 _CHORDS = 100
 # Beyond this, singular values and products of entries may overflow.
-_LARGEST = 1e300
+LARGEST = 1e300
 
 
 class Connecting(NamedTuple):
-    """A geodesic between two points: its initial velocity, length, and relative end-point residual."""
+    """A geodesic between two points, or each of many: initial velocity, length, and relative end-point residual."""
 
     velocity: Array
-    length: float
-    residual: float
+    length: Any
+    residual: Any
 
 
 Attempt = Callable[[], Connecting]
@@ -92,12 +97,26 @@ class Surface(ABC):
     def settle(self, x: Array, v: Array) -> tuple[Array, Array]:
         """Return points and velocities that are on the manifold but for the error of integration, to round-off."""
 
+    def follow(self, start: Array, times: Array, tolerance: float) -> Array:
+        """Integrate geodesics from points and velocities, shape=[2, ...], to times of one sign that grow in size.
+
+        Returns shape=[t, 2, ...]. Raises what :func:`shoot` does. By default all are integrated as one system.
+        """
+        return _integrate(self, start, times, tolerance)
+
     @abstractmethod
     def basis(self, x: Array) -> tuple[Array, Array]:
         """Orthonormal basis of the tangent space at one point, or of a part to search in, and the momenta dual to it.
 
         Products in the flat space with the momenta, shape=[dim, *point_shape], are the components in the basis.
         """
+
+    def together(self, x0: Array, x1: Array, tolerance: float) -> Connecting:
+        """Geodesics between pairs, found all at once, shape=[b, *point_shape]; of infinite length where there is none.
+
+        By default there is none.
+        """
+        return Connecting(np.zeros_like(x0), np.full(len(x0), np.inf), np.full(len(x0), np.inf))
 
     @abstractmethod
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
@@ -110,8 +129,8 @@ def rate(surface: Surface, x: Array, v: Array) -> Array:
     A SingularError is raised where the metric is not defined, and at what is not finite or so large that it overflows.
     """
     for array in (x, v):
-        if not np.all(np.abs(array) < _LARGEST):
-            raise SingularError(f"the geodesic leaves the numbers of double precision, beyond {_LARGEST:g}.")
+        if not np.all(np.abs(array) < LARGEST):
+            raise SingularError(f"the geodesic leaves the numbers of double precision, beyond {LARGEST:g}.")
     return np.stack([v, surface.acceleration(x, v)])
 
 
@@ -148,7 +167,7 @@ def shoot(
         wanted = np.flatnonzero(times > 0 if ahead else times < 0)
         if wanted.size:
             wanted = wanted[np.argsort(np.abs(times[wanted]))]
-            out[wanted] = _integrate(surface, start, times[wanted], tolerance)
+            out[wanted] = surface.follow(start, times[wanted], tolerance)
     moved = times != 0
     out[~moved] = start
     if moved.any():
@@ -163,7 +182,6 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
     atol = np.broadcast_to(tolerance * size, start.shape).ravel()
     out = np.empty((len(times), *start.shape))
     filled, time = 0, 0.0
-    left = _steps_left.get()
 
     def slope(_: float, y: Array) -> Array:
         return rate(surface, *y.reshape(start.shape)).ravel()
@@ -171,11 +189,8 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
     try:
         energy = surface.inner(start[0], start[1], start[1])
         solver = DOP853(slope, 0.0, start.ravel(), times[-1], rtol=tolerance, atol=atol)
-        for _ in range(_MAX_STEPS):
-            if left is not None:
-                if left[0] == 0:
-                    raise not_converged(f"the search took all of its {_SEARCH_STEPS} steps of integration")
-                left[0] -= 1
+        for _ in range(MAX_STEPS):
+            spend(1)
             before = solver.y.reshape(start.shape)
             solver.step()
             if solver.status == "failed":
@@ -198,14 +213,29 @@ def _integrate(surface: Surface, start: Array, times: Array, tolerance: float) -
                 return out
     except (SingularError, np.linalg.LinAlgError):
         pass  # of points that the integrator tries; what else a kernel raises is its own matter
-    last, shown = times[-1], f"{time:.3g}"
+    raise ends_at(time, times[-1])
+
+
+def ends_at(time: float, last: float) -> GeodesicError:
+    """Error of a geodesic that ends at a time before the last one."""
+    shown = f"{time:.3g}"
     if abs(float(shown)) >= abs(last):
         shown = f"{last:g} − {last - time:.1e}"
-    raise GeodesicError(
+    return GeodesicError(
         f"the geodesic runs into a singular matrix just after time {shown}, before time {last:g}: "
         "the metric is incomplete there. Shorten the tangent vector.",
         status="singular",
     )
+
+
+def spend(steps: int) -> None:
+    """Count steps of integration; a search that has taken all of its own ends, with status "not converged"."""
+    left = _steps_left.get()
+    if left is not None:
+        if left[0] < steps:
+            left[0] = 0
+            raise not_converged(f"the search took all of its {_SEARCH_STEPS} steps of integration")
+        left[0] -= steps
 
 
 def _crossing(
@@ -257,7 +287,36 @@ def connect(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) ->
     GeodesicError
         If the points lie in different components, or the search does not converge within 3000 steps of integration.
     """
+    found = surface.together(x0[None], x1[None], tolerance)
+    if np.isfinite(found.length[0]):
+        return Connecting(found.velocity[0], float(found.length[0]), float(found.residual[0]))
     return search(surface.attempts(x0, x1, tolerance), tolerance)
+
+
+def connect_all(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) -> Connecting:
+    """Find geodesics of many pairs at once, shape=[..., *point_shape]; see :func:`connect`.
+
+    Those that are hard are sought one by one. An error says which pair it is of.
+    """
+    shape = x0.shape[: x0.ndim - surface.point_ndim]
+    starts, ends = (x.reshape(-1, *x0.shape[len(shape) :]) for x in (x0, x1))
+    found = surface.together(starts, ends, tolerance)
+    velocity, size, residual = (
+        found.velocity.reshape(x0.shape),
+        found.length.reshape(shape),
+        found.residual.reshape(shape),
+    )
+    for index in map(tuple, np.argwhere(~np.isfinite(size)).tolist()):
+        try:
+            velocity[index], size[index], residual[index] = search(
+                surface.attempts(x0[index], x1[index], tolerance), tolerance
+            )
+        except GeodesicError as error:
+            if not index:
+                raise
+            message = f"pair {index if len(index) > 1 else index[0]}: {error}"
+            raise GeodesicError(message, error.status, error.residual) from None
+    return Connecting(velocity, size, residual)
 
 
 def search(attempts: Iterable[tuple[float, Attempt]], tolerance: float) -> Connecting:

@@ -12,7 +12,7 @@ ROOT = Path(dlngeo.__file__).parent
 # Each room may import from its own row and those above. The package itself only gives names to what is below it.
 ROWS = [
     {"errors", "_check", "_linalg", "_autodiff"},
-    {"kernels", "shooting"},
+    {"compiled", "kernels", "shooting"},
     {"weights"},
     {"matrices"},
     {"thermodynamics"},

@@ -13,8 +13,8 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
-from dlngeo.geomstats._backend import coarsest, common_type, each_pair, untraced
-from dlngeo.shooting import Surface, connect, shoot
+from dlngeo.geomstats._backend import coarsest, common_type, untraced
+from dlngeo.shooting import Surface, connect_all, shoot
 
 __all__ = ["ShootingExp", "ShootingLog"]
 
@@ -61,14 +61,14 @@ class ShootingExp(ExpSolver):
 
 
 class ShootingLog(LogSolver):
-    """Logarithm by a search and Newton's method, verified; see :func:`dlngeo.shooting.connect`.
+    """Logarithm by a search and Newton's method, verified; see :func:`dlngeo.shooting.connect_all`.
 
     Parameters
     ----------
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect`. In
+        Largest distance from the end point accepted, relative to its norm; see :func:`dlngeo.shooting.connect_all`. In
         single precision at least 1e-6.
     """
 
@@ -84,10 +84,8 @@ class ShootingLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
-
-        def velocity(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-            # Points of single precision are on the manifold to that only.
-            tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
-            return connect(start, end, self.surface, tolerance).velocity
-
-        return each_pair(velocity, base_point, point, self.surface.point_ndim)
+        starts, ends = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(point, "point"))
+        # Points of single precision are on the manifold to that only.
+        tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
+        velocity = connect_all(starts, ends, self.surface, tolerance).velocity
+        return gs.cast(gs.from_numpy(velocity), common_type(base_point, point))

@@ -20,7 +20,7 @@ from typing import Any
 # threshold the direct form loses a factor of about 2/NEAR to cancellation (6e-14), and the first term left out is below
 # 1e-16. The third difference of ``h`` divides differences of ``a^{N−1}`` once more, which are held to 1e-14 therefore.
 NEAR = 1 / 128
-_TERMS = 8
+TERMS = 8
 _NEAR_INNER, _TERMS_INNER = 1 / 24, 13
 _NEAR_THIRD, _TERMS_THIRD = 1 / 8, 22
 
@@ -82,7 +82,7 @@ def psi(xp: Any, r: Any, s: Any, t: Any, eps: float, rest: float) -> Any:
     log_st = log_ratio(xp, xp.where(zero, pair, low), pair)
     inverse_phi = _ratio(xp, _gap(xp, log_st, eps), -xp.expm1(2 * log_st), 1.0)
     gaps = [xp.where(near, gap, 0.0) for gap in (gap_xy, gap_xz)]
-    series = _series(xp, gaps, eps, rest / 2, 0, _TERMS)
+    series = _series(xp, gaps, eps, rest / 2, 0, TERMS)
     difference = xp.where(near, series, (upper - lower) / xp.where(near, 1.0, gap_xz))
     value = xp.where(zero, upper - lower, difference * inverse_phi)
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,16 @@ from scipy.integrate import solve_bvp
 from scipy.interpolate import CubicSpline
 
 from dlngeo._linalg import span
+from dlngeo.compiled.geodesics import geodesics
 from dlngeo.errors import GeodesicError, SingularError
 from dlngeo.kernels import Kernel
 from dlngeo.matrices.frame import Blocks, Frame
+from dlngeo.matrices.logarithms import logarithms
 from dlngeo.matrices.paths import balanced_path, connecting_paths
+from dlngeo.matrices.straight import between, from_velocity
 from dlngeo.shooting import (
+    LARGEST,
+    MAX_STEPS,
     Attempt,
     Connecting,
     Path,
@@ -53,11 +59,13 @@ from dlngeo.shooting import (
     at,
     connect,
     conserved,
+    ends_at,
     length,
     newton,
     not_converged,
     rate,
     shoot,
+    spend,
 )
 from dlngeo.weights.alignment import align
 from dlngeo.weights.balanced import BalancedFrame
@@ -71,6 +79,10 @@ Factors = tuple[Array, Array, Array]
 
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
+# Steps of a geodesic that a search tries; one that takes more is running into a singular matrix.
+_SEARCHED = 200
+# Pairs further apart in size, or nearer to a lower rank, are not sought together.
+_FAR, _REGULAR = 1e12, 1e-14
 # Aligning balanced factors takes time in proportion to their number.
 _MOST_FACTORS = 64
 
@@ -94,6 +106,113 @@ class KernelSurface(Surface):
     def inner(self, x: Array, v: Array, w: Array) -> Array:
         """Inner product ``g_X(V, W)``."""
         return self._frame(x).inner(v, w)
+
+    def follow(self, start: Array, times: Array, tolerance: float) -> Array:
+        """Geodesics in closed form, or by compiled steps for kernels of a depth; else those of any surface."""
+        if self.depth is None:
+            return super().follow(start, times, tolerance)
+        shape, sign = start.shape[1:], np.sign(times[0])
+        x, v = start.reshape(2, -1, *shape[-2:])
+        out = np.empty((len(times), 2, *x.shape))
+        left: Any = np.ones(len(x), dtype=bool)
+        until = np.full(len(x), np.inf)
+        for line in from_velocity(x, sign * v, self):
+            with np.errstate(over="ignore", invalid="ignore"):  # after its end
+                for place, time in zip(out, np.abs(times), strict=True):
+                    place[:, line.which] = line.at(time)
+            finite = np.all(np.abs(out[:, 0, line.which]) < LARGEST, axis=(0, -2, -1))
+            until[line.which], left = np.where(finite, line.until, np.minimum(line.until, 0.0)), left & ~line.which
+        if left.any():
+            points, velocities, steps, came = self._flow(x[left], sign * v[left], np.abs(times), tolerance)
+            spend(int(np.abs(steps).max()))
+            out[:, 0, left], out[:, 1, left] = points, velocities
+            until[left] = np.where(steps < 0, came, np.inf)
+        last = np.abs(times[-1])
+        if not np.all(until > last):
+            raise ends_at(float(sign * until.min()), float(times[-1]))
+        out[:, 1] *= sign
+        return out.reshape(len(times), 2, *shape)
+
+    def ends(self, x: Array, v: Array, tolerance: Array) -> tuple[Array, Array, Any]:
+        """End points and velocities at unit time, shape=[k, b, m, n], and which geodesics came there, shape=[k, b].
+
+        Each has its own tolerance, relative to its length in the metric, shape=[b].
+        """
+        shape = x.shape
+        x, v = x.reshape(-1, *shape[-2:]), v.reshape(-1, *shape[-2:])
+        if self.depth is None:
+            ends, came = self._ends(np.stack([x, v]), float(np.min(tolerance)))
+        else:
+            each = np.broadcast_to(tolerance, shape[:-2]).ravel()
+            [points], [velocities], steps, _ = self._flow(x, v, np.ones(1), each, _SEARCHED)
+            ends, came = np.stack([points, velocities]), steps >= 0
+        ends[:, ~came] = 0
+        return ends[0].reshape(shape), ends[1].reshape(shape), came.reshape(shape[:-2])
+
+    def _ends(self, start: Array, tolerance: float) -> tuple[Array, Any]:
+        """Halve a batch until it comes to its end, or is a single geodesic that does not."""
+        try:
+            return np.stack(shoot(start[0], start[1], self, tolerance=tolerance))[:, 0], np.ones(start.shape[1], bool)
+        except GeodesicError:
+            if start.shape[1] == 1:
+                return np.zeros_like(start), np.zeros(1, dtype=bool)
+        half = start.shape[1] // 2
+        parts = [self._ends(part, tolerance) for part in (start[:, :half], start[:, half:])]
+        return np.concatenate([ends for ends, _ in parts], axis=1), np.concatenate([came for _, came in parts])
+
+    def _flow(
+        self, x: Array, v: Array, times: Array, tolerance: Any, most: int = MAX_STEPS
+    ) -> tuple[Array, Array, Any, Array]:
+        """Follow geodesics by compiled steps, as square matrices of twice the rank at most, of size 1."""
+        unit = np.abs(x).max(axis=(-2, -1), keepdims=True)
+        x, v = x / unit, v / unit
+        m, n = x.shape[-2:]
+        left = right = None
+        if max(m, n) > 2 * self.rank:
+            frame = self._frame(x)
+            blocks = frame.split(v)
+            if m > 2 * self.rank:
+                left = np.linalg.qr(np.concatenate([frame.u, blocks.left], axis=-1))[0]
+                x, v = left.mT @ x, left.mT @ v
+            if n > 2 * self.rank:
+                right = np.linalg.qr(np.concatenate([frame.vt.mT, blocks.right], axis=-1))[0]
+                x, v = x @ right, v @ right
+        a, b = x.shape[-2:]
+        size = max(a, b)
+        if a != b:
+            x, v = (np.pad(z, ((0, 0), (0, size - a), (0, size - b))) for z in (x, v))
+        points, velocities, steps, until = geodesics(
+            x, v, self.rank, float(self.depth or 0), self.kernel.at_one, tolerance, times, most
+        )
+        out = []
+        for z in (points, velocities):
+            z = z[..., :a, :b].swapaxes(0, 1)
+            z = z if left is None else left @ z
+            out.append(unit * (z if right is None else z @ right.mT))
+        return out[0], out[1], steps, until
+
+    def together(self, x0: Array, x1: Array, tolerance: float) -> Connecting:
+        """Geodesics in closed form, and by a fixed point for all pairs at once."""
+        velocity, found = between(x0, x1, self)
+        length, residual = np.full(len(x0), np.inf), np.zeros(len(x0))
+        if found.any():
+            length[found] = self._length(x0[found], velocity[found])
+        # Kernels of a depth are homogeneous, so that the size of the points is free.
+        unit = np.ones(len(x0)) if self.depth is None else np.linalg.norm(x0, axis=(-2, -1))
+        spectra = np.linalg.svd(np.stack([x0, x1]) / unit[:, None, None], compute_uv=False)[..., : self.rank]
+        near = np.all((spectra[..., 0] < _FAR) & (spectra[..., 0] > 1 / _FAR), axis=0)
+        near &= np.all(spectra[..., -1] > _REGULAR * spectra[..., 0], axis=0)
+        left = np.flatnonzero(~found & near)
+        if left.size:
+            scale = unit[left, None, None]
+            known = logarithms(x0[left] / scale, x1[left] / scale, self, tolerance)
+            which = left[known.found]
+            velocity[which], residual[which] = (scale * known.velocity)[known.found], known.residual[known.found]
+            length[which] = self._length(x0[which], velocity[which])
+        return Connecting(velocity, length, residual)
+
+    def _length(self, x: Array, v: Array) -> Array:
+        return np.sqrt(self.inner(x, v, v))
 
     def crossed(self, before: Array, after: Array) -> bool:
         """Whether a singular value crosses zero between two points.
@@ -121,10 +240,7 @@ class KernelSurface(Surface):
         return frame.assemble(frame.scale(blocks, 0.5)), frame.assemble(frame.scale(blocks, -0.5))
 
     def attempts(self, x0: Array, x1: Array, tolerance: float) -> Iterator[tuple[float, Attempt]]:
-        """Go straight in Λ between aligned points, else as the head of this module says."""
-        known = self._aligned(x0, x1)
-        if known is not None:
-            yield known.length, lambda: known
+        """Ways that the head of this module tells of, for one pair that :meth:`together` finds none for."""
         paths = [(length(path, self), path) for path in connecting_paths(x0, x1, self.depth or 1.0, self.rank)]
         bound = min(known for known, _ in paths)
         tried = []
@@ -142,27 +258,6 @@ class KernelSurface(Surface):
             if path not in tried:
                 yield bound, partial(self._directly, path, tolerance)
             yield bound, partial(self._by_continuation, path, tolerance)
-
-    def _aligned(self, x0: Array, x1: Array) -> Connecting | None:
-        """Straight line in Λ between points of one depth and, to round-off, the same singular vectors in one order.
-
-        No path is shorter: ``g(Z, Z) ≥ N |dΛ|²``, and the ordered Λ have straight lines.
-        """
-        if self.depth is None:
-            return None
-        points = np.stack([x / np.linalg.norm(x) for x in (x0, x1)])
-        u, _, vt = np.linalg.svd(points.sum(axis=0), full_matrices=False)
-        u, vt = u[:, : self.rank], vt[: self.rank]
-        spectra = np.diagonal(u.T @ points @ vt.T, axis1=-2, axis2=-1)
-        miss = np.linalg.norm(points - (u * spectra[:, None]) @ vt, axis=(-2, -1)).max()
-        if max(miss, np.diff(spectra).max(initial=0.0)) > 8 * np.finfo(float).eps or spectra.min() <= 0:
-            return None
-        s = spectra[0] * np.linalg.norm(x0)
-        move = np.log(spectra[1]) - np.log(spectra[0]) + np.log(np.linalg.norm(x1)) - np.log(np.linalg.norm(x0))
-        if np.isfinite(self.depth):  # the relative change of λ, which is exact for close points too
-            move = self.depth * np.expm1(move / self.depth)
-        size = np.linalg.norm(move * s ** (1 / self.depth)) / np.sqrt(self.kernel.at_one)
-        return Connecting((u * (s * move)) @ vt, float(size), float(miss))
 
     def _directly(self, path: Path, tolerance: float) -> Connecting:
         nodes = path(np.linspace(0, 1, _NODES))

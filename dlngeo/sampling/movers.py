@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlngeo.sampling.compiled import in_threads, jit
-from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
+from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.svd import orthonormalize_rows, svd
 
 __all__ = ["Point", "Tangent", "draw_frames", "leap"]
 

@@ -6,9 +6,9 @@ import oracles
 import pytest
 
 from dlngeo import DepthKernel
+from dlngeo.compiled.svd import orthonormalize_rows, svd
 from dlngeo.matrices.frame import Frame
 from dlngeo.sampling.compiled import steps as _steps
-from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 
 

@@ -30,10 +30,10 @@ import math
 
 import numpy as np
 
-from dlngeo.sampling.compiled import in_threads, jit
+from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.svd import orthonormalize_rows
 from dlngeo.sampling.compiled.pairs import diagonalize, tangent
 from dlngeo.sampling.compiled.pairs import turns as pair_turns
-from dlngeo.sampling.compiled.svd import orthonormalize_rows
 
 __all__ = ["leap", "project", "retract"]
 

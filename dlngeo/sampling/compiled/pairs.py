@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from dlngeo.sampling.compiled import jit
+from dlngeo.compiled import jit
 
 __all__ = ["diagonalize", "tangent", "turns"]
 

@@ -42,8 +42,8 @@ import math
 
 import numpy as np
 
-from dlngeo.sampling.compiled import in_threads, jit
-from dlngeo.sampling.compiled.svd import orthonormalize_rows, svd
+from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.svd import orthonormalize_rows, svd
 from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, slope_apart, slope_close
 
 __all__ = ["advance", "entropy_slope", "first_kick"]

@@ -16,7 +16,7 @@ import math
 import numba
 import numpy as np
 
-from dlngeo.sampling.compiled import jit
+from dlngeo.compiled import jit
 
 __all__ = ["orthonormalize_rows", "svd"]
 
