@@ -119,8 +119,8 @@ def untraced(array: Any, name: str) -> np.ndarray:
     """Return an array of the backend in NumPy; refuse one that is being differentiated through or is not finite."""
     if is_traced(array):
         raise NotImplementedError(
-            "the geodesic solvers of dlngeo are not differentiated through; detach the arrays, or set "
-            'metric.exp_solver = ExpODESolver(space, GSIVPIntegrator(20, "rk4")) of geomstats, which is.'
+            f"this is not differentiated through (traced: {name}): of geodesics, the exp, log and dist of a "
+            "SpectralMetric are, under autograd and PyTorch. Detach the array."
         )
     values = _check.real(gs.to_numpy(array) if gs.is_array(array) else array, name).astype(float, copy=False)
     _check.finite(np, values, name)

@@ -11,6 +11,7 @@ from dlngeo import _check
 from dlngeo.geomstats._backend import Border, batch, draw
 from dlngeo.geomstats.metrics import DLNMetric
 from dlngeo.kernels import DepthKernel
+from dlngeo.matrices.differentiable import frame_at
 from dlngeo.matrices.frame import Frame
 
 __all__ = ["FixedRankMatrices"]
@@ -83,7 +84,7 @@ class FixedRankMatrices(Border, Manifold):
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
         """Project a matrix orthogonally, in the Frobenius metric, onto the tangent space, shape=[..., m, n]."""
-        return self._frame(base_point).project(vector)
+        return frame_at(base_point, DepthKernel(1), self.rank, vector).project(vector)
 
     def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
         """Check that the normal part ``(I − UUᵀ) Z (I − VVᵀ)`` of a matrix vanishes, to ``atol`` in each entry."""

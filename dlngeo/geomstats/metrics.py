@@ -9,12 +9,15 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
-from dlngeo.geomstats._backend import Border, batch, draw
+from dlngeo.geomstats._backend import Border, batch, common_type, draw, to_gs, untraced
+from dlngeo.geomstats.derivatives import Joined, differentiates, distance, squared_distance
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.differentiable import frame_at
 from dlngeo.matrices.geodesics import KernelSurface
+from dlngeo.matrices.jacobi import conjugate_time, jacobi_flow
+from dlngeo.matrices.minimality import Minimality, minimality
 
 __all__ = ["DLNMetric", "SpectralMetric"]
 
@@ -30,7 +33,8 @@ class SpectralMetric(Border, RiemannianMetric):
     see :class:`dlngeo.matrices.frame.Frame`. Geodesics are integrated to 1e-11 per step, and between points found
     to 1e-10 or refused with a :class:`dlngeo.errors.GeodesicError`; set ``exp_solver`` and ``log_solver`` to use
     another solver of geomstats. On the autograd and PyTorch backends the tensors are differentiable in closed form, at
-    repeated singular values too, see :class:`dlngeo.matrices.differentiable.DifferentiableFrame`.
+    repeated singular values too, see :class:`dlngeo.matrices.differentiable.DifferentiableFrame`, and so are ``exp``,
+    ``log`` and distances, see :mod:`dlngeo.geomstats.derivatives`.
 
     Points X, tangent vectors Y and Z, Euclidean gradients ``E′(X)`` and Hessian products ``D²E(X)[Z]`` are arrays,
     shape=[..., m, n], whose leading axes broadcast. Tensors in the entries of the matrix count them row by row. A
@@ -71,7 +75,7 @@ class SpectralMetric(Border, RiemannianMetric):
                 f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
             )
         super().__init__(space=space)
-        surface = KernelSurface(kernel, self.rank)
+        self._surface = surface = KernelSurface(kernel, self.rank)
         self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)
 
     @property
@@ -129,6 +133,124 @@ class SpectralMetric(Border, RiemannianMetric):
         """Right-hand side of the geodesic equation, ``(Ẋ, −Γ(Ẋ, Ẋ))``, shape=[..., 2, m, n]."""
         position, velocity = state[..., 0, :, :], state[..., 1, :, :]
         return gs.stack([velocity, -self.frame(position, velocity).christoffel(velocity, velocity)], axis=-3)
+
+    # Distances, and fields along geodesics.
+
+    def squared_dist(self, point_a: Any, point_b: Any) -> Any:
+        """Squared length of the geodesic of ``log``, shape=[...]; twice differentiable."""
+        if isinstance(self.log_solver, ShootingLog) and differentiates(self._surface, point_a, point_b):
+            return squared_distance(Joined(self.log_solver), point_a, point_b)
+        return super().squared_dist(point_a, point_b)
+
+    def dist(self, point_a: Any, point_b: Any) -> Any:
+        """Length of the geodesic of ``log``, shape=[...]. Its gradient at coinciding points is zero."""
+        if isinstance(self.log_solver, ShootingLog) and differentiates(self._surface, point_a, point_b):
+            return distance(Joined(self.log_solver), point_a, point_b)
+        return super().dist(point_a, point_b)
+
+    def parallel_transport(
+        self, tangent_vec: Any, base_point: Any, direction: Any = None, end_point: Any = None
+    ) -> Any:
+        """Transport tangent vectors along geodesics, integrated to 1e-11 per step, shape=[..., m, n].
+
+        Parameters
+        ----------
+        tangent_vec, base_point : array, shape=[..., m, n]
+            Vectors and points.
+        direction : array, shape=[..., m, n], optional
+            Velocity of the geodesic, which is followed for unit time.
+        end_point : array, shape=[..., m, n], optional
+            End of the geodesic; used without ``direction``, and found by ``log``.
+
+        Raises
+        ------
+        ValueError
+            If both ``direction`` and ``end_point`` are missing.
+        GeodesicError
+            As ``exp`` and ``log``.
+        """
+        if direction is None:
+            if end_point is None:
+                raise ValueError("parallel transport needs a direction or an end_point, and both are None.")
+            direction = self.log(end_point, base_point)
+        x, v, w = _plain(base_point=base_point, direction=direction, tangent_vec=tangent_vec)
+        return gs.cast(to_gs(jacobi_flow(x, v, self._surface, vectors=w[None]).vectors[0, 0]), common_type(tangent_vec))
+
+    def jacobi_field(
+        self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any, direction: Any, t: float = 1.0
+    ) -> tuple[Any, Any]:
+        """Jacobi field J with ``J(0) = A`` and ``DJ/dt(0) = B`` along the geodesic with velocity ``direction``.
+
+        Returns ``J(t)`` and ``DJ/dt(t)``, shape=[..., m, n] each. With ``A = 0``, ``J(t)`` is t times the derivative of
+        the exponential map at ``t direction`` along B.
+
+        Raises
+        ------
+        GeodesicError
+            As ``exp``.
+        """
+        arrays = _plain(
+            base_point=base_point, direction=direction, tangent_vec_a=tangent_vec_a, tangent_vec_b=tangent_vec_b
+        )
+        x, v, a, b = arrays
+        if t == 0:
+            return to_gs(a), to_gs(b)
+        flow = jacobi_flow(x, t * v, self._surface, a[None], t * b[None])
+        return to_gs(flow.fields[0, 0]), to_gs(flow.rates[0, 0] / t)
+
+    def conjugate_time(self, tangent_vec: Any, base_point: Any, t_max: float = 1.0) -> Any:
+        """First time up to ``t_max`` at which geodesics meet a conjugate point of their start, or ``inf``, shape=[...].
+
+        Geodesics are locally shortest up to that time, and no further; see
+        :func:`dlngeo.matrices.jacobi.conjugate_time`.
+
+        Raises
+        ------
+        GeodesicError
+            If a geodesic ends before ``t_max``.
+        """
+        x, v = _plain(base_point=base_point, tangent_vec=tangent_vec)
+        times = np.empty(x.shape[:-2])
+        for i in np.ndindex(times.shape):
+            times[i] = conjugate_time(x[i], v[i], self._surface, t_max, self._tangent_space(x[i]))
+        return to_gs(times)
+
+    def minimality(self, point: Any, base_point: Any) -> Minimality:
+        """Tell whether the geodesic that ``log`` and ``dist`` take between two points is shortest.
+
+        Parameters
+        ----------
+        point, base_point : array, shape=[m, n]
+            End and start.
+
+        Returns
+        -------
+        Minimality
+            Status ``"shortest"`` (proved by a lower bound of the distance), ``"locally shortest"`` or ``"passes a
+            conjugate point"``; length, lower bound and first conjugate time.
+
+        Raises
+        ------
+        ValueError
+            If a batch is given.
+        GeodesicError
+            As ``log``.
+        """
+        x, y = _plain(base_point=base_point, point=point)
+        if x.ndim > 2:
+            raise ValueError(f"minimality is told of one pair of points, got shape {x.shape}; loop over pairs.")
+        [v] = _plain(log=self.log(point, base_point))
+        return minimality(x, y, v, self._surface, self._tangent_space(x))
+
+    def _tangent_space(self, x: np.ndarray) -> np.ndarray:
+        """Basis of the tangent space of the space, which may be totally geodesic among the matrices of its rank."""
+        basis = self._surface.basis(x)[0]
+        if self._space.dim == len(basis):
+            return basis
+        [kept] = _plain(basis=self._space.to_tangent(to_gs(basis), to_gs(x)))
+        gram = self._surface.inner(x, basis[:, None], kept)
+        vectors = np.linalg.eigh((gram + gram.T) / 2)[1][:, -self._space.dim :]
+        return np.tensordot(vectors.T, basis, 1)
 
     def gradient(self, euclidean_gradient: Any, base_point: Any) -> Any:
         """Riemannian gradient ``A_X(E′(X))``, shape=[..., m, n]."""
@@ -202,6 +324,12 @@ class SpectralMetric(Border, RiemannianMetric):
         """
         noise = draw((*batch(n_samples), *base_point.shape), rng)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
+
+
+def _plain(**arrays: Any) -> list[np.ndarray]:
+    """NumPy arrays of one shape."""
+    plain = np.broadcast_arrays(*(untraced(array, name) for name, array in arrays.items()))
+    return [np.array(array) for array in plain]
 
 
 class DLNMetric(SpectralMetric):

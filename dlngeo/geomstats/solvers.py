@@ -1,7 +1,7 @@
 """Geodesic solvers of :mod:`dlngeo.shooting`, in the interface of ``geomstats.numerics.geodesic``.
 
-The solutions are computed in NumPy on every backend, and are not differentiated through: for that, set
-``metric.exp_solver`` to ``ExpODESolver`` of geomstats with a Runge–Kutta integrator.
+The solutions are computed in NumPy on every backend. Autograd and PyTorch differentiate those of kernel metrics in
+closed form, see :mod:`dlngeo.geomstats.derivatives`; those of other surfaces are not differentiated through.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
 from dlngeo.geomstats._backend import coarsest, common_type, untraced
+from dlngeo.geomstats.derivatives import Joined, Shot, differentiates, exponential, logarithm
 from dlngeo.shooting import Surface, connect_all, shoot
 
 __all__ = ["ShootingExp", "ShootingLog"]
@@ -42,12 +43,18 @@ class ShootingExp(ExpSolver):
         GeodesicError
             If a geodesic leaves the space, as at a singular matrix.
         """
+        if differentiates(self.surface, base_point, tangent_vec):
+            return exponential(Shot(self.surface, self.tolerance), base_point, tangent_vec)
         return self._solve(tangent_vec, base_point, np.ones(1))[0]
 
     def geodesic_ivp(self, tangent_vec: Any, base_point: Any) -> Callable[[Any], Any]:
         """Geodesics as functions of time. A function of times of shape [t] returns [..., t, *point_shape]."""
 
         def path(t: Any) -> Any:
+            if differentiates(self.surface, base_point, tangent_vec, t):
+                axes = (..., *(None,) * self.surface.point_ndim)
+                times = gs.reshape(gs.array(t) if isinstance(t, (float, int, list)) else t, (-1,))[axes]
+                return self.exp(times * tangent_vec[..., None, :, :], base_point[..., None, :, :])
             times = np.atleast_1d(untraced(t, "t"))
             points = self._solve(tangent_vec, base_point, times)
             return gs.moveaxis(points, 0, -1 - self.surface.point_ndim)
@@ -84,6 +91,9 @@ class ShootingLog(LogSolver):
         GeodesicError
             If a pair has no geodesic between it, or none is found; the message says which pair.
         """
+        if differentiates(self.surface, base_point, point):
+            return logarithm(Joined(self), base_point, point)
+
         starts, ends = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(point, "point"))
         # Points of single precision are on the manifold to that only.
         tolerance = max(self.tolerance, 8 * coarsest(base_point, point))

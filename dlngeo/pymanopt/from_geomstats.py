@@ -43,7 +43,8 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
         new point.
     Transport
         Parallel transport along the geodesic, if the metric has it in closed form (it overrides
-        ``Connection.parallel_transport``, and not by integrating in steps); otherwise ``to_tangent`` at the new point.
+        ``Connection.parallel_transport``, and not by integrating in steps); otherwise ``to_tangent`` at the new point,
+        also with a ``SpectralMetric``, which integrates. ``parallel_transport`` is exact for both.
 
     Parameters
     ----------
@@ -107,6 +108,7 @@ class FromGeomstats(Manifold):
         transport = type(space.metric).parallel_transport
         in_steps = transport is Connection.parallel_transport or "n_steps" in inspect.signature(transport).parameters
         self._parallel = not in_steps
+        self._cheaply = self._parallel and not isinstance(space.metric, SpectralMetric)
         self._gradient = GradientConverter(space)
         name = f"geomstats {type(space).__name__} with {type(space.metric).__name__}"
         super().__init__(name, int(space.dim), point_layout=1)
@@ -201,18 +203,20 @@ class FromGeomstats(Manifold):
     to_tangent_space = projection
 
     def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> np.ndarray:
-        # A rejected step leaves the point where it was, and the geodesic without a direction.
-        if self._parallel and not np.array_equal(point_a, point_b):
-            metric = self.space.metric
-            moved = metric.parallel_transport(to_gs(tangent_vector_a), to_gs(point_a), end_point=to_gs(point_b))
-            return to_numpy(moved)
+        if self._cheaply:
+            return self.parallel_transport(point_a, point_b, tangent_vector_a)
         return self.projection(point_b, tangent_vector_a)
 
     def parallel_transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> np.ndarray:
-        """Transport along the geodesic: in closed form, or by a rung of the pole ladder, exact to second order [1]_."""
+        """Transport along the geodesic: by the metric, or by a rung of the pole ladder, exact to second order [1]_."""
         size = self.norm(point_a, tangent_vector_a)
-        if self._parallel or size == 0 or np.array_equal(point_a, point_b):
-            return self.transport(point_a, point_b, tangent_vector_a)
+        # A rejected step leaves the point where it was, and the geodesic without a direction.
+        if size == 0 or np.array_equal(point_a, point_b):
+            return self.projection(point_b, tangent_vector_a)
+        if self._parallel:
+            metric = self.space.metric
+            moved = metric.parallel_transport(to_gs(tangent_vector_a), to_gs(point_a), end_point=to_gs(point_b))
+            return to_numpy(moved)
         span, middle = self.dist(point_a, point_b), self.pair_mean(point_a, point_b)
         shot = self.exp(point_a, tangent_vector_a * (span / size))
         return self.log(point_b, self.exp(middle, -self.log(middle, shot))) * (-size / span)

@@ -341,6 +341,7 @@ PROGRAM = """
 import numpy as np
 from geomstats.geometry.hypersphere import Hypersphere
 from geomstats.geometry.spd_matrices import SPDMatrices
+from dlngeo.geomstats import DLNMetric
 from dlngeo.pymanopt import from_geomstats
 spd, sphere = from_geomstats(SPDMatrices(2)), from_geomstats(Hypersphere(2))
 x, v = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.1, 0.3], [0.3, -0.2]])
@@ -376,3 +377,18 @@ def test_pytorch_gives_the_same_numpy_arrays():
     ).stdout.split()
     assert "pytorch" in name
     np.testing.assert_allclose(np.array(values, dtype=float), here["results"], atol=1e-12)
+
+
+def test_parallel_transport_of_a_spectral_metric_is_exact_and_its_transport_cheap():
+    space = GeneralLinear(2, equip=False).equip_with_metric(DLNMetric, depth=3)
+    manifold = from_geomstats(space)
+    x, y, v = (
+        np.array([[1.2, 0.3], [-0.2, 0.8]]),
+        np.array([[1.0, 0.1], [0.3, 1.1]]),
+        np.array([[0.1, -0.3], [0.2, 0.4]]),
+    )
+    moved = manifold.parallel_transport(x, y, v)
+    assert manifold.norm(y, moved) == pytest.approx(manifold.norm(x, v), rel=1e-9)
+    np.testing.assert_allclose(manifold.parallel_transport(y, x, moved), v, atol=1e-8)
+    np.testing.assert_allclose(manifold.transport(x, y, v), v, atol=1e-15)
+    np.testing.assert_allclose(manifold.parallel_transport(x, x, v), v, atol=1e-15)
