@@ -3,8 +3,8 @@
 Run it as ``python tests/reproductions/data.py [--quick] [--out DIR]``. The data ship with geomstats (``load_emg``):
 muscular activity of two persons, eight electrodes, five signs of the hand. Finished cells are kept in
 ``DIR/geodesics.jsonl``: an interrupted run goes on from there. At its end it writes ``geodesics.json`` (all cells),
-``geodesics-table.md`` and ``geodesics.png``; ``--draw`` writes them from what there is. A full run takes some minutes
-on two cores.
+``geodesics-table.md`` and ``geodesics.png``; ``--draw`` writes them from what there is. A full run takes a quarter of
+an hour on two cores that are shared.
 
 Each window of a second is centred, and its covariance divided by the mean variance of the person's channels. Nothing is
 filtered. Windows keep two seconds from each change of sign.
