@@ -14,7 +14,7 @@ from dlngeo._linalg import haar
 from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.vectors import LayerVector
 from dlngeo.weights.balanced import BalancedFrame, dimension, norm
-from dlngeo.weights.geodesics import shoot_balanced
+from dlngeo.weights.geodesics import connect_balanced, shoot_balanced
 from dlngeo.weights.projections import retract
 
 __all__ = ["Balanced"]
@@ -48,7 +48,8 @@ class Balanced(Remembering):
     ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``. Each operation costs O(N d² r).
 
     A cost is a function of N matrices, ``cost(*weights)``, by autodiff or with its derivatives in each;
-    :func:`dlngeo.pymanopt.pull_back` makes a problem of a cost of the product.
+    :func:`dlngeo.pymanopt.pull_back` makes a problem of a cost of the product. Take weights of one layer into
+    products by :class:`dlngeo.pymanopt.Product`: that of pymanopt cannot tell a list of one array from a bare array.
 
     Methods raise a ValueError where a point is not balanced of rank r, a vector or derivative is not N matrices of the
     shapes of the weights, or a point, gradient or vector to move along has NaN or infinite entries.
@@ -172,6 +173,22 @@ class Balanced(Remembering):
         """
         return shoot_balanced(self._frame(point), self._layers(tangent_vector, "the tangent vector", finite=True))
 
+    def log(self, point_a: Any, point_b: Any) -> LayerVector:
+        """Find the initial velocity of a geodesic from ``point_a`` that is at ``point_b`` at unit time.
+
+        The geodesic is locally a shortest one, see :func:`dlngeo.weights.geodesics.connect_balanced`, and its end
+        verified to 1e-10. A GeodesicError tells that none was found, or none exists.
+        """
+        return LayerVector(self._connect(point_a, point_b)[0])
+
+    def dist(self, point_a: Any, point_b: Any) -> float:
+        """Length of the geodesic of :meth:`log`."""
+        return self._connect(point_a, point_b)[1]
+
+    def pair_mean(self, point_a: Any, point_b: Any) -> list[np.ndarray]:
+        """Middle of the geodesic of :meth:`log`."""
+        return self.exp(point_a, self.log(point_a, point_b) / 2)
+
     # Tangent vectors.
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
@@ -228,6 +245,10 @@ class Balanced(Remembering):
         return LayerVector(change) + turn
 
     # Inside.
+
+    def _connect(self, point_a: Any, point_b: Any) -> tuple[list[np.ndarray], float]:
+        end, start = (self._frame(point) for point in (point_b, point_a))  # the first point is the one kept
+        return connect_balanced(start, end)
 
     @property
     def _shapes(self) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
-from dlngeo.pymanopt import ambient
+from dlngeo.pymanopt import ambient, chords
 from dlngeo.pymanopt._points import Remembering
 from dlngeo.pymanopt.local import FixedRankModel
 from dlngeo.pymanopt.vectors import Point, TangentVector
@@ -59,6 +59,10 @@ class FixedRank(Remembering):
     scale : float
         Size of the entries of the matrices that are sought, positive. It enters :attr:`typical_dist` alone, from which
         trust regions take their radius: nothing else in pymanopt tells them how long a step is.
+    geodesics : bool
+        Whether :meth:`log`, :meth:`dist` and :meth:`pair_mean` are those of geodesics, or of chords, which take
+        microseconds: Nelder–Mead and particle swarms of pymanopt do not end without. See
+        :mod:`dlngeo.pymanopt.chords`.
     rng : numpy.random.Generator or int, optional
         Source of random points and tangent vectors, or its seed.
 
@@ -98,6 +102,7 @@ class FixedRank(Remembering):
         *,
         kernel: Kernel | None = None,
         scale: float = 1.0,
+        geodesics: bool = True,
         rng: Any = None,
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
@@ -117,6 +122,7 @@ class FixedRank(Remembering):
             raise ValueError(f"scale must be positive and finite, got {scale}; it is the size of a typical entry.")
         self._kernel = kernel
         self._scale = float(scale)
+        self._geodesics = bool(geodesics)
         self._rng = np.random.default_rng(rng)
         self._frame_memo: tuple[Frame, np.ndarray] | None = None
         self._largest_gradient = 0.0
@@ -178,15 +184,18 @@ class FixedRank(Remembering):
         1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on. A
         GeodesicError tells that none was found, or none exists.
         """
+        if not self._geodesics:
+            return chords.logarithm(point_a, point_b)
         return self._tangent(self._connect(point_a, point_b)[0])
 
     def dist(self, point_a: Any, point_b: Any) -> float:
-        """Length of the geodesic of :meth:`log`."""
-        return self._connect(point_a, point_b)[1]
+        """Length of the geodesic, or chord, of :meth:`log`."""
+        return self._connect(point_a, point_b)[1] if self._geodesics else chords.distance(point_a, point_b)
 
     def pair_mean(self, point_a: Any, point_b: Any) -> Point:
-        """Middle of the geodesic of :meth:`log`."""
-        return self.exp(point_a, self.log(point_a, point_b) / 2)
+        """Middle of the geodesic of :meth:`log`; of a chord, what :meth:`retraction` makes of half of it."""
+        half = self.log(point_a, point_b) / 2
+        return self.exp(point_a, half) if self._geodesics else self.retraction(point_a, half)
 
     # Tangent vectors.
 

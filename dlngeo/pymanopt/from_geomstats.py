@@ -12,6 +12,7 @@ import numpy as np
 from geomstats.geometry.complex_manifold import ComplexManifold
 from geomstats.geometry.connection import Connection
 from geomstats.geometry.manifold import Manifold as GeomstatsManifold
+from geomstats.geometry.spd_matrices import SPDMatrices
 from pymanopt.manifolds.manifold import Manifold
 
 from dlngeo import _check
@@ -19,6 +20,8 @@ from dlngeo.errors import GeodesicError
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter
 from dlngeo.geomstats.metrics import SpectralMetric
+from dlngeo.matrices.frame import Frame
+from dlngeo.matrices.retraction import retract
 
 __all__ = ["FromGeomstats", "from_geomstats"]
 
@@ -26,7 +29,7 @@ __all__ = ["FromGeomstats", "from_geomstats"]
 _MAX_HALVINGS = 60
 
 
-def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = "exp") -> Manifold:
+def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = "closed form") -> Manifold:
     r"""Wrap a geomstats space with its metric for the solvers of pymanopt.
 
     Points and tangent vectors are NumPy arrays of shape ``space.shape`` on every backend of geomstats: pymanopt knows
@@ -47,10 +50,12 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     ----------
     space : geomstats Manifold
         A real space whose points are arrays, equipped with a Riemannian metric.
-    retraction : "exp" or callable
-        ``"exp"`` for ``metric.exp``, or a function ``(point, tangent_vector) → point`` of NumPy arrays that is cheaper.
-        Where a geodesic ends at a singular matrix before unit time, the vector is halved until it does not: the
-        trial steps of line searches are often that long.
+    retraction : "closed form", "exp" or callable
+        ``"closed form"``, where the metric is a :class:`~dlngeo.geomstats.SpectralMetric`, for the retraction of second
+        order of :mod:`dlngeo.matrices.retraction`, and elsewhere the same as ``"exp"``, ``metric.exp``; or a function
+        ``(point, tangent_vector) → point`` of NumPy arrays. Of the first two, where a step leaves the space or its
+        component, or its geodesic ends at a singular matrix before unit time, the vector is halved until it does not:
+        the trial steps of line searches are often that long.
 
     Returns
     -------
@@ -61,7 +66,7 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     Raises
     ------
     TypeError
-        If ``space`` is no geomstats manifold, or ``retraction`` neither ``"exp"`` nor callable.
+        If ``space`` is no geomstats manifold, or ``retraction`` none of these.
     ValueError
         If the space has no metric, or is complex.
 
@@ -85,17 +90,21 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
             f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first, "
             "or build it with equip=True."
         )
-    if retraction != "exp" and not callable(retraction):
-        raise TypeError(f'retraction must be "exp" or a function (point, tangent_vector) → point, got {retraction!r}.')
-    return FromGeomstats(space, None if isinstance(retraction, str) else retraction)
+    if retraction not in ("closed form", "exp") and not callable(retraction):
+        raise TypeError(
+            'retraction must be "closed form", "exp" or a function (point, tangent_vector) → point, got '
+            f"{retraction!r}."
+        )
+    return FromGeomstats(space, retraction)
 
 
 class FromGeomstats(Manifold):
     """The points of a geomstats space, as NumPy arrays, with its metric; see :func:`from_geomstats`."""
 
-    def __init__(self, space: Any, retraction: Callable[[Any, Any], Any] | None) -> None:
+    def __init__(self, space: Any, retraction: str | Callable[[Any, Any], Any]) -> None:
         self.space = space
-        self._retraction = retraction
+        self._retraction = retraction if callable(retraction) else None
+        self._closed = retraction == "closed form" and isinstance(space.metric, SpectralMetric)
         transport = type(space.metric).parallel_transport
         in_steps = transport is Connection.parallel_transport or "n_steps" in inspect.signature(transport).parameters
         self._parallel = not in_steps
@@ -124,14 +133,39 @@ class FromGeomstats(Manifold):
             return self._retraction(point, tangent_vector)
         for halvings in range(_MAX_HALVINGS):
             try:
-                return self.exp(point, tangent_vector * 0.5**halvings)
+                return self.move(point, tangent_vector * 0.5**halvings)
             except GeodesicError as error:
                 failure = error
         raise failure
 
     def move(self, point: Any, tangent_vector: Any) -> np.ndarray:
-        """Retract by the user's function, or exp with no halving: an error tells that the geodesic ends before."""
-        return (self._retraction or self.exp)(point, tangent_vector)
+        """Retract with no halving: a GeodesicError tells that the step leaves the space."""
+        return (self._retraction or (self._step if self._closed else self.exp))(point, tangent_vector)
+
+    def _step(self, point: Any, tangent_vector: Any) -> np.ndarray:
+        """Retract in closed form, to where the geodesic may go: not past a singular matrix where it ends there.
+
+        The retraction commutes with transposition, so that symmetric matrices stay so, but for rounding, which is taken
+        out; only their eigenvalues may change sign.
+        """
+        metric = self.space.metric
+        frame = Frame.at(np.asarray(point), metric.kernel, metric.rank)
+        try:
+            u, s, vt = retract(frame, frame.split(np.asarray(tangent_vector)))
+        except OverflowError as error:
+            raise GeodesicError(str(error), status="not converged") from None
+        end = (u * s) @ vt
+        stays = s.min() > 0 and np.isfinite(end).all()
+        if not stays:
+            pass
+        elif isinstance(self.space, SPDMatrices):
+            end = (end + end.T) / 2
+            stays = np.linalg.eigvalsh(end)[0] > 0
+        elif frame.m == frame.n == frame.rank and not metric.kernel.smooth_at_zero:
+            stays = np.linalg.slogdet(end)[0] == np.linalg.slogdet(point)[0]
+        if not stays:
+            raise GeodesicError("the step goes past a singular matrix; shorten it.", status="singular")
+        return end
 
     def exp(self, point: Any, tangent_vector: Any) -> np.ndarray:
         return to_numpy(self.space.metric.exp(to_gs(tangent_vector), to_gs(point)))

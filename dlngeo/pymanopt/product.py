@@ -68,6 +68,7 @@ class _Bare(Manifold):
         _unpacked,
         ("random_point", "retraction", "exp", "inner_product", "norm", "zero_vector", "random_tangent_vector"),
     )
+    log, dist, pair_mean = map(_unpacked, ("log", "dist", "pair_mean"))
     projection, to_tangent_space, embedding, transport = map(
         _unpacked, ("projection", "to_tangent_space", "embedding", "transport")
     )

@@ -6,12 +6,12 @@ points, the search starts from the projected chord, and then from a path between
 almost a geodesic.
 
 The surfaces here are of stacked weights in NumPy, shape=[..., N, d, d]; :mod:`dlngeo.geomstats` brings other backends
-to them. :func:`shoot_balanced` follows geodesics of balanced weights of any widths and rank.
+to them. :func:`shoot_balanced` and :func:`connect_balanced` are geodesics of balanced weights of any widths and rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,16 +21,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import polar
 
-from dlngeo._linalg import rotation_between, span
+from dlngeo._linalg import nearest_orthogonal, rotation_between, span
 from dlngeo.errors import GeodesicError
-from dlngeo.shooting import Attempt, Path, Surface, at, conserved, length, newton, not_converged, shoot
+from dlngeo.shooting import (
+    Attempt,
+    Path,
+    Surface,
+    at,
+    connect,
+    conserved,
+    length,
+    newton,
+    not_converged,
+    shoot,
+)
 from dlngeo.weights.balanced import BalancedFrame, inner, norm
 from dlngeo.weights.bases import tangent_basis
 from dlngeo.weights.network import Weights, layers_of, stack_like
 from dlngeo.weights.projections import nearest, snap
 from dlngeo.weights.unbalanced import LeafFrame, nearby
 
-__all__ = ["BALANCED", "WeightSurface", "balanced", "balanced_weights_path", "leaf", "relaxed", "shoot_balanced"]
+__all__ = [
+    "BALANCED",
+    "WeightSurface",
+    "balanced",
+    "balanced_weights_path",
+    "connect_balanced",
+    "leaf",
+    "relaxed",
+    "shoot_balanced",
+]
 
 Array = NDArray[np.float64]
 
@@ -97,8 +117,10 @@ class WeightSurface(Surface):
         yield bound, lambda: newton(x0, at(x1), relaxed(x0, x1, self), self, tolerance)
 
 
-def balanced(rank: int | None = None) -> WeightSurface:
+def balanced(rank: int | None = None, widths: Sequence[int] | None = None) -> WeightSurface:
     """Balanced weights of a rank, by default the width; see :mod:`dlngeo.weights.balanced`.
+
+    Between weights of other ``widths`` or rank, filled up with zeros to be square, geodesics are sought among such.
 
     A geodesic ends at a layer of lower rank. The equation is smooth across a singular value that vanishes, since the
     manifold goes on there as an immersed one, with a negative λ. But the partial isometry of every layer jumps, by a
@@ -107,16 +129,29 @@ def balanced(rank: int | None = None) -> WeightSurface:
     """
     return WeightSurface(
         frame=partial(BalancedFrame, rank=rank),
-        basis_at=partial(_balanced_basis, rank=rank),
+        basis_at=partial(_balanced_basis, rank=rank, widths=widths),
         project=partial(nearest, rank=rank),
         retract=partial(snap, rank=rank),
-        path=balanced_weights_path,
+        path=balanced_weights_path if widths is None else partial(_frames_path, rank=rank, widths=widths),
         crossing=partial(_turns, rank=rank),
     )
 
 
-def _balanced_basis(weights: Array, rank: int | None) -> Array:
-    return tangent_basis(BalancedFrame(weights, rank))
+def _balanced_basis(weights: Array, rank: int | None, widths: Sequence[int] | None) -> Array:
+    return _filled(tangent_basis(BalancedFrame(_cut(weights, widths), rank)), weights.shape[-1])
+
+
+def _filled(layers: Weights, size: int) -> Array:
+    """Stack of square layers, shape=[..., N, size, size], filled up with zeros."""
+    widths = [((0, size - w.shape[-2]), (0, size - w.shape[-1])) for w in layers_of(layers)]
+    parts = zip(layers_of(layers), widths, strict=True)
+    return np.stack([np.pad(w, [(0, 0)] * (w.ndim - 2) + list(width)) for w, width in parts], axis=-3)
+
+
+def _cut(stack: Array, widths: Sequence[int] | None) -> list[Array]:
+    """Layers of given widths: the inverse of :func:`_filled`."""
+    widths = (stack.shape[-3] + 1) * [stack.shape[-1]] if widths is None else widths
+    return [stack[..., p, :upper, :lower] for p, (lower, upper) in enumerate(pairwise(widths))]
 
 
 def _turns(before: Array, after: Array, rank: int | None) -> bool:
@@ -173,16 +208,37 @@ def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e
     """
     parts = frame.split(vectors)
     bases = [span(q, side) for q, side in zip(frame.q, [parts.rights[0], *parts.lefts], strict=True)]
-    size = max(b.shape[1] for b in bases)
-    state = np.zeros((2, frame.depth, size, size))
-    for out, layers in zip(state, (frame.weights, vectors), strict=True):
-        for p, w in enumerate(layers_of(layers)):
-            small = bases[p + 1].T @ w @ bases[p]
-            out[p, : small.shape[0], : small.shape[1]] = small
+    state = np.stack([_reduced(layers, bases) for layers in (frame.weights, vectors)])
     [end], [velocity] = shoot(state[0], state[1], balanced(frame.rank), tolerance=tolerance)
     conserved(*(float(inner(v, v)) for v in (state[1], velocity)))
-    ends = zip(end, pairwise(bases), strict=True)
-    return stack_like(frame.weights, [b @ y[: b.shape[1], : a.shape[1]] @ a.T for y, (a, b) in ends])
+    return stack_like(frame.weights, _restored(end, bases))
+
+
+def connect_balanced(start: BalancedFrame, end: BalancedFrame, tolerance: float = 1e-10) -> tuple[list[Array], float]:
+    """Find a geodesic between balanced weights of the same widths and rank: its initial velocity, and its length.
+
+    A geodesic that is the only shortest one is fixed by the reflections of :func:`shoot_balanced`, of bases that span
+    the columns of both ``Q_p``: it is one of weights of widths at most 2r. The tolerance and what is raised are those
+    of :func:`dlngeo.shooting.connect`. Weights are of NumPy, without batch axes.
+    """
+    r = start.rank
+    bases = [span(a, None if len(a) == r else b) for a, b in zip(start.q, end.q, strict=True)]
+    x0, x1 = (_reduced(frame.weights, bases) for frame in (start, end))
+    widths = [b.shape[1] for b in bases]
+    surface = balanced(r, widths if max(widths) > r else None)
+    found = connect(x0, x1, surface, tolerance)
+    return _restored(found.velocity, bases), found.length
+
+
+def _reduced(layers: Weights, bases: list[Array]) -> Array:
+    """Weights in bases of their columns, filled up to be square."""
+    small = [b.T @ w @ a for w, (a, b) in zip(layers_of(layers), pairwise(bases), strict=True)]
+    return _filled(small, max(b.shape[1] for b in bases))
+
+
+def _restored(stack: Array, bases: list[Array]) -> list[Array]:
+    layers = _cut(stack, [b.shape[1] for b in bases])
+    return [b @ w @ a.T for w, (a, b) in zip(layers, pairwise(bases), strict=True)]
 
 
 def relaxed(w0: Array, w1: Array, surface: WeightSurface) -> Array:
@@ -220,13 +276,7 @@ def balanced_weights_path(w0: Array, w1: Array) -> Path:
     """
     signs = [np.sign(np.linalg.det(w)) for w in (w0, w1)]
     if np.any(signs[0] != signs[1]):
-        layer = int(np.flatnonzero(signs[0] != signs[1])[0]) + 1
-        raise GeodesicError(
-            f"the determinants of layer {layer} of the two points have opposite signs, and no path of invertible "
-            "layers joins them. Align one point to the other along its fibre, if their products have determinants of "
-            "the same sign.",
-            status="disconnected",
-        )
+        raise _disconnected(f"layer {int(np.flatnonzero(signs[0] != signs[1])[0]) + 1}")
     ends = ((polar(a)[0], polar(b)[0]) for a, b in zip(w0, w1, strict=True))
     turns = [(o0, rotation_between(o0, o1)) for o0, o1 in ends]
     s0, s1 = (polar(w[0])[1] for w in (w0, w1))
@@ -243,6 +293,57 @@ def balanced_weights_path(w0: Array, w1: Array) -> Path:
         return points
 
     return path
+
+
+def _disconnected(what: str) -> GeodesicError:
+    return GeodesicError(
+        f"the determinants of {what} of the two points have opposite signs, and no path of invertible layers joins "
+        "them. Align one point to the other along its fibre, if their products have determinants of the same sign.",
+        status="disconnected",
+    )
+
+
+def _frames_path(w0: Array, w1: Array, rank: int | None, widths: Sequence[int]) -> Path:
+    """Path of balanced weights ``Q_p S Q_{p−1}ᵀ`` of any widths: the positive S moves linearly, each ``Q_p`` turns.
+
+    Frames have the symmetry ``Q_p ↦ Q_p H`` with an orthogonal H, by which those of ``w1`` are brought close to those
+    of ``w0``. A square one turns only if its determinant keeps its sign.
+
+    Raises
+    ------
+    GeodesicError
+        If a determinant changes sign between the points.
+    """
+    start, end = (BalancedFrame(_cut(w, widths), rank) for w in (w0, w1))
+    r, pairs = start.rank, list(zip(start.q, end.q, strict=True))
+    fixed = [(p, np.sign(np.linalg.det(a) * np.linalg.det(b))) for p, (a, b) in enumerate(pairs) if len(a) == r]
+    for (i, sign), (j, other) in pairwise(fixed):
+        if sign != other:
+            raise _disconnected(f"layer {j}" if j == i + 1 else f"the product of layers {i + 1} to {j}")
+    gauge = nearest_orthogonal(sum(b.T @ a for a, b in pairs), fixed[0][1] if fixed else 0)
+    turns = [_turning(a, b @ gauge) for a, b in pairs]
+    s0, s1 = np.diag(start.lam), (gauge.T * end.lam) @ gauge
+
+    def path(t: Array) -> Array:
+        s = (1 - t[:, None, None]) * s0 + t[:, None, None] * s1
+        frames = [turn(t) for turn in turns]
+        points = _filled([b @ s @ a.swapaxes(-1, -2) for a, b in pairwise(frames)], w0.shape[-1])
+        points[t == 0], points[t == 1] = w0, w1
+        return points
+
+    return path
+
+
+def _turning(a: Array, b: Array) -> Path:
+    """Path of frames with r orthonormal columns, by rotations; for square ones of one orientation."""
+    r = a.shape[1]
+    rest0, rest1 = (np.linalg.qr(q, mode="complete")[0][:, r:] for q in (a, b))
+    if rest0.size:
+        sign = np.linalg.det(np.hstack((a, rest0))) * np.linalg.det(np.hstack((b, rest1)))
+        rest1 = rest1 @ nearest_orthogonal(rest1.T @ rest0, sign)
+    full = np.hstack((a, rest0))
+    turn = rotation_between(full, np.hstack((b, rest1)))
+    return lambda t: full @ turn(t)[..., :r]
 
 
 BALANCED = balanced()

@@ -15,7 +15,9 @@ from geomstats.geometry.riemannian_metric import RiemannianMetric
 from geomstats.numerics.geodesic import ExpODESolver, LogShootingSolver
 from geomstats.numerics.ivp import GSIVPIntegrator
 
-from dlngeo.geomstats import DLNMetric
+from dlngeo.geomstats import DLNMetric, SpectralMetric
+from dlngeo.kernels import DepthKernel, RegularizedKernel
+from dlngeo.pymanopt import from_geomstats
 
 
 class Generic(RiemannianMetric):
@@ -114,6 +116,31 @@ def test_exp_of_a_batch_costs_a_fraction_of_a_loop(d):
     _, loop = timed(lambda: [metric.exp(b, a) for a, b in zip(x, v, strict=True)], 1)
     print(f"d = {d}: batch {1e3 * batch:.1f} ms, loop {loop / batch:.1f} × as long")
     assert loop > 3 * batch
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(
+    ("kernel", "length", "least"),
+    [
+        (DepthKernel(3), 1500, 20),
+        (RegularizedKernel(DepthKernel(3), 0.1), 0.1, 5),
+        (RegularizedKernel(DepthKernel(3), 0.1), 1500, 5),
+    ],
+    ids=["long step, depth 3", "no depth", "long step, no depth"],
+)
+def test_the_closed_retraction_of_dense_matrices_takes_a_fraction_of_exp(kernel, length, least):
+    """Where exp is dear: long trial steps, which are halved until the geodesic exists, and kernels without depth."""
+    space = GeneralLinear(4, equip=False).equip_with_metric(SpectralMetric, kernel=kernel)
+    start, direction = np.random.default_rng(0).standard_normal((2, 4, 4)) / 3 + np.array(
+        [2 * np.eye(4), np.zeros((4, 4))]
+    )
+    seconds = []
+    for retraction in ("closed form", "exp"):
+        manifold = from_geomstats(space, retraction=retraction)
+        step = direction * (length / manifold.norm(start, direction))
+        seconds.append(timed(lambda m=manifold, v=step: m.retraction(start, v), 3)[1])
+    print(f"{kernel!r}, length {length:g}: {1e3 * seconds[0]:.2f} ms, exp {seconds[1] / seconds[0]:.0f} × as long")
+    assert seconds[1] > least * seconds[0]
 
 
 if __name__ == "__main__":

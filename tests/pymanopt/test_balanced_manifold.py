@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import geomstats.backend as gs
 import numpy as np
 import oracles
 import pymanopt
@@ -14,7 +15,7 @@ from scipy.linalg import null_space
 
 from dlngeo import end_to_end, gradient_flow, imbalance
 from dlngeo.errors import GeodesicError
-from dlngeo.geomstats import DLNMetric
+from dlngeo.geomstats import BalancedMatrices, DLNMetric
 from dlngeo.kernels import DepthKernel
 from dlngeo.matrices.frame import Frame
 from dlngeo.problems import MatrixCompletion, solve
@@ -221,6 +222,65 @@ def test_exp_of_a_horizontal_vector_lies_over_the_geodesic_below(name, rng):
     start = (u[:, :r], s[:r], vt[:r])
     end = below.exp(start, below.projection(start, differential(list(horizontal), point)))
     np.testing.assert_allclose(end_to_end(manifold.exp(point, horizontal)), oracles.dense(*end), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_inverts_exp_and_dist_is_a_distance(name, rng):
+    manifold, point = setup(rng, *CASES[name])
+    size = 0.5 * min(np.linalg.svd(point[0])[1][: manifold.rank])
+    v = size * manifold.random_tangent_vector(point)
+    end = manifold.exp(point, v)
+    log = manifold.log(point, end)
+    np.testing.assert_allclose(flat(log), flat(v), atol=2e-9)
+    assert type(log) is type(v)
+    assert manifold.dist(point, end) == pytest.approx(size, rel=1e-9)
+    assert manifold.dist(end, point) == pytest.approx(size, rel=1e-9)
+    assert manifold.dist(point, point) < 1e-14
+    middle = manifold.pair_mean(point, end)
+    assert type(middle) is list
+    np.testing.assert_allclose(flat(middle), flat(manifold.exp(point, v / 2)), atol=2e-9)
+
+
+# Connected manifolds: as some width exceeds the rank at either end, or inside every pair of layers.
+@pytest.mark.parametrize(("widths", "rank"), [((3, 5, 2, 4), 2), ((20, 30, 15), 1), ((4, 3), 2)])
+def test_geodesics_between_far_points_arrive_and_are_no_chords(widths, rank, rng):
+    manifold = Balanced(widths, rank, rng=rng)
+    a, b = manifold.random_point(), manifold.random_point()
+    v, distance = manifold.log(a, b), manifold.dist(a, b)
+    assert distance == pytest.approx(np.linalg.norm(flat(v)), rel=1e-12)
+    corners = [a, *(manifold.exp(a, t * v) for t in np.arange(1, 9) / 8)]
+    np.testing.assert_allclose(flat(corners[-1]), flat(b), atol=1e-8)
+    sides = [np.linalg.norm(flat(p) - flat(q)) for p, q in pairwise(corners)]
+    assert np.linalg.norm(flat(a) - flat(b)) < sum(sides) < distance < 1.05 * sum(sides)
+
+
+def test_geodesics_are_those_of_geomstats_and_of_rank_1(rng):
+    space, manifold = BalancedMatrices(3, 3), Balanced((3, 3, 3, 3), rng=rng)
+    a = manifold.random_point()
+    b = manifold.exp(a, 0.4 * manifold.random_tangent_vector(a))
+    log = gs.to_numpy(space.metric.log(gs.from_numpy(np.stack(b)), gs.from_numpy(np.stack(a))))
+    np.testing.assert_allclose(np.stack(manifold.log(a, b)), log, atol=1e-9)
+    # Balanced weights of rank 1 and widths (m, 1, n) are the pairs of vectors of one length: a cone, which is flat in
+    # its length and otherwise a product of spheres, so that turning u by α and v by β spans an angle of √((α² + β²)/2).
+    manifold, angles, lengths = Balanced((3, 1, 4)), (0.7, 0.4), (1.3, 0.8)
+    ends = []
+    for length, (alpha, beta) in zip(lengths, [(0.0, 0.0), angles], strict=True):
+        row, column = np.zeros((1, 3)), np.zeros((4, 1))
+        row[0, :2], column[:2, 0] = [np.cos(alpha), np.sin(alpha)], [np.cos(beta), np.sin(beta)]
+        ends.append([length * row, length * column])
+    angle = np.hypot(*angles) / math.sqrt(2)
+    want = math.sqrt(2 * (lengths[0] ** 2 + lengths[1] ** 2 - 2 * lengths[0] * lengths[1] * np.cos(angle)))
+    assert manifold.dist(*ends) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("widths", [(2, 2, 2), (2, 3, 2)], ids=str)
+def test_points_of_different_components_have_no_geodesic(widths, rng):
+    manifold, point = setup(rng, widths, (1.3, 0.6))
+    other = [point[0] @ np.diag([1.0, -1.0]), point[1]]
+    layers = "layer 1 " if widths[1] == 2 else "the product of layers 1 to 2 "
+    with pytest.raises(GeodesicError, match=f"the determinants of {layers}.* opposite signs") as caught:
+        manifold.dist(point, other)
+    assert caught.value.status == "disconnected"
 
 
 @pytest.mark.parametrize("widths", [(3, 4, 3), (3, 3)], ids=str)  # the second is flat, where nothing slows the solver
@@ -509,8 +569,8 @@ def test_what_is_no_point_or_vector_is_refused_with_a_remedy(rng):
         manifold.retraction(point, v * np.nan)
     with pytest.raises(ValueError, match="the point holds NaN"):
         manifold.projection([w * np.nan for w in point], v)
-    with pytest.raises(NotImplementedError):
-        manifold.dist(point, point)
+    with pytest.raises(ValueError, match=r"not balanced of rank 2.*rebalance"):
+        manifold.dist(point, gaussian(rng, manifold))
     for bad in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="scale must be positive"):
             Balanced((3, 2), scale=bad)

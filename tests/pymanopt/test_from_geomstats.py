@@ -27,8 +27,8 @@ from geomstats.geometry.stiefel import Stiefel
 from geomstats.learning.frechet_mean import FrechetMean
 from pymanopt.optimizers import ConjugateGradient, NelderMead, SteepestDescent, TrustRegions
 
-from dlngeo.geomstats import DLNMetric
-from dlngeo.pymanopt import from_geomstats
+from dlngeo.geomstats import DLNMetric, FixedRankMatrices
+from dlngeo.pymanopt import check_retraction, from_geomstats
 
 SPACES = {
     "sphere": lambda: Hypersphere(3),
@@ -150,6 +150,75 @@ def test_solvers_that_need_distances_run():
     cost = pymanopt.function.numpy(manifold)(lambda x: -float(x @ pole))
     result = NelderMead(verbosity=0, max_iterations=100).run(pymanopt.Problem(manifold, cost))
     np.testing.assert_allclose(result.point, pole, atol=1e-2)
+
+
+SPECTRAL = {
+    "SPD": lambda depth: SPDMatrices(3, equip=False).equip_with_metric(DLNMetric, depth=depth),
+    "GL": lambda depth: GeneralLinear(3, equip=False).equip_with_metric(DLNMetric, depth=depth),
+    "rank 2": lambda depth: FixedRankMatrices(4, 3, 2, depth=depth),
+}
+over_spectral = pytest.mark.parametrize(
+    ("name", "depth"), [(n, d) for n in SPECTRAL for d in (1, 2, 2.5, 3, 4, math.inf) if (n, d) != ("rank 2", math.inf)]
+)
+
+
+@over_spectral
+def test_spectral_metrics_retract_in_closed_form_to_second_order(name, depth, monkeypatch):
+    manifold = from_geomstats(SPECTRAL[name](depth))
+    x = manifold.random_point()
+    v = manifold.random_tangent_vector(x)
+    size = 0.3 * np.linalg.svd(x)[1][manifold.space.metric.rank - 1] / np.linalg.norm(v)
+    steps = size / 2.0 ** np.arange(4)
+    ends = [manifold.exp(x, t * v) for t in steps]
+    monkeypatch.setattr(manifold.space.metric, "exp", None)
+    errors = [np.linalg.norm(manifold.retraction(x, t * v) - end) for t, end in zip(steps, ends, strict=True)]
+    if (depth == 1 and name != "rank 2") or (name, depth) == ("SPD", 2):
+        np.testing.assert_allclose(errors, 0, atol=1e-12)  # W + Ẇ is the geodesic
+    else:
+        assert errors[-1] > 1e-13
+        assert np.log2(errors[-2] / errors[-1]) > 2.8
+
+
+@over_spectral
+def test_long_steps_stay_on_the_space_and_its_component(name, depth):
+    manifold = from_geomstats(SPECTRAL[name](depth))
+    for _ in range(3):
+        x = manifold.random_point()
+        v = manifold.random_tangent_vector(x)
+        for length in (3.0, 100.0, 1e4, 1e12):
+            for sign in (-1, 1):
+                y = manifold.retraction(x, sign * length * v)
+                assert np.isfinite(y).all()
+                if name == "SPD":
+                    np.testing.assert_array_equal(y, y.T)
+                    assert np.linalg.eigvalsh(y)[0] > 0
+                elif name == "GL" and depth > 1:
+                    assert np.linalg.slogdet(y)[0] == np.linalg.slogdet(x)[0]
+
+
+def test_exp_and_your_own_function_are_preferred_to_the_closed_form_where_you_say_so():
+    space = SPECTRAL["GL"](3)
+    closed, exact = from_geomstats(space), from_geomstats(space, retraction="exp")
+    yours = from_geomstats(space, retraction=lambda x, v: x + v)
+    x = closed.random_point()
+    v = 0.3 * closed.random_tangent_vector(x)
+    np.testing.assert_array_equal(exact.retraction(x, v), exact.exp(x, v))
+    np.testing.assert_array_equal(yours.retraction(x, v), x + v)
+    assert np.linalg.norm(closed.retraction(x, v) - exact.exp(x, v)) > 1e-8
+    assert check_retraction(closed, x).slope > 2.8
+
+
+def test_solvers_minimise_with_the_closed_form(rng):
+    """The nearest positive definite matrix to one of them, from which every trial step of a line search starts."""
+    manifold = from_geomstats(SPECTRAL["SPD"](3))
+    target = manifold.random_point()
+    problem = pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda x: float(np.sum((x - target) ** 2)) / 2),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(lambda x: x - target),
+    )
+    result = ConjugateGradient(verbosity=0, max_iterations=200).run(problem, initial_point=np.eye(3))
+    np.testing.assert_allclose(result.point, target, atol=1e-5 * np.linalg.norm(target))
 
 
 def test_a_retraction_of_your_own_takes_the_place_of_exp(rng):

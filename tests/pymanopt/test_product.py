@@ -61,6 +61,17 @@ def test_a_factor_of_a_product_has_derivatives_and_is_minimised_to_second_order(
     assert np.isfinite(again.cost)
 
 
+def test_a_product_measures_weights_of_one_layer_as_arrays():
+    layer, line = FACTORS["one layer"](), Euclidean(2)
+    manifold = Product([layer, line])
+    a = manifold.random_point()
+    v = 0.2 * manifold.random_tangent_vector(a)
+    b = [layer.exp([a[0]], [v[0]])[0], a[1] + v[1]]
+    assert manifold.dist(a, b) == pytest.approx(manifold.norm(a, v), rel=1e-8)
+    np.testing.assert_allclose(manifold.log(a, b)[0], v[0], atol=1e-9)
+    np.testing.assert_allclose(manifold.pair_mean(a, b)[0], layer.exp([a[0]], [v[0] / 2])[0], atol=1e-9)
+
+
 def costs(rng):
     low = rng.standard_normal((6, 2)) @ rng.standard_normal((2, 5))
     return [
