@@ -80,8 +80,8 @@ Factors = tuple[Array, Array, Array]
 
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
-# Steps of a geodesic that a search tries; one that takes more is running into a singular matrix.
-_SEARCHED = 200
+# Steps of a geodesic that a search tries, where layers can take over, and where not.
+_SEARCHED = 200, 2000
 # Pairs further apart in size, or nearer to a lower rank, are not sought together.
 _FAR, _REGULAR = 1e12, 1e-14
 # Aligning balanced factors takes time in proportion to their number.
@@ -148,7 +148,7 @@ class KernelSurface(Surface):
             ends, came = self._ends(np.stack([x, v]), float(np.min(tolerance)))
         else:
             each = np.broadcast_to(tolerance, shape[:-2]).ravel()
-            [points], [velocities], steps, _ = self._flow(x, v, np.ones(1), each, _SEARCHED)
+            [points], [velocities], steps, _ = self._flow(x, v, np.ones(1), each, _SEARCHED[not self._layered])
             ends, came = np.stack([points, velocities]), steps >= 0
         ends[:, ~came] = 0
         return ends[0].reshape(shape), ends[1].reshape(shape), came.reshape(shape[:-2])

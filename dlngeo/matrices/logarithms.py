@@ -45,7 +45,7 @@ _COARSE, _FINER, _FINE = 1e-3, 1e-2, 0.1
 # A longer geodesic has a shorter one beside it, but the length of the path is known to Gauss' rule only.
 _LONGER = 1.01
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
-_ROUNDING, _MOST_ROUNDING = 8 * np.finfo(float).eps, 1e-6
+_ROUNDING, _MOST_ROUNDING = 64 * np.finfo(float).eps, 1e-6
 
 
 class Logarithms:

@@ -187,32 +187,41 @@ def _symmetric(a: Array) -> Array:
     return (a + a.mT) / 2
 
 
+def _polar(x: Array) -> tuple[Array, Array, Array]:
+    """``X = O Q diag(s) Qᵀ``: O Q, s and Q. O is 1, to the last digit, where X is symmetric and positive."""
+    u, s, vt = np.linalg.svd(x)
+    even = _norm(x - x.mT) <= _EPS * _norm(x)
+    w, q = np.linalg.eigh(_symmetric(x))
+    even &= w[..., 0] > 0
+    pick = even[:, None, None]
+    return np.where(pick, q, u), np.where(even[:, None], w, s), np.where(pick, q, vt.mT)
+
+
 def _wasserstein_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     if not _one_factor(x0, surface):
         return x0, np.zeros(len(x0), dtype=bool)
-    u, s, vt = np.linalg.svd(x0)
-    o = u @ vt
-    other = o.mT @ x1
+    left, s, q = _polar(x0)
+    other = left.mT @ x1 @ q  # in the frame of P
     holds = _norm(other - other.mT) <= _rounding(x0) * _norm(other)
-    holds &= np.linalg.eigvalsh(_symmetric(other))[..., 0] > _rounding(x0) * _norm(other)
-    # In the frame of P: T = P^{-1/2} (P^{1/2} P′ P^{1/2})^{1/2} P^{-1/2}.
+    other = _symmetric(other)
+    holds &= np.linalg.eigvalsh(other)[..., 0] > _rounding(x0) * _norm(other)
+    # T = P^{-1/2} (P^{1/2} P′ P^{1/2})^{1/2} P^{-1/2}
     roots = np.sqrt(s)[..., None, :]
-    inner = roots.mT * (vt @ _symmetric(other) @ vt.mT) * roots
-    w, q = np.linalg.eigh(_symmetric(inner))
+    w, modes = np.linalg.eigh(_symmetric(roots.mT * other * roots))
     outer = np.maximum(roots.mT * roots, np.finfo(float).tiny)
-    turn = (q * np.sqrt(np.maximum(w, 0.0))[..., None, :]) @ q.mT / outer - np.eye(surface.rank)
-    return u @ (turn * s[..., None, :] + s[..., None] * turn) @ vt, holds
+    turn = (modes * np.sqrt(np.maximum(w, 0.0))[..., None, :]) @ modes.mT / outer - np.eye(surface.rank)
+    return left @ (turn * s[..., None, :] + s[..., None] * turn) @ q.mT, holds
 
 
 def _wasserstein_from(x: Array, v: Array, surface: Any) -> Line | None:
     if not _one_factor(x, surface):
         return None
-    u, s, vt = np.linalg.svd(x)
-    core = u.mT @ v @ vt.mT
-    which = _norm(core - core.mT) <= 4 * _EPS * _norm(core)
+    left, s, q = _polar(x)
+    core = left.mT @ v @ q
+    which = _norm(core - core.mT) <= _rounding(x) * _norm(core)
     if not which.any():
         return None
-    u, s, vt, core = (a[which] for a in (u, s, vt, core))
+    left, s, q, core = (a[which] for a in (left, s, q, core))
     move = _symmetric(core) / (s[..., :, None] + s[..., None, :])
     least = np.linalg.eigvalsh(move)[..., 0]
     with np.errstate(divide="ignore"):
@@ -221,7 +230,7 @@ def _wasserstein_from(x: Array, v: Array, surface: Any) -> Line | None:
     def at(t: float) -> tuple[Array, Array]:
         side = np.eye(s.shape[-1]) + t * move
         half = side * s[..., None, :]
-        return u @ half @ side @ vt, u @ (half @ move + (half @ move).mT) @ vt
+        return left @ half @ side @ q.mT, left @ (half @ move + (half @ move).mT) @ q.mT
 
     return Line(which, at, until)
 
