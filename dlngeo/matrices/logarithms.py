@@ -35,7 +35,7 @@ __all__ = ["Logarithms", "logarithms"]
 
 Array = NDArray[np.float64]
 
-_ITERATIONS, _MEMORY = 150, 30
+_ITERATIONS, _MEMORY, _PATIENCE = 150, 30, 25
 # Of the miss accepted, what the middle may leave at first, and if the whole geodesic then misses by more.
 _PARTS = 0.5, 1e-3
 # Roots beyond the 8th are no straighter.
@@ -132,7 +132,8 @@ class _Search:
             self._unknown[left] = self._history.step(left, self._unknown[left], change, total)
             out.iterations[left] += 1
             arrived.append(left[done])
-            left, accepted = left[~done], accepted[~done]
+            go_on = ~done & (self._history.stale[left] < _PATIENCE)
+            left, accepted = left[go_on], accepted[go_on]
         return np.sort(np.concatenate(arrived)) if arrived else left
 
     def verify(self, left: Any, points: tuple[Array, Array], accepted: Array, out: Logarithms) -> Any:
@@ -218,6 +219,7 @@ class _History:
         self._past = np.zeros((2, count, min(_MEMORY, max(4, 2 * size // 3)), size))
         self._stored = np.zeros(count, dtype=np.int64)
         self._best, self._least = unknown.copy(), np.full(count, np.inf)
+        self.stale = np.zeros(count, dtype=int)  # steps since the least miss
         # Where nothing came back yet: the middle of the path, and no velocity.
         self._best[:, size // 2 :] = 0
 
@@ -225,6 +227,7 @@ class _History:
         """Unknowns to go on with, of some pairs, from the last ones; an infinite miss tells that an end was lost."""
         better, lost = total < self._least[left], np.isinf(total)
         which = left[better]
+        self.stale[left] = np.where(better, 0, self.stale[left] + 1)
         self._least[which], self._best[which] = total[better], unknown[better]
         self._stored[left[lost]] = 0
         came = left[~lost]
