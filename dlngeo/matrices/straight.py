@@ -150,8 +150,9 @@ def _aligned_from(x: Array, v: Array, surface: Any) -> Line | None:
     rates = np.diagonal(blocks.core, axis1=-2, axis2=-1)
     off = blocks.core - rates[..., None, :] * np.eye(surface.rank)
     rest = frame.scale(Blocks(off, blocks.left, blocks.right), -0.5)
-    main = rates / np.sqrt(np.diagonal(frame.phi, axis1=-2, axis2=-1))
-    which = np.sqrt(frame.pair(rest, rest)) <= 4 * _EPS * np.linalg.norm(main, axis=-1)
+    # What rounding makes of entries that are zero, in the metric.
+    most = _rounding(x) * np.linalg.norm(rates, axis=-1) / np.sqrt(frame.phi.min(axis=(-2, -1)))
+    which = np.sqrt(frame.pair(rest, rest)) <= most
     if not which.any():
         return None
     u, vt, s, unit = (a[which] for a in (frame.u, frame.vt, frame.s, size[:, None]))

@@ -145,3 +145,29 @@ def test_the_closed_retraction_of_dense_matrices_takes_a_fraction_of_exp(kernel,
 
 if __name__ == "__main__":
     sys.stdout.write("\n" + json.dumps(measure()) + "\n")
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("d", [3, 10, 24, 64])
+def test_a_logarithm_costs_some_tens_of_exponentials(d):
+    """And an exponential some tens of SVDs of LAPACK, of which its stages take one each."""
+    metric = GeneralLinear(d, equip=False).equip_with_metric(DLNMetric, depth=3).metric
+    x, y = np.eye(d) + 0.4 * np.random.default_rng(0).standard_normal((2, d, d)) / np.sqrt(d)
+    velocity, log = timed(lambda: metric.log(y, x), 3)
+    _, exp = timed(lambda: metric.exp(velocity, x), 3)
+    _, svd = timed(lambda: np.linalg.svd(x), 10)
+    print(f"d = {d}: log {1e3 * log:.1f} ms = {log / exp:.0f} exps, of {exp / svd:.0f} SVDs")
+    assert log < 60 * exp
+    assert exp < 150 * svd
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("depth", [2, 3, np.inf])
+def test_a_hundred_distances_cost_a_fraction_of_a_loop(depth):
+    metric = GeneralLinear(3, equip=False).equip_with_metric(DLNMetric, depth=depth).metric
+    x, y = np.eye(3) + 0.3 * np.random.default_rng(0).standard_normal((2, 100, 3, 3))
+    y *= (np.sign(np.linalg.det(x)) * np.sign(np.linalg.det(y)))[:, None, None]
+    _, batch = timed(lambda: metric.dist(x, y), 3)
+    _, loop = timed(lambda: [metric.dist(a, b) for a, b in zip(x, y, strict=True)], 1)
+    print(f"depth {depth:g}: 100 distances {1e3 * batch:.0f} ms = {100 * batch / loop:.0f} single ones")
+    assert loop > 2 * batch
