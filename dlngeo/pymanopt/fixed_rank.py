@@ -170,7 +170,7 @@ class FixedRank(Remembering):
     def exp(self, point: Any, tangent_vector: Any) -> Point:
         """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
 
-        It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some tens of
+        It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some
         retractions. Solvers have no need of it. A GeodesicError tells where the geodesic ends at a singular matrix
         before, or the energy is not conserved.
         """
@@ -181,8 +181,9 @@ class FixedRank(Remembering):
         """Find the initial velocity of a geodesic from ``point_a`` that is at ``point_b`` at unit time.
 
         The geodesic is locally a shortest one, see :func:`dlngeo.shooting.connect`, and its end verified to
-        1e-10. It solves a boundary value problem of matrices of size 2r, which takes seconds from r = 5 on. A
-        GeodesicError tells that none was found, or none exists.
+        1e-10. It solves a boundary value problem of matrices of size 2r, for which it follows some tens of geodesics;
+        far pairs that this does not join take a search of seconds. A GeodesicError tells that none was found, or none
+        exists.
         """
         if not self._geodesics:
             return chords.logarithm(point_a, point_b)

@@ -158,7 +158,7 @@ def test_a_logarithm_costs_some_tens_of_exponentials(d):
     _, svd = timed(lambda: np.linalg.svd(x), 10)
     print(f"d = {d}: log {1e3 * log:.1f} ms = {log / exp:.0f} exps, of {exp / svd:.0f} SVDs")
     assert log < 60 * exp
-    assert exp < 150 * svd
+    assert exp < 300 * svd
 
 
 @pytest.mark.benchmark
