@@ -149,11 +149,11 @@ def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no
 
 
 @jit
-def _factor(x, rank, frame):  # type: ignore[no-untyped-def]
+def _factor(x, rank, frame, near):  # type: ignore[no-untyped-def]
     """Decompose a point; tell whether its singular values up to the rank are positive, and all finite."""
     size, ut, vt, s = x.shape[0], frame[0], frame[1], frame[2, 0]
     if rank == size and size < _LAPACK:
-        return svd(x, ut, s, vt)
+        return svd(x, ut, s, vt, near)
     for i in range(size):
         for j in range(size):
             if not abs(x[i, j]) < 1e150:
@@ -167,14 +167,14 @@ def _factor(x, rank, frame):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _slope(state, lift, rank, scale, eps, rest, table, top, frame, work, out):  # type: ignore[no-untyped-def]
+def _slope(state, lift, near, rank, scale, eps, rest, table, top, frame, work, out):  # type: ignore[no-untyped-def]
     """Fill ``out = (Ẋ, Ṗ)`` and the frame; return ``2H``, or NaN at a singular point.
 
     To lift is to take the second half of the state for a velocity, and to put the momentum in its place.
     """
     core, half, columns, rows = work[0], work[1], work[2], work[3]
     size, phi, s = state.shape[1], table[0], frame[2, 0]
-    if not _factor(state[0], rank, frame):
+    if not _factor(state[0], rank, frame, near):
         return math.nan
     _pairs(s, rank, eps, rest, table, top)
     for k in range(rank):
@@ -284,7 +284,7 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
         for i in range(first, 13):
             _copy(flat_state, flat_trial)
             _add(flat_trial, flat_stages, weights[i], min(i, 12), h)
-            new = _slope(trial, i == 0, rank, scale, eps, rest, table, top, frame, work, stages[i])
+            new = _slope(trial, i == 0, 0 < i < 12, rank, scale, eps, rest, table, top, frame, work, stages[i])
             if not new < math.inf:
                 break
             if i == 0:

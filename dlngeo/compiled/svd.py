@@ -43,9 +43,10 @@ def _rotate(a, b, cosine, sine):  # type: ignore[no-untyped-def]
 
 
 @jit
-def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
+def svd(a, ut, s, vt, near):  # type: ignore[no-untyped-def]
     """Decompose a square matrix as ``a = utᵀ diag(s) vt``, s descending.
 
+    Where it is near, ``vt`` holds the right singular vectors of a matrix nearby, from which the rotations start.
     Tell whether the matrix is finite, below 1e150, and s positive; otherwise the results are undefined.
     """
     r = a.shape[0]
@@ -54,7 +55,12 @@ def svd(a, ut, s, vt):  # type: ignore[no-untyped-def]
             if not abs(a[i, j]) < _LARGE:
                 return False
     # The columns of a, as rows, are made orthogonal by rotations, which are collected.
-    if r < _GRAM:
+    if near:
+        rotation, w = vt.copy(), np.zeros((r, r))
+        for k in range(r):
+            for i in range(r):
+                w[k, i] = _dot(rotation[k], a[i])
+    elif r < _GRAM:
         w, rotation = a.T.copy(), np.eye(r)
     else:
         _, vectors = np.linalg.eigh(np.dot(a.T, a))

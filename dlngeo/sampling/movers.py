@@ -209,7 +209,7 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
                 _copy(r0, product)
         else:
             _copy(v[c], q0)
-        if not (fine and svd(product, a, s, b)):
+        if not (fine and svd(product, a, s, b, False)):
             residuals[c] = math.inf
             continue
         _times_right(q1, a, new_u)

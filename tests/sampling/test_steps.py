@@ -15,7 +15,7 @@ from dlngeo.thermodynamics.entropy import SpectralEntropy
 def decompose(a):
     r = len(a)
     ut, s, vt = np.empty((r, r)), np.empty(r), np.empty((r, r))
-    return svd(a.copy(), ut, s, vt), ut, s, vt
+    return svd(a.copy(), ut, s, vt, False), ut, s, vt
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -105,7 +105,7 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
         else:
             flat[:] = wide
         fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
-        if not (fine and svd(flat, a, s, b) and s[0] ** depth < math.inf):
+        if not (fine and svd(flat, a, s, b, False) and s[0] ** depth < math.inf):
             failed[c] = True
             continue
         if columns > r:
