@@ -138,6 +138,8 @@ def balanced(rank: int | None = None, widths: Sequence[int] | None = None) -> We
 
 
 def _balanced_basis(weights: Array, rank: int | None, widths: Sequence[int] | None) -> Array:
+    if widths is None:
+        return tangent_basis(BalancedFrame(weights, rank))
     return _filled(tangent_basis(BalancedFrame(_cut(weights, widths), rank)), weights.shape[-1])
 
 
@@ -148,9 +150,8 @@ def _filled(layers: Weights, size: int) -> Array:
     return np.stack([np.pad(w, [(0, 0)] * (w.ndim - 2) + list(width)) for w, width in parts], axis=-3)
 
 
-def _cut(stack: Array, widths: Sequence[int] | None) -> list[Array]:
+def _cut(stack: Array, widths: Sequence[int]) -> list[Array]:
     """Layers of given widths: the inverse of :func:`_filled`."""
-    widths = (stack.shape[-3] + 1) * [stack.shape[-1]] if widths is None else widths
     return [stack[..., p, :upper, :lower] for p, (lower, upper) in enumerate(pairwise(widths))]
 
 
