@@ -83,7 +83,7 @@ _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
 # Steps of a geodesic that a search tries, where layers can take over, and where not.
 _SEARCHED = 200, 2000
 # Pairs further apart in size, or nearer to a lower rank, are not sought together.
-_FAR, _REGULAR = 1e12, 1e-14
+_FAR, _REGULAR = np.log(1e12), 1e-14
 # Aligning balanced factors takes time in proportion to their number.
 _MOST_FACTORS = 64
 
@@ -167,6 +167,7 @@ class KernelSurface(Surface):
     def _flow(self, x: Array, v: Array, times: Array, tolerance: Any, most: int) -> tuple[Array, Array, Any, Array]:
         """Follow geodesics by compiled steps, as square matrices of twice the rank at most, of size 1."""
         unit = np.abs(x).max(axis=(-2, -1), keepdims=True)
+        unit = np.where(unit > 0, unit, 1.0)
         x, v = x / unit, v / unit
         m, n = x.shape[-2:]
         left = right = None
@@ -213,26 +214,32 @@ class KernelSurface(Surface):
 
     def together(self, x0: Array, x1: Array, tolerance: float) -> Connecting:
         """Geodesics in closed form, and by a fixed point for all pairs at once."""
-        velocity, found = between(x0, x1, self)
-        length, residual = np.full(len(x0), np.inf), np.zeros(len(x0))
-        if found.any():
-            length[found] = self._length(x0[found], velocity[found])
+        count = len(x0)
+        velocity, length, residual = np.zeros_like(x0), np.full(count, np.inf), np.zeros(count)
+        sizes = np.abs(np.stack([x0, x1])).max(axis=(-2, -1))
+        some: Any = np.flatnonzero(np.all((sizes > 0) & (sizes < LARGEST), axis=0))
+        spectra = [
+            np.linalg.svd(x[some] / s[some, None, None], compute_uv=False) for x, s in zip((x0, x1), sizes, strict=True)
+        ]
+        regular = [s[:, self.rank - 1] > _REGULAR * s[:, 0] for s in spectra]
+        some = some[np.all(regular, axis=0)]
         # Kernels of a depth are homogeneous, so that the size of the points is free.
-        unit = np.ones(len(x0)) if self.depth is None else np.linalg.norm(x0, axis=(-2, -1))
-        spectra = np.linalg.svd(np.stack([x0, x1]) / unit[:, None, None], compute_uv=False)[..., : self.rank]
-        near = np.all((spectra[..., 0] < _FAR) & (spectra[..., 0] > 1 / _FAR), axis=0)
-        near &= np.all(spectra[..., -1] > _REGULAR * spectra[..., 0], axis=0)
-        left = np.flatnonzero(~found & near)
+        unit = np.ones(count) if self.depth is None else sizes[0]
+        lines, found = between(x0[some], x1[some], self)
+        straight, left = some[found], some[~found]
+        velocity[straight] = lines[found]
+        far = np.abs(np.log(sizes[1, left]) - np.log(sizes[0, left])) > _FAR
+        left = left[~far]
         if left.size:
             scale = unit[left, None, None]
             known = logarithms(x0[left] / scale, x1[left] / scale, self, tolerance)
             which = left[known.found]
             velocity[which], residual[which] = (scale * known.velocity)[known.found], known.residual[known.found]
-            length[which] = self._length(x0[which], velocity[which])
+            straight = np.concatenate([straight, which])
+        if straight.size:
+            x, v = (z[straight] / unit[straight, None, None] for z in (x0, velocity))
+            length[straight] = np.sqrt(self.inner(x, v, v)) * unit[straight] ** (1 / (self.depth or np.inf))
         return Connecting(velocity, length, residual)
-
-    def _length(self, x: Array, v: Array) -> Array:
-        return np.sqrt(self.inner(x, v, v))
 
     def crossed(self, before: Array, after: Array) -> bool:
         """Whether a singular value crosses zero between two points.

@@ -23,6 +23,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ Mask = Any
 Moves = Callable[[float], tuple[Array, Array]]
 
 _EPS = np.finfo(float).eps
+# Velocities that are faster, relative to the point, may overflow.
+_FAST = 1e100
 
 
 class Line(NamedTuple):
@@ -76,19 +79,31 @@ def between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
 def from_velocity(x: Array, v: Array, surface: Any) -> list[Line]:
     """Geodesics in closed form of points and tangent vectors, shape=[b, m, n]; none is twice there."""
     lines: list[Line] = []
-    left = np.arange(len(x))
     if surface.depth is None:
         return lines
+    if _flat(x, surface):
+        return [Line(np.ones(len(x), dtype=bool), lambda t: (x + t * v, v), np.full(len(x), np.inf))]
+    # At size 1: the metric of a depth is homogeneous.
+    size, speed = (np.abs(z).max(axis=(-2, -1)) for z in (x, v))
+    left: Any = np.flatnonzero((size > 0) & (size < LARGEST) & (speed < _FAST * size))
+    s = np.linalg.svd(x[left] / size[left, None, None], compute_uv=False)
+    left = left[s[:, surface.rank - 1] > _EPS * s[:, 0]]
     for rule in _FROM:
         if not left.size:
             break
-        line = rule(x[left], v[left], surface)
+        unit = size[left, None, None]
+        line = rule(x[left] / unit, v[left] / unit, surface)
         if line is not None and line.which.any():
             which = np.zeros(len(x), dtype=bool)
             which[left[line.which]] = True
-            lines.append(Line(which, line.at, line.until))
+            lines.append(Line(which, partial(_times, unit[line.which], line.at), line.until))
             left = left[~line.which]
     return lines
+
+
+def _times(unit: Array, at: Moves, t: float) -> tuple[Array, Array]:
+    points, velocities = at(t)
+    return unit * points, unit * velocities
 
 
 def _rounding(x: Array) -> Any:
@@ -96,7 +111,8 @@ def _rounding(x: Array) -> Any:
 
 
 def _norm(x: Array) -> Array:
-    return np.linalg.norm(x, axis=(-2, -1))
+    top = np.abs(x).max(axis=(-2, -1), initial=np.finfo(float).tiny)  # whose square may underflow
+    return top * np.linalg.norm(x / top[..., None, None], axis=(-2, -1))
 
 
 def _scaled(x: Array) -> Array:
@@ -116,12 +132,6 @@ def _straight_between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
     # Invertible matrices of opposite sign are in different components.
     one = x0.shape[-2] != x0.shape[-1] or np.linalg.slogdet(x0)[0] * np.linalg.slogdet(x1)[0] > 0
     return x1 - x0, np.broadcast_to(one, len(x0))
-
-
-def _straight_from(x: Array, v: Array, surface: Any) -> Line | None:
-    if not _flat(x, surface):
-        return None
-    return Line(np.ones(len(x), dtype=bool), lambda t: (x + t * v, v), np.full(len(x), np.inf))
 
 
 # One pair of frames.
@@ -328,4 +338,4 @@ def _cone_from(x: Array, v: Array, surface: Any) -> Line | None:
 
 
 _BETWEEN = _straight_between, _aligned_between, _wasserstein_between, _cone_between
-_FROM = _straight_from, _aligned_from, _wasserstein_from, _cone_from
+_FROM = _aligned_from, _wasserstein_from, _cone_from

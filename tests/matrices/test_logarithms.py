@@ -264,3 +264,23 @@ def test_the_first_path_joins_the_points_with_the_velocity_that_it_says(rng, m, 
     np.testing.assert_allclose(at[:, 1], y[path.joined], atol=1e-12)
     np.testing.assert_allclose((at[:, 3] - at[:, 4]) / 2e-5, velocity[:, 2], atol=1e-7)
     assert np.all(np.linalg.svd(at)[1][..., rank:] < 1e-13)
+
+
+@pytest.mark.parametrize("depth", [1, *DEPTHS])
+def test_singular_points_are_named_and_sizes_are_free(depth):
+    surface, x = KernelSurface(of_depth(depth), 2), np.array([[1.0, 0.2], [0.1, 0.5]])
+    for bad in (np.zeros((2, 2)), np.diag([1.0, 0.0])):
+        for pair, name in (((bad, x), "first"), ((x, bad), "second")):
+            with np.errstate(all="raise"), pytest.raises(GeodesicError, match=f"the {name} point has rank below 2"):
+                connect(*pair, surface)
+        if depth > 1:
+            with np.errstate(all="raise"), pytest.raises(GeodesicError, match="just after time 0,"):
+                shoot(bad, x, surface)
+    v = np.array([[0.1, 0.3], [-0.2, 0.1]])
+    [end], _ = shoot(x, v, surface)
+    for size in (1e-200, 1e100):
+        np.testing.assert_allclose(shoot(size * x, size * v, surface)[0][0], size * end, rtol=1e-10)
+        np.testing.assert_allclose(connect(size * x, size * end, surface).velocity, size * v, rtol=1e-8)
+    if depth > 1:
+        with np.errstate(all="raise"), pytest.raises(GeodesicError, match="just after time"):
+            shoot(x, 1e200 * v, surface)
