@@ -16,6 +16,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
     from dlngeo.errors import KernelError as KernelError
     from dlngeo.errors import SingularError as SingularError
     from dlngeo.flows import balancing_flow as balancing_flow
+    from dlngeo.flows import describe as describe
     from dlngeo.flows import gradient_descent as gradient_descent
     from dlngeo.flows import gradient_flow as gradient_flow
     from dlngeo.flows import training_flow as training_flow
@@ -46,6 +47,7 @@ _HOMES = {  # public name → the module that it is imported from
     "balanced_weights": "dlngeo.weights.network",
     "balancing_flow": "dlngeo.flows",
     "check_kernel": "dlngeo.kernels",
+    "describe": "dlngeo.flows",
     "end_to_end": "dlngeo.weights.network",
     "entropy": "dlngeo.thermodynamics.free_energy",
     "free_energy": "dlngeo.thermodynamics.free_energy",
