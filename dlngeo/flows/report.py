@@ -65,7 +65,8 @@ class Description:
         Of the map ``P ↦ Σ_p A_{p+1} A_{p+1}ᵀ P B_{p−1}ᵀ B_{p−1}`` by which training moves the product, on the tangent
         space at the rank of the network; the cometric, if it is balanced.
     exact : bool
-        Whether these are the eigenvalues, or a lower and an upper bound of them, as in large networks out of balance.
+        Whether these are the eigenvalues, or a lower and an upper bound of them, as in large networks out of balance;
+        the lower one is 0 if an inner layer is the narrowest.
     rate : float
         ``2 μ`` times the least eigenvalue: while it lasts, a loss of convexity μ falls at least like ``e^{−rate t}``.
     loss_rate : float or None
@@ -90,9 +91,7 @@ class Description:
     def __str__(self) -> str:
         s, about = self.singular_values, "" if self.exact else " at least"
         shown = ", ".join(f"{x:.3g}" for x in s[:6]) + (f", … {s[-1]:.3g}" if s.size > 6 else "")
-        how = (
-            "balanced" if self.imbalance <= _BALANCED else "not balanced; dlngeo.weights.network.rebalance makes it so"
-        )
+        how = "balanced" if self.imbalance <= _BALANCED else "dlngeo.weights.network.rebalance balances it"
         lines = [
             f"widths            {' → '.join(map(str, self.widths))}, depth {len(self.widths) - 1}",
             f"singular values   {shown}",
@@ -124,7 +123,7 @@ def describe(
     convexity: float = 1.0,
     depths: Sequence[float] = (1, 2, 3, 4, 8, math.inf),
 ) -> Description:
-    r"""Describe a deep linear network: its balance, rank, entropy, the rate at which it trains, and what depth would do.
+    r"""Describe a deep linear network: balance, rank, entropy, the rate at which it trains, and what depth would do.
 
     Training by gradient flow moves the product of any weights by ``Ẋ = −A(E′(X))`` [1]_, so that
 

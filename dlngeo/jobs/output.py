@@ -90,8 +90,8 @@ def save(
     """Write ``result.json`` and the figure into a folder, made if need be, and return their paths.
 
     The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice. The
-    suffix of ``figure`` tells its format: .png, .pdf or .svg. A ValueError tells that it is another, an OSError that the
-    folder cannot be written.
+    suffix of ``figure`` tells its format: .png, .pdf or .svg. A ValueError tells that it is another, an OSError
+    that the folder cannot be written.
     """
     figure_name(figure)
     folder = Path(folder)

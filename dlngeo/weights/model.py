@@ -44,8 +44,8 @@ def layers_of_model(model: Model) -> tuple[list[Any], list[Any]]:
             layers.append(module)
         elif not isinstance(module, nn.Identity):
             raise TypeError(
-                f"{name or 'the model'} is a {type(module).__name__}, and only Linear layers in a Sequential make a deep "
-                "linear network; pass the weight matrices of its linear layers as a list, first layer first."
+                f"{name or 'the model'} is a {type(module).__name__}; only Linear layers in a Sequential make a deep "
+                "linear network. Pass the weight matrices of its linear layers as a list, first layer first."
             )
     return [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
 

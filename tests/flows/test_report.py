@@ -33,7 +33,7 @@ def test_eigenvalues_are_those_of_the_map_that_moves_the_product(rng, widths):
     assert describe(rebalance(w)).imbalance < 1e-12
 
 
-@pytest.mark.parametrize("widths", [(40, 40, 40), (40, 33, 36)])
+@pytest.mark.parametrize("widths", [(40, 40, 40), (40, 38, 36)])
 def test_in_large_networks_out_of_balance_they_are_bounds(rng, widths):
     w = [rng.standard_normal((b, a)) + 8 * np.eye(b, a) for a, b in pairwise(widths)]
     report = describe(w)
@@ -41,6 +41,11 @@ def test_in_large_networks_out_of_balance_they_are_bounds(rng, widths):
     assert not report.exact
     assert 0 < report.least_eigenvalue <= values[0] * (1 + 1e-9)
     assert values[-1] <= report.largest_eigenvalue * (1 + 1e-9)
+
+
+def test_a_large_network_with_a_bottleneck_has_no_lower_bound_but_zero(rng):
+    report = describe([rng.standard_normal((33, 40)), rng.standard_normal((36, 33))])
+    assert (report.exact, report.least_eigenvalue) == (False, pytest.approx(0, abs=1e-9))
 
 
 def test_the_loss_falls_at_the_rate_told_and_no_slower_than_it_promises(rng):
@@ -149,10 +154,10 @@ def test_functions_of_weights_take_a_model_without_biases(nn):
 
 
 def test_other_models_are_refused_with_the_remedy(nn):
-    with pytest.raises(ValueError, match="1 of 2 layers have a bias.*bias=False"):
+    with pytest.raises(ValueError, match=r"1 of 2 layers have a bias.*bias=False"):
         dlngeo.end_to_end(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False)))
     for function in (describe, dlngeo.end_to_end):
-        with pytest.raises(TypeError, match="module 1.0 is a ReLU.*as a list"):
+        with pytest.raises(TypeError, match=r"module 1\.0 is a ReLU.*as a list"):
             function(nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU())))
         with pytest.raises(ValueError, match="there are no weights"):
             function(nn.Sequential())
