@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds import FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
-from pymanopt.optimizers.line_search import AdaptiveLineSearcher
 from pymanopt.optimizers.optimizer import Optimizer
 
 from dlngeo.kernels import InfiniteDepthKernel, RegularizedKernel
 from dlngeo.problems import MatrixCompletion, Record, Solution, solve
-from dlngeo.pymanopt import FixedRank, GradientFlow
+from dlngeo.pymanopt import FixedRank, GradientFlow, SmallStartLineSearcher
 
 __all__ = ["OPTIMIZERS", "Path", "Row", "Task", "embedded", "follow", "grown", "manifold"]
 
@@ -175,6 +174,4 @@ def _optimizer(row: Row, task: Task, first: float) -> Optimizer:
     }
     if row.optimizer == "trust-regions":
         return TrustRegions(**options)
-    # The first trial step is short, and the search may halve often: from a small start the cost falls steeply, and a
-    # step that jumps far from it forgets the start, on which the bias toward low rank rests.
-    return ConjugateGradient(**options, line_searcher=AdaptiveLineSearcher(initial_step_size=0.01, max_iterations=40))
+    return ConjugateGradient(**options, line_searcher=SmallStartLineSearcher())

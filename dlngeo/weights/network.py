@@ -227,8 +227,8 @@ def layers_of(weights: Weights) -> list[Any]:
         weights, biases = layers_of_model(weights)
         if biases:
             raise ValueError(
-                f"{len(biases)} of {len(weights)} layers have a bias, with which the network computes no matrix; build them "
-                "with bias=False, or pass [layer.weight for layer in model] to leave the biases out."
+                f"{len(biases)} of {len(weights)} layers have a bias, with which the network computes no matrix; build "
+                "them with bias=False, or pass [layer.weight for layer in model] to leave the biases out."
             )
     if isinstance(weights, Iterator):
         raise TypeError(f"weights are read more than once, a {type(weights).__name__} only once; pass list(...) of it.")
