@@ -21,6 +21,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
     from dlngeo.flows import gradient_flow as gradient_flow
     from dlngeo.flows import training_flow as training_flow
     from dlngeo.geomstats import DLNMetric as DLNMetric
+    from dlngeo.jobs.comparison import compare as compare
     from dlngeo.kernels import DepthKernel as DepthKernel
     from dlngeo.kernels import InfiniteDepthKernel as InfiniteDepthKernel
     from dlngeo.kernels import Kernel as Kernel
@@ -47,6 +48,7 @@ _HOMES = {  # public name → the module that it is imported from
     "balanced_weights": "dlngeo.weights.network",
     "balancing_flow": "dlngeo.flows",
     "check_kernel": "dlngeo.kernels",
+    "compare": "dlngeo.jobs.comparison",
     "describe": "dlngeo.flows",
     "end_to_end": "dlngeo.weights.network",
     "entropy": "dlngeo.thermodynamics.free_energy",

@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Figures", "depth_name", "figure_name", "json_depth", "replace", "save"]
+__all__ = ["Figures", "History", "depth_name", "figure_name", "json_depth", "replace", "save"]
 
 _FORMATS = ".png", ".pdf", ".svg"
 
@@ -50,6 +50,28 @@ class Figures:
         yield table
         if hidden := [" ".join(heading.split()) for heading in self._headings[count:]]:
             yield Text(f"Too narrow for: {', '.join(hidden)}.")
+
+
+class History:
+    """Records a path at iterations 0, 1, … 20 and then ever more sparsely, so that watching stays cheap."""
+
+    def __init__(self, *columns: str) -> None:
+        self._next = 0
+        self.columns: dict[str, list[Any]] = {name: [] for name in columns}
+
+    def add(self, iteration: int, values: Callable[[], Sequence[Any]]) -> None:
+        """Record the values, one for each column, if it is time; they are computed only then."""
+        if iteration < self._next:
+            return
+        self._next = max(iteration + 1, math.ceil(iteration * 1.04))
+        for column, value in zip(self.columns.values(), values(), strict=True):
+            column.append(value)
+
+    def close(self, iteration: int, values: Callable[[], Sequence[Any]]) -> None:
+        """Record the last iteration, unless it was."""
+        self._next = 0
+        if not (first := next(iter(self.columns.values()))) or first[-1] != iteration:
+            self.add(iteration, values)
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> Path:
