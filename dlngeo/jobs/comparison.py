@@ -171,6 +171,10 @@ def compare(
         raise ValueError("there are no seeds; give one at least.")
     if not callable(start):
         _check.positive(start, "start")
+    if patience is not None:
+        _check.positive_integer(patience, "patience")
+        if heldout is None:
+            raise ValueError("patience needs something to watch; pass held-out data as well.")
     tasks = [
         Task(space, solver, seed, posed(problem, spaces[space]), solvers[solver], start, patience)
         for space in spaces

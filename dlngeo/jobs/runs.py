@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pymanopt
 from pymanopt.autodiff import Function
+from pymanopt.manifolds import FixedRankEmbedded
 
 from dlngeo.flows.report import effective_rank
 from dlngeo.jobs.output import History
 from dlngeo.problems import MatrixCost, Record, solve
 from dlngeo.problems.monitor import error_on
 from dlngeo.pymanopt import Balanced, small_start
+from dlngeo.pymanopt.ambient import tangent_part_of_autodiff
 from dlngeo.weights.network import end_to_end
 
 __all__ = ["COLUMNS", "UNFINISHED", "Task", "measure", "posed"]
@@ -130,7 +132,18 @@ def posed(problem: Any, manifold: Any) -> Any:
                 f"the function takes {problem._num_arguments} arrays, points of {manifold} have {manifold.num_values}; "
                 "pass a function manifold → pymanopt.Problem, which may decorate one for each."
             )
-        return pymanopt.Problem(manifold, problem)
+        if type(manifold) is not FixedRankEmbedded:  # not a subclass, whose metric may be another
+            return pymanopt.Problem(manifold, problem)
+        slope = problem.get_gradient_operator()
+
+        @pymanopt.function.numpy(manifold)
+        def gradient(*point: Any) -> Any:
+            # Its own conversion divides by s_k² − s_l², which vanishes at small starts.
+            return type(manifold.zero_vector(point))(*tangent_part_of_autodiff(point, slope(*point))[0])
+
+        # The value alone, so that nobody asks autodiff for a Hessian, of which this manifold knows nothing.
+        value = pymanopt.function.numpy(manifold)(lambda *point: problem(*point))
+        return pymanopt.Problem(manifold, value, riemannian_gradient=gradient)
     if not callable(problem):
         raise TypeError(
             "the problem must be a cost of dlngeo.problems, a function decorated by pymanopt.function, or a function "
