@@ -16,10 +16,12 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
     from dlngeo.errors import KernelError as KernelError
     from dlngeo.errors import SingularError as SingularError
     from dlngeo.flows import balancing_flow as balancing_flow
+    from dlngeo.flows import describe as describe
     from dlngeo.flows import gradient_descent as gradient_descent
     from dlngeo.flows import gradient_flow as gradient_flow
     from dlngeo.flows import training_flow as training_flow
     from dlngeo.geomstats import DLNMetric as DLNMetric
+    from dlngeo.jobs.comparison import compare as compare
     from dlngeo.kernels import DepthKernel as DepthKernel
     from dlngeo.kernels import InfiniteDepthKernel as InfiniteDepthKernel
     from dlngeo.kernels import Kernel as Kernel
@@ -46,6 +48,8 @@ _HOMES = {  # public name → the module that it is imported from
     "balanced_weights": "dlngeo.weights.network",
     "balancing_flow": "dlngeo.flows",
     "check_kernel": "dlngeo.kernels",
+    "compare": "dlngeo.jobs.comparison",
+    "describe": "dlngeo.flows",
     "end_to_end": "dlngeo.weights.network",
     "entropy": "dlngeo.thermodynamics.free_energy",
     "free_energy": "dlngeo.thermodynamics.free_energy",

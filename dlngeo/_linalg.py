@@ -134,6 +134,15 @@ def haar(rng: np.random.Generator, shape: Sequence[int]) -> Array:
     return haar_from(rng.standard_normal(shape))
 
 
+def small_factors(m: int, n: int, rank: int, size: float, rng: Any) -> tuple[Array, Array, Array]:
+    """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal; see ``initial_point``."""
+    # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them: the
+    # figures of docs/bias.md and of the README start here.
+    sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
+    u, v = (np.linalg.qr(source.standard_normal((rank, side)).T)[0] for source, side in sources)
+    return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
+
+
 def haar_from(gauss: Array) -> Array:
     """Orthonormal columns, of Haar measure, from Gaussian matrices: QR with positive diagonal of R, which is unique."""
     if gauss.size == 0:

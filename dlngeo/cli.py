@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from typer import Argument, Option
 
-Output = Annotated[Path, Option(help="Folder for figure.png and result.json.")]
+Output = Annotated[Path, Option(help="Folder for the figure and result.json.")]
+Figure = Annotated[str, Option(help="Name of the figure, ending in .png, .pdf or .svg.")]
 Long = Annotated[
     bool | None,
     Option("--long/--wide", help="Lines of a table are (row, column, value), or rows.", show_default="recognised"),
@@ -33,8 +35,18 @@ _NOTHING = "interrupted before anything was done; nothing is written."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dlngeo {version('dlngeo')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     """Explore the Riemannian geometry of the deep linear network."""
     for stream in (sys.stdout, sys.stderr):  # letters that a terminal has not, and file names that are no text
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -83,6 +95,7 @@ def compare(
     index: Index = None,
     header: Header = None,
     output: Output = Path("dlngeo-compare"),
+    figure: Figure = "figure.png",
 ) -> None:
     """Complete a matrix with most of its entries missing, at several depths and by other methods.
 
@@ -90,18 +103,21 @@ def compare(
     when to stop; the errors reported are on entries that no method sees. Ctrl-C keeps what is done.
     """
     # Imported here so that --help does not wait for the compilers and solvers.
-    from dlngeo.jobs.compare import Settings, figure, table
+    from dlngeo.jobs.compare import Settings, table
     from dlngeo.jobs.compare import compare as run
+    from dlngeo.jobs.compare import figure as draw
     from dlngeo.jobs.load import photograph
     from dlngeo.jobs.low_rank import example
+    from dlngeo.jobs.output import figure_name
 
     with _refused():
+        figure_name(figure)
         settings = Settings(rank, _depths(depths), observed, start, iterations, patience, seed, optimizer)
         given = _read(data, long, index, header, picture=picture)
         matrix, beside = (photograph(), example(seed)) if given is None else (given, None)
     with _refused(), _progress(lambda name: iterations if "depth" in name else None) as tick:
         result = run(matrix, settings, beside, tick=tick)
-    _finish(result, output, table, figure)
+    _finish(result, output / figure, table, draw)
 
 
 @app.command()
@@ -124,7 +140,13 @@ def flow(
     observed: Annotated[float, Option(help="Fraction of the entries in the cost.")] = 1.0,
     start: Annotated[float, Option(help="Singular values of the start.")] = 1e-2,
     imbalance: Annotated[float, Option(help="Imbalance of the layers at the start, from 0 to 1.")] = 0.0,
-    time: Annotated[float, Option(help="Last time: N times that of the layers.")] = 500.0,
+    time: Annotated[
+        float | None,
+        Option(
+            help="Last time: N times that of the layers.",
+            show_default="until it comes to rest; 500 by descent",
+        ),
+    ] = None,
     step_size: Annotated[float, Option(help="Step of gradient descent, in the same time.")] = 0.05,
     size: Annotated[int, Option(help="Side of the random target.")] = 6,
     target_rank: Annotated[int, Option(help="Rank of the random target.")] = 3,
@@ -133,15 +155,19 @@ def flow(
     index: Index = None,
     header: Header = None,
     output: Output = Path("dlngeo-flow"),
+    figure: Figure = "figure.png",
 ) -> None:
     """Train towards a matrix at several depths, in continuous time or by gradient descent.
 
     Shows the singular values, the loss and the imbalance of the layers against time, and what the limit is: a
     minimiser, a saddle, or not yet one. Ctrl-C keeps what is done.
     """
-    from dlngeo.jobs.flow import Settings, figure, random_target, run, table
+    from dlngeo.jobs.flow import Settings, random_target, run, table
+    from dlngeo.jobs.flow import figure as draw
+    from dlngeo.jobs.output import figure_name
 
     with _refused():
+        figure_name(figure)
         chosen = _depths(depths or ("1,2,3,8,inf" if by == "metric" else "1,2,3,8"))
         settings = Settings(chosen, by, rank, observed, start, imbalance, time, step_size, seed)
         data = _read(target, long, index, header, whole=True)
@@ -149,7 +175,7 @@ def flow(
         name = f"random target of rank {target_rank}" if data is None else data.name
     with _refused(), _progress(lambda name: 100) as tick:
         result = run(matrix, name, settings, tick=lambda row, part: tick(row, 100 * part))
-    _finish(result, output, table, figure)
+    _finish(result, output / figure, table, draw)
 
 
 @app.command()
@@ -193,15 +219,19 @@ def sample(
     index: Index = None,
     header: Header = None,
     output: Output = Path("dlngeo-sample"),
+    figure: Figure = "figure.png",
 ) -> None:
     """Sample matrices from the Gibbs law of an energy, by Riemannian Langevin dynamics.
 
     Reports energy, entropy, free energy and singular values with standard errors and diagnostics, beside their exact
     values where these are known. Ctrl-C keeps what is done; with --checkpoint a run goes on bit for bit, killed or not.
     """
-    from dlngeo.jobs.sample import Settings, WorkerLostError, figure, run, table
+    from dlngeo.jobs.output import figure_name
+    from dlngeo.jobs.sample import Settings, WorkerLostError, run, table
+    from dlngeo.jobs.sample import figure as draw
 
     with _refused():
+        figure_name(figure)
         if target is not None and (energy is not None or shape is not None):
             raise ValueError("TARGET brings its energy and its shape; leave out --energy and --shape.")
         if target is None and energy == "target":
@@ -215,7 +245,9 @@ def sample(
         result = run(settings, matrix, name, checkpoint=checkpoint, tick=lambda done: tick("steps", done))
     again = "" if checkpoint is None else "The same command goes on from there."
     kept = f"interrupted after {result['n_steps']} of {settings.steps} steps."
-    _finish(result, output, table, figure, f"{kept} {again or 'To be able to go on, give a --checkpoint.'}", again)
+    _finish(
+        result, output / figure, table, draw, f"{kept} {again or 'To be able to go on, give a --checkpoint.'}", again
+    )
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -297,9 +329,9 @@ def _read(path: Path | None, long: bool | None, index: bool | None, header: bool
 
 def _finish(
     result: dict[str, Any],
-    output: Path,
+    picture: Path,
     table: Callable[[dict[str, Any]], Any],
-    figure: Callable[[dict[str, Any]], Any],
+    draw: Callable[[dict[str, Any]], Any],
     kept: str = "interrupted: the rows above were kept.",
     again: str = "",
 ) -> None:
@@ -316,10 +348,10 @@ def _finish(
             _fail(_NOTHING, code=130)
         _fail(f"nothing was done; nothing is written. {' '.join(result['notes'])}")
     try:  # to save comes before to print: the reader of a pipe may have gone
-        written = save(result, output, figure)
+        written = save(result, picture.parent, draw, picture.name)
     except OSError as error:
         _print(table(result))
-        _fail(f"cannot write to {output}: {error.strerror}. {again}")
+        _fail(f"cannot write to {picture.parent}: {error.strerror}. {again}")
     _print(table(result), *(f"wrote {path}" for path in written))
     if interrupted:
         _fail(kept, code=130)

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["compare_figure", "error_text", "flow_figure", "sample_figure"]
+__all__ = ["compare_figure", "comparison_figure", "error_text", "flow_figure", "sample_figure"]
 
 _COLUMN_INCHES = 1.9
 _FLOOR = "0.45", "--"
@@ -96,6 +96,41 @@ def _draw_matrix(part: SubFigure, result: dict[str, Any], columns: int, sides: d
 def error_text(error: float) -> str:
     """Return an error as tables and captions show it: three decimals, and two digits of small ones."""
     return f"{error:.3f}" if error >= 0.1 else f"{error:#.2g}"
+
+
+def comparison_figure(result: dict[str, Any]) -> Figure:
+    """Draw the result of :func:`dlngeo.compare`.
+
+    On the left the held-out error along each run, or the cost where nothing was held out, in one colour for each
+    manifold and optimizer; on the right the value at the best point of each run.
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    runs = [run for run in result["runs"] if run["history"]["iteration"]]
+    names = list(dict.fromkeys(f"{run['manifold']}, {run['optimizer']}" for run in runs))
+    colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, max(len(names), 1)))
+    column = "heldout_error" if any(run["heldout_error"] is not None for run in runs) else "cost"
+    for run in runs:
+        k = names.index(f"{run['manifold']}, {run['optimizer']}")
+        iterations = np.array(run["history"]["iteration"])
+        values = np.array(run["history"][column], dtype=float)  # None becomes NaN, which is not drawn
+        left.plot(np.maximum(iterations, 0.7), values, color=colors[k], alpha=0.7)
+        if run[column] is not None:
+            right.plot(run[column], k, "o", color=colors[k], alpha=0.7)
+    drawn = np.array([x for run in runs for x in run["history"][column] if x is not None])
+    if drawn.size and drawn.min() > 0:
+        left.set_yscale("log")
+        right.set_xscale("log")
+    label = "held-out error" if column == "heldout_error" else "cost"
+    left.set(xscale="log", xlabel="iterations or steps (the start at the left end)", ylabel=label)
+    right.set(xlabel=f"{label} at the best point", yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
+    for text, color in zip(right.set_yticklabels(names, parse_math=False, fontsize=9), colors, strict=False):
+        text.set_color(0.8 * color[:3])  # which is the legend of both sides
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    seeds = len({run["seed"] for run in runs})
+    figure.suptitle(_with_status(f"{len(runs)} runs, {seeds} seeds", result), fontsize=10)
+    return figure
 
 
 def flow_figure(result: dict[str, Any]) -> Figure:

@@ -22,7 +22,7 @@ ROWS = [
     {"plotting"},
     {"jobs"},
     {"cli"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 
 

@@ -54,6 +54,7 @@ class LimitKind(StrEnum):
 
     MINIMISER = "minimiser"  #: critical, and no direction of descent to second order
     SADDLE = "saddle"  #: critical on the matrices of its rank, but some direction goes down
+    CRITICAL = "critical"  #: one of the two, the Hessian not having been asked
     NOT_CONVERGED = "not converged"
 
 
@@ -64,15 +65,16 @@ class Limit:
     Attributes
     ----------
     kind : LimitKind
-        ``"minimiser"``, ``"saddle"`` or ``"not converged"``; a string.
+        ``"minimiser"``, ``"saddle"``, ``"critical"`` or ``"not converged"``; a string.
     rank : int
         Number k of singular values that have not vanished.
     gradient_norm : float
         Norm of the Euclidean gradient along the matrices of rank k.
     normal_gradient_norm : float
         Norm of the rest of it: what a higher rank could still lower.
-    least_eigenvalue : float
-        Of the Riemannian Hessian at rank k; its negative is the rate of escape, itself the rate of convergence.
+    least_eigenvalue : float or None
+        Of the Riemannian Hessian at rank k; its negative is the rate of escape, itself the rate of convergence. None
+        with ``hessian=False``.
     point : array, shape=[m, n]
         The point, truncated to rank k.
     """
@@ -81,7 +83,7 @@ class Limit:
     rank: int
     gradient_norm: float
     normal_gradient_norm: float
-    least_eigenvalue: float
+    least_eigenvalue: float | None
     point: np.ndarray
 
 
@@ -93,6 +95,7 @@ def classify_limit(
     *,
     rank_tolerance: float = 1e-3,
     tolerance: float = 1e-6,
+    hessian: bool = True,
 ) -> Limit:
     """Say what the end of a flow is: a minimiser, a saddle, or not yet a limit.
 
@@ -114,6 +117,8 @@ def classify_limit(
     tolerance : float
         Critical is a gradient below this, relative to the gradient at 0; a direction of descent has an eigenvalue below
         minus this, relative to the largest.
+    hessian : bool
+        Whether to compute the Hessian, which takes ``k(m + n − k)`` products with it and as many numbers squared.
 
     Returns
     -------
@@ -137,13 +142,15 @@ def classify_limit(
     scale = float(np.linalg.norm(returned(problem.euclidean_gradient(np.zeros_like(x)), x.shape, "the gradient at 0")))
     along = frame.project(gradient)
     gradient_norm, normal_norm = float(np.linalg.norm(along)), float(np.linalg.norm(gradient - along))
-    eigenvalues = hessian_eigenvalues(problem, point, depth, k)
+    eigenvalues = hessian_eigenvalues(problem, point, depth, k) if hessian else np.zeros(1)
     down = eigenvalues[0] < -tolerance * np.abs(eigenvalues).max() or (k < model and normal_norm > tolerance * scale)
     if gradient_norm > tolerance * scale:
         kind = LimitKind.NOT_CONVERGED
+    elif down:
+        kind = LimitKind.SADDLE
     else:
-        kind = LimitKind.SADDLE if down else LimitKind.MINIMISER
-    return Limit(kind, k, gradient_norm, normal_norm, float(eigenvalues[0]), point)
+        kind = LimitKind.MINIMISER if hessian else LimitKind.CRITICAL
+    return Limit(kind, k, gradient_norm, normal_norm, float(eigenvalues[0]) if hessian else None, point)
 
 
 def hessian_eigenvalues(
@@ -153,6 +160,9 @@ def hessian_eigenvalues(
 
     Where ``E′ = 0`` they are those of ``A^{1/2} E″ A^{1/2}``; at a critical point below full rank the curvature of the
     manifold adds its term. Near a minimiser ``dist(X, X*) ~ e^{−μt}`` and ``E − E* ~ e^{−2μt}`` with the least μ.
+
+    At infinite depth ``φ(σ, 0) = 0``: in the directions that leave the column or row space of a singular matrix nothing
+    moves, and the eigenvalues are those of the cost ``C ↦ E(U C Vᵀ)`` of invertible r×r matrices alone.
 
     Parameters
     ----------
@@ -169,9 +179,13 @@ def hessian_eigenvalues(
 
     Returns
     -------
-    array, shape=[r(m + n − r)]
+    array, shape=[r(m + n − r)], or [r²] at infinite depth
     """
     x = _check.real(x, "the point").astype(float)
+    r = min(x.shape) if rank is None else rank
+    if math.isinf(depth) and r < max(x.shape):
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        problem, x, rank = _Core(problem, u[:, :r], vt[:r]), np.diag(s[:r]), r
     frame = Frame.at(x, of_depth(depth, normalized), rank)
     left, _, right = np.linalg.svd(x, full_matrices=True)
     r, (m, n) = frame.rank, x.shape
@@ -183,6 +197,20 @@ def hessian_eigenvalues(
     momenta = np.stack([frame.metric(z) for z in orthonormal]).reshape(len(units), -1)
     matrix = momenta @ np.stack(images).reshape(len(units), -1).T
     return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+class _Core:
+    """The cost ``C ↦ E(U C Vᵀ)``."""
+
+    def __init__(self, problem: Any, u: np.ndarray, vt: np.ndarray) -> None:
+        self.problem, self.u, self.vt = problem, u, vt
+
+    def euclidean_gradient(self, c: np.ndarray) -> np.ndarray:
+        return self.u.T @ np.asarray(self.problem.euclidean_gradient(self.u @ c @ self.vt)) @ self.vt.T
+
+    def euclidean_hessian(self, c: np.ndarray, z: np.ndarray) -> np.ndarray:
+        whole = self.problem.euclidean_hessian(self.u @ c @ self.vt, self.u @ z @ self.vt)
+        return self.u.T @ np.asarray(whole) @ self.vt.T
 
 
 def observed_rate(t: Any, values: Any, *, tail: float = 0.5) -> float:

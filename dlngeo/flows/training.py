@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
+from dlngeo._autodiff import untraced
 from dlngeo._check import returned
 from dlngeo.flows.integrate import FlowStatus, Progress
 from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, UserFunction
 from dlngeo.flows.states import drops
-from dlngeo.weights.network import Weights, end_to_end, imbalance, layer_gradient, layers_of
+from dlngeo.weights.network import Weights, end_to_end, imbalance, is_stack, layer_gradient, layers_of
 
 __all__ = ["Descent", "LayerCourse", "Layout", "TrainingFlow", "gradient_descent", "training_flow"]
 
@@ -220,7 +221,7 @@ class Layout:
 
     def __init__(self, weights: Weights) -> None:
         layers = layers_of(weights)
-        self.stacked = not isinstance(weights, (list, tuple))
+        self.stacked = is_stack(weights)
         self.shapes = [tuple(w.shape) for w in layers]
         if any(len(shape) != 2 for shape in self.shapes):
             raise ValueError("one network at a time: a flow takes weights without batch axes.")
@@ -228,7 +229,7 @@ class Layout:
 
     def pack(self, weights: Weights) -> np.ndarray:
         """Return one vector, in doubles."""
-        y = np.concatenate([_check.real(w, "the weights").astype(float).ravel() for w in layers_of(weights)])
+        y = np.concatenate([_check.real(untraced(w), "the weights").astype(float).ravel() for w in layers_of(weights)])
         _check.finite(np, y, "the weights")
         return y
 

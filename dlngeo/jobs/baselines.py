@@ -44,14 +44,14 @@ def reweighted(task: Task, name: str, tick: Tick) -> Row:
     began, path, row = time.perf_counter(), Path(task), Row(name, unit="sweeps")
 
     def watch(sweep: Any, point: Point) -> None:
-        path.add(sweep.iteration, point, sweep.heldout_error, sweep.seconds)
+        path.visit(sweep.iteration, point, sweep.heldout_error, sweep.seconds)
         row.last, row.iterations = point, sweep.iteration
         tick(name, sweep.iteration)
 
     found = task.train.complete(heldout=task.validation, rng=task.seed, callback=watch)
     row.best, row.best_iteration = found.point, len(found.history)
     row.status, row.message = found.status, f"rank {found.rank}"
-    row.history, row.seconds = path.history, time.perf_counter() - began
+    row.history, row.seconds = path.columns, time.perf_counter() - began
     return row
 
 
@@ -77,13 +77,13 @@ def alternating_least_squares(task: Task, name: str, tick: Tick) -> Row:
                 right = _ridge_solve(by_col, left, ridge)
                 point = _svd_of_product(left, right)
                 error = task.validation.relative_error(point)
-                path.add(sweep, point, error, time.perf_counter() - began)
+                path.visit(sweep, point, error, time.perf_counter() - began)
                 stale = 0 if error < min(errors) * (1 - 1e-4) else stale + 1
                 errors.append(error)
                 if error < chosen:
                     chosen, row.best, row.best_iteration = error, point, sweep
-                    row.message, row.history = f"λ = {ridge:g} chosen on the validation entries", path.history
-                if row.history is path.history:
+                    row.message, row.history = f"λ = {ridge:g} chosen on the validation entries", path.columns
+                if row.history is path.columns:
                     row.last, row.iterations = point, sweep
                 done += 1
                 tick(name, done)

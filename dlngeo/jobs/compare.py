@@ -14,6 +14,7 @@ from rich.text import Text
 from threadpoolctl import threadpool_limits
 
 from dlngeo import _check
+from dlngeo.flows.report import effective_rank
 from dlngeo.jobs import baselines, methods
 from dlngeo.jobs.load import Data
 from dlngeo.jobs.output import Figures, depth_name, json_depth
@@ -227,15 +228,6 @@ def _described(row: methods.Row, split: _Split) -> dict[str, Any]:
         "history": row.history,
         "picture": _picture(split.mean + split.scale * ((u * s) @ vt)),
     }
-
-
-def effective_rank(s: np.ndarray) -> float:
-    """Exponential of the Shannon entropy of ``σ_k/Σσ``: r equal singular values count as r.
-
-    O. Roy, M. Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
-    """
-    p = s[s > 0] / s.sum()
-    return float(np.exp(-np.sum(p * np.log(p))))
 
 
 def _picture(matrix: np.ndarray) -> list[list[float | None]]:

@@ -30,6 +30,10 @@ SCHEMA = 1
 MAX_SIDE, MAX_LAYERS, MAX_STEPS = 300, 1000, 10**8
 _OUTPUTS = 200
 _MAX_TANGENT = 150  # the Hessian at the limit is computed up to this dimension
+# Where no time is given, flows go on from the first of these, ten times as long at a time, to the last: by steps that
+# grow with the time, or by explicit ones, of which the state is too large for others.
+_FIRST, _LAST, _LAST_EXPLICIT = 500.0, 1e12, 5e3
+_SMALL = 400  # numbers in a state, up to which an automatic method may take BDF
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Settings:
     observed: float = 1.0
     start: float = 1e-2
     imbalance: float = 0.0
-    time: float = 500.0
+    time: float | None = None
     step_size: float = 0.05
     seed: int = 0
 
@@ -61,11 +65,12 @@ class Settings:
             raise ValueError(f"the observed fraction must lie in (0, 1], got {self.observed:g}.")
         for name, low, high in (("start", 1e-100, 1e100), ("time", 0.0, math.inf), ("step_size", 0.0, math.inf)):
             value, words = getattr(self, name), name.replace("_", " ")
-            if not low < value < high:
+            if value is not None and not low < value < high:
                 raise ValueError(f"the {words} must be positive, and between {low:g} and {high:g}, got {value:g}.")
-        if self.by == "descent" and self.time / self.step_size > MAX_STEPS:
+        first = self.time or _FIRST
+        if self.by == "descent" and first / self.step_size > MAX_STEPS:
             raise ValueError(
-                f"time {self.time:g} takes {self.time / self.step_size:.3g} steps of {self.step_size:g}, above "
+                f"time {first:g} takes {first / self.step_size:.3g} steps of {self.step_size:g}, above "
                 f"{MAX_STEPS:g}; lower the time, or take longer steps."
             )
         if not 0 <= self.imbalance <= 1:
@@ -156,56 +161,102 @@ def _row(
     began = time.perf_counter()
     # The normalised time τ = N t; outputs are equally spaced in log τ, since small starts take long to leave.
     speed = 1.0 if math.isinf(depth) else depth
-    times = np.concatenate(([0.0], np.geomspace(settings.time * 1e-4, settings.time, _OUTPUTS)))
+    first, last = settings.time or _FIRST, settings.time or _LAST
+    times = np.concatenate(([0.0], np.geomspace(first * 1e-4, first, _OUTPUTS)))
     found: Any
-    gaps = None
     precisely: dict[str, Any] = {"cost": problem.cost, "rtol": 1e-9, "atol": 1e-11, "dense_output": False}
+
+    def done(t: float) -> None:
+        tick(name, t / last if settings.time else max(0.0, 1 + math.log10(max(t, 1e-99) / last) / 16))
+
     if settings.by == "metric":
         m, n = start.shape
         space = FixedRankMatrices(m, n, rank, equip=False).equip_with_metric(DLNMetric, depth=depth, normalized=True)
-        precisely["progress"] = lambda t: tick(name, t / settings.time)
-        found = gradient_flow(space, problem.euclidean_gradient, frames if depth >= 2 else start, times, **precisely)
-        clock, singular = found.t, found.singular_values
+        if rank * (m + n + 1) > _SMALL:  # the tolerance left open, it may go on by exponential steps
+            precisely["rtol"] = None
+        found = gradient_flow(
+            space, problem.euclidean_gradient, frames if depth >= 2 else start, times, progress=done, **precisely
+        )
+        clock = 1.0
     else:
         weights = _unbalanced(balanced_weights(start, int(depth), rank), settings.imbalance, rng)
+        clock = speed
         if settings.by == "layers":
-            precisely["progress"] = lambda t: tick(name, t * speed / settings.time)
-            found = training_flow(weights, problem.euclidean_gradient, times / speed, **precisely)
-            clock = found.t * speed
+            if sum(w.size for w in weights) > _SMALL:
+                last = min(last, settings.time or _LAST_EXPLICIT)
+            found = training_flow(
+                weights,
+                problem.euclidean_gradient,
+                times / speed,
+                progress=lambda t: done(t * speed),
+                **precisely,
+            )
         else:
-            n_steps = max(1, round(settings.time / settings.step_size))
-            done = 0
+            last, n_steps = first, max(1, round(first / settings.step_size))
+            evaluated = 0
 
             def gradient(x: np.ndarray) -> np.ndarray:
-                nonlocal done
-                done += 1
-                if done % 100 == 0:
-                    tick(name, min(1.0, done / n_steps))
+                nonlocal evaluated
+                evaluated += 1
+                if evaluated % 100 == 0:
+                    tick(name, min(1.0, evaluated / n_steps))
                 return problem.euclidean_gradient(x)
 
             step, every = settings.step_size / speed, max(1, n_steps // 2000)
             found = gradient_descent(weights, gradient, step, n_steps, cost=problem.cost, every=every)
-            clock = found.steps * settings.step_size
-        singular = np.linalg.svd(found.points, compute_uv=False)[:, :rank]
+            clock = settings.step_size
+    parts, limits = [found], [_limit(problem, found.points[-1], depth, rank)]
+    while parts[-1].status == "complete" and first < last and not _at_rest(limits):
+        parts.append(parts[-1].resume(np.geomspace(first, min(10 * first, last), _OUTPUTS // 4 + 1)[1:] / clock))
+        limits.append(_limit(problem, parts[-1].points[-1], depth, rank))
+        first *= 10
+    found, limit = parts[-1], limits[-1]
+    points = _joined([part.points for part in parts])
+    gaps = None
+    if settings.by == "metric":
+        singular = _joined([part.singular_values for part in parts])
+    else:
+        singular = np.linalg.svd(points, compute_uv=False)[:, :rank]
         if depth > 1:
-            gaps = [max(float(np.linalg.norm(g)) for g in imbalance(w)) for w in found.weights]
-    limit = None
-    if rank * (sum(start.shape) - rank) <= _MAX_TANGENT and np.any(found.points[-1]):
-        at = classify_limit(problem, found.points[-1], depth, rank)
-        limit = {"kind": str(at.kind), "rank": at.rank, "least_eigenvalue": at.least_eigenvalue}
+            layers = _joined([list(part.weights) for part in parts])
+            gaps = [max(float(np.linalg.norm(g)) for g in imbalance(w)) for w in layers]
+    counts = [part.steps if settings.by == "descent" else part.t for part in parts]
     return {
         "name": name,
         "depth": json_depth(depth),
         "status": str(found.status),
         "message": getattr(found, "message", ""),
-        "t": clock.tolist(),
-        "losses": found.losses.tolist(),
+        "t": (_joined(counts) * clock).tolist(),
+        "losses": _joined([part.losses for part in parts]).tolist(),
         "singular_values": singular.tolist(),
         "imbalance": gaps,
-        "relative_error": float(np.linalg.norm(found.points[-1] - target) / (np.linalg.norm(target) or 1.0)),
+        "relative_error": float(np.linalg.norm(points[-1] - target) / (np.linalg.norm(target) or 1.0)),
         "limit": limit,
         "seconds": time.perf_counter() - began,
     }
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Join what was measured on the parts of a path, each of which begins where the one before ends."""
+    if isinstance(parts[0], list):
+        return [*parts[0], *(x for part in parts[1:] for x in part[1:])]
+    return np.concatenate([parts[0], *(part[1:] for part in parts[1:])])
+
+
+def _limit(problem: MatrixCompletion, x: np.ndarray, depth: float, rank: int) -> dict[str, Any] | None:
+    """Say what a flow has come to, as JSON holds it; None at the zero matrix, which has no frame."""
+    if not np.any(x):
+        return None
+    hessian = rank * (sum(x.shape) - rank) <= _MAX_TANGENT
+    at = classify_limit(problem, x, depth, rank, hessian=hessian)
+    return {"kind": str(at.kind), "rank": at.rank, "least_eigenvalue": at.least_eigenvalue}
+
+
+def _at_rest(limits: list[dict[str, Any] | None]) -> bool:
+    """Whether a flow need go no further: a saddle must have held it for nine tenths of the time."""
+    found = [limit and (limit["kind"], limit["rank"]) for limit in limits[-2:]]
+    kind = found[-1] and found[-1][0]
+    return kind in ("minimiser", "critical") or (kind == "saddle" and found[-1] in found[:-1])
 
 
 def _unbalanced(weights: list[np.ndarray], size: float, rng: np.random.Generator) -> list[np.ndarray]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds import FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
-from pymanopt.optimizers.line_search import AdaptiveLineSearcher
 from pymanopt.optimizers.optimizer import Optimizer
 
+from dlngeo.jobs.output import History
 from dlngeo.kernels import InfiniteDepthKernel, RegularizedKernel
 from dlngeo.problems import MatrixCompletion, Record, Solution, solve
-from dlngeo.pymanopt import FixedRank, GradientFlow
+from dlngeo.pymanopt import FixedRank, GradientFlow, SmallStartLineSearcher
 
 __all__ = ["OPTIMIZERS", "Path", "Row", "Task", "embedded", "follow", "grown", "manifold"]
 
@@ -70,31 +70,28 @@ class Row:
     history: dict[str, list[Any]] = field(default_factory=dict)
 
 
-class Path:
-    """Records a path at iterations 0, 1, … 20 and then ever more sparsely, so that watching stays cheap."""
+class Path(History):
+    """The history of a row."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._next = 0
-        self.history: dict[str, list[Any]] = {
-            name: []
-            for name in ("iteration", "train_error", "validation_error", "test_error", "seconds", "singular_values")
-        }
+        super().__init__(
+            "iteration", "train_error", "validation_error", "test_error", "seconds", "singular_values"
+        )  # fmt: skip
 
-    def add(self, iteration: int, point: Point, validation_error: float, seconds: float) -> None:
-        if iteration < self._next:
-            return
-        self._next = max(iteration + 1, math.ceil(iteration * 1.04))
-        values = (
+    def visit(self, iteration: int, point: Point, validation_error: float, seconds: float) -> None:
+        task = self._task
+        self.add(
             iteration,
-            self._task.train.relative_error(point),
-            validation_error,
-            self._task.test.relative_error(point),
-            seconds,
-            np.pad(np.sort(point[1])[::-1], (0, self._task.rank))[: self._task.rank].tolist(),
+            lambda: (
+                iteration,
+                task.train.relative_error(point),
+                validation_error,
+                task.test.relative_error(point),
+                seconds,
+                np.pad(np.sort(point[1])[::-1], (0, task.rank))[: task.rank].tolist(),
+            ),
         )
-        for column, value in zip(self.history.values(), values, strict=True):
-            column.append(value)
 
 
 def manifold(task: Task, name: str, depth: float, optimizer: str, tick: Tick) -> Row:
@@ -114,7 +111,7 @@ def grown(task: Task, name: str, depth: float, tick: Tick) -> Row:
     path = Path(task)
 
     def watch(record: Record, point: Point) -> None:
-        path.add(record.iteration, point, record.heldout_error, record.seconds)
+        path.visit(record.iteration, point, record.heldout_error, record.seconds)
         tick(name, record.iteration)
 
     solution = task.train.follow(
@@ -138,7 +135,7 @@ def follow(task: Task, row: Row, space: Any, tick: Tick) -> Row:
     path = Path(task)
 
     def watch(record: Record, point: Point) -> None:
-        path.add(record.iteration, point, record.heldout_error, record.seconds)
+        path.visit(record.iteration, point, record.heldout_error, record.seconds)
         tick(row.name, record.iteration)
 
     problem, start = task.train.problem(space), task.train.initial_point(task.rank, task.start, task.seed)
@@ -156,7 +153,7 @@ def follow(task: Task, row: Row, space: Any, tick: Tick) -> Row:
 def _filled(row: Row, solution: Solution, path: Path) -> Row:
     row.status, row.iterations = solution.status, solution.iterations
     row.best_iteration, row.seconds = solution.best.iteration, solution.history[-1].seconds
-    row.best, row.last, row.history = solution.best_point, solution.point, path.history
+    row.best, row.last, row.history = solution.best_point, solution.point, path.columns
     return row
 
 
@@ -175,6 +172,4 @@ def _optimizer(row: Row, task: Task, first: float) -> Optimizer:
     }
     if row.optimizer == "trust-regions":
         return TrustRegions(**options)
-    # The first trial step is short, and the search may halve often: from a small start the cost falls steeply, and a
-    # step that jumps far from it forgets the start, on which the bias toward low rank rests.
-    return ConjugateGradient(**options, line_searcher=AdaptiveLineSearcher(initial_step_size=0.01, max_iterations=40))
+    return ConjugateGradient(**options, line_searcher=SmallStartLineSearcher())

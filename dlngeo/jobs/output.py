@@ -17,7 +17,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Figures", "depth_name", "json_depth", "replace", "save"]
+__all__ = ["Figures", "History", "depth_name", "figure_name", "json_depth", "replace", "save"]
+
+_FORMATS = ".png", ".pdf", ".svg"
 
 
 def json_depth(depth: float) -> float | str:
@@ -50,6 +52,28 @@ class Figures:
             yield Text(f"Too narrow for: {', '.join(hidden)}.")
 
 
+class History:
+    """Records a path at iterations 0, 1, … 20 and then ever more sparsely, so that watching stays cheap."""
+
+    def __init__(self, *columns: str) -> None:
+        self._next = 0
+        self.columns: dict[str, list[Any]] = {name: [] for name in columns}
+
+    def add(self, iteration: int, values: Callable[[], Sequence[Any]]) -> None:
+        """Record the values, one for each column, if it is time; they are computed only then."""
+        if iteration < self._next:
+            return
+        self._next = max(iteration + 1, math.ceil(iteration * 1.04))
+        for column, value in zip(self.columns.values(), values(), strict=True):
+            column.append(value)
+
+    def close(self, iteration: int, values: Callable[[], Sequence[Any]]) -> None:
+        """Record the last iteration, unless it was."""
+        self._next = 0
+        if not (first := next(iter(self.columns.values()))) or first[-1] != iteration:
+            self.add(iteration, values)
+
+
 def replace(path: Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, and move it there; and remove those of killed processes."""
     for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
@@ -69,15 +93,32 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def save(result: dict[str, Any], folder: str | Path, draw: Callable[[dict[str, Any]], Any]) -> tuple[Path, Path]:
-    """Write ``result.json`` and ``figure.png`` into a folder, made if need be, and return their paths.
+def figure_name(name: str) -> str:
+    """Return the name of a file for a figure, once its suffix is that of a format, in either case."""
+    if Path(name).name != name or Path(name).suffix.lower() not in _FORMATS or Path(name).stem.startswith("."):
+        raise ValueError(
+            f"the figure must be the name of a file in the output folder that ends in {', '.join(_FORMATS[:-1])} or "
+            f"{_FORMATS[-1]}, got {name!r}."
+        )
+    return name
 
-    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice. An
-    OSError tells that the folder cannot be written.
+
+def save(
+    result: dict[str, Any],
+    folder: str | Path,
+    draw: Callable[[dict[str, Any]], Any],
+    figure: str = "figure.png",
+) -> tuple[Path, Path]:
+    """Write ``result.json`` and the figure into a folder, made if need be, and return their paths.
+
+    The result is what JSON can hold. ``draw`` is given what was written, so that the file is known to suffice. The
+    suffix of ``figure`` tells its format: .png, .pdf or .svg. A ValueError tells that it is another, an OSError
+    that the folder cannot be written.
     """
+    figure_name(figure)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, allow_nan=False, ensure_ascii=False)
     written = replace(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-    figure = draw(json.loads(text))
-    return written, replace(folder / "figure.png", lambda path: figure.savefig(path, dpi=150))
+    picture = draw(json.loads(text))
+    return written, replace(folder / figure, lambda path: picture.savefig(path, dpi=150))

@@ -14,6 +14,7 @@ from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
+from dlngeo._linalg import small_factors
 from dlngeo.problems.monitor import Record, Solution, error_on, solve
 
 __all__ = ["MatrixCost", "Products", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
@@ -68,12 +69,7 @@ class MatrixCost(abc.ABC):
         smaller rank are the first columns of those of a larger one.
         """
         m, n = self.shape
-        rank = _check.rank(rank, m, n)
-        # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them:
-        # the figures of docs/bias.md and of the README start here.
-        sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
-        u, v = (np.linalg.qr(source.standard_normal((rank, size)).T)[0] for source, size in sources)
-        return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
+        return small_factors(m, n, _check.rank(rank, m, n), size, rng)
 
     def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
         """Pose the problem on a pymanopt manifold.

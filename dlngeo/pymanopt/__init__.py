@@ -9,6 +9,7 @@ from dlngeo.pymanopt.gradient_problem import GradientProblem
 from dlngeo.pymanopt.local import FixedRankModel
 from dlngeo.pymanopt.product import Product
 from dlngeo.pymanopt.pull_back import pull_back
+from dlngeo.pymanopt.small_start import SmallStartLineSearcher, small_start
 
 __all__ = [
     "Balanced",
@@ -19,9 +20,11 @@ __all__ = [
     "GradientFlowResult",
     "GradientProblem",
     "Product",
+    "SmallStartLineSearcher",
     "check_gradient",
     "check_hessian",
     "check_retraction",
     "from_geomstats",
     "pull_back",
+    "small_start",
 ]

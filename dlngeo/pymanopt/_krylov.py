@@ -105,7 +105,15 @@ class Krylov:
         return low
 
     def _extend(self, count: int) -> None:
-        for _ in range(min(count, self.most - len(self.alpha))):
+        try:
+            self._lanczos(min(count, self.most - len(self.alpha)))
+        finally:  # also where a product fails, so that what was found before serves
+            if self.alpha:
+                self._values, self._modes = eigh_tridiagonal(self.alpha, self.beta[:-1])
+                self._first, self._last = self._modes[0], self._modes[-1]
+
+    def _lanczos(self, count: int) -> None:
+        for _ in range(count):
             if self._next is None:
                 break
             vector = self._next
@@ -123,9 +131,6 @@ class Krylov:
             # Below round-off of what is in the space there is no direction left.
             size = max(map(abs, self.alpha)) + max(self.beta)
             self._next = image / beta if beta > 1e-14 * size and beta > 0 else None
-        if self.alpha:
-            self._values, self._modes = eigh_tridiagonal(self.alpha, self.beta[:-1])
-            self._first, self._last = self._modes[0], self._modes[-1]
 
 
 def _decay(values: np.ndarray, t: float) -> np.ndarray:

@@ -263,8 +263,9 @@ def _parts_of_autodiff(
     ev, etu = u @ read.p + read.left, vt.T @ read.q.T + read.right
     hv = d_du - ev * np.diagonal(z)  # H V Σ + E′ Z_r
     htu = d_dvt.T - etu @ z  # Hᵀ U Σ + E′ᵀ Z_l
-    columns = u.T @ hv - read.right.T @ z_right  # UᵀHV Σ
-    rows = (vt @ htu - read.left.T @ z_left).T  # Σ UᵀHV, of what is a function of the product
+    # By all of E′, not its parts: what Lanczos has grown in z_left along u, from round-off, is in the product as well.
+    columns = u.T @ hv - etu.T @ z_right  # UᵀHV Σ
+    rows = (vt @ htu - ev.T @ z_left).T  # Σ UᵀHV, of what is a function of the product
     two_sided = np.max(np.abs(read.p - read.q)) <= negligible
     k = np.zeros_like(z) if two_sided else symmetric((read.p - read.q) / s)
     misfit = columns / s - rows / s[:, None] - k @ z

@@ -2,7 +2,8 @@ r"""The parameters of a deep linear network: products, imbalance, balanced facto
 
 The weights ``W = (W_1, …, W_N)``, ``W_p`` of shape ``d_p × d_{p−1}``, compute the matrix ``X = W_N ⋯ W_1``. They are
 given, first layer first, as a sequence of N matrices of any widths, or stacked in one array of shape
-``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. Everything
+``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. A PyTorch
+``Sequential`` of ``Linear`` layers without biases stands for the list of its weights. Everything
 batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace). Derivatives, covectors and
 velocities of the product are arrays, shape=[..., d_N, d_0].
 
@@ -16,7 +17,7 @@ References
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
 from numbers import Integral, Real
@@ -26,6 +27,7 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo._linalg import haar
+from dlngeo.weights.model import is_model, layers_of_model
 
 __all__ = [
     "balanced_weights",
@@ -83,7 +85,7 @@ def imbalance(weights: Weights) -> Any:
     -------
     list of array, shape=[..., d_p, d_p], or array, shape=[..., N−1, d, d]
     """
-    if not isinstance(weights, (list, tuple)):
+    if is_stack(weights):
         (stack,) = _check.floating(weights)[1:]
         layers_of(stack)
         upper, lower = stack[..., 1:, :, :], stack[..., :-1, :, :]
@@ -221,13 +223,22 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
 
 def layers_of(weights: Weights) -> list[Any]:
     """Return the list of matrices of weights in either form, after checking that they fit together."""
-    if isinstance(weights, (list, tuple)):
+    if is_model(weights):
+        weights, biases = layers_of_model(weights)
+        if biases:
+            raise ValueError(
+                f"{len(biases)} of {len(weights)} layers have a bias, with which the network computes no matrix; build "
+                "them with bias=False, or pass [layer.weight for layer in model] to leave the biases out."
+            )
+    if isinstance(weights, Iterator):
+        raise TypeError(f"weights are read more than once, a {type(weights).__name__} only once; pass list(...) of it.")
+    if not is_stack(weights):
         if not weights:
             raise ValueError("there are no weights: give at least one matrix.")
         layers = list(_check.floating(*weights)[1:])
         for p, w in enumerate(layers, 1):
             if w.ndim < 2:
-                raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices.")
+                raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices, leave out biases.")
     else:
         (stack,) = _check.floating(weights)[1:]
         if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2]:
@@ -244,9 +255,14 @@ def layers_of(weights: Weights) -> list[Any]:
     return layers
 
 
+def is_stack(weights: Weights) -> bool:
+    """Whether weights are one array rather than a sequence of matrices or a model."""
+    return not (isinstance(weights, (list, tuple)) or is_model(weights))
+
+
 def stack_like(weights: Weights, layers: list[Any]) -> Any:
     """Return per-layer results in the form in which the weights came."""
-    if isinstance(weights, (list, tuple)):
+    if not is_stack(weights):
         return layers
     xp = _check.floating(layers[0])[0]
     return xp.stack(layers, axis=-3)

@@ -27,6 +27,22 @@ def regression(rng, m=3, n=4, samples=30):
     return QuadraticCost.from_data(a, b), a, b
 
 
+def test_infinite_depth_below_full_rank_sees_the_core_alone():
+    """φ(σ, 0) = 0 and φ(σ, τ) → σ², so that the rates at the minimum of ½‖X − T‖² are φ of the pairs."""
+    target = np.diag([2.0, 1.0, 0.0])
+    problem = QuadraticCost(target)
+    limit = classify_limit(problem, target + 1e-9 * np.eye(3), np.inf)
+    assert (limit.kind, limit.rank) == ("minimiser", 2)
+    between = 3 / (2 * np.log(2))
+    rates = hessian_eigenvalues(problem, target, np.inf, 2)
+    assert_allclose(rates, sorted([1, between, between, 4]), rtol=1e-9)
+    assert limit.least_eigenvalue == pytest.approx(1)
+    quick = classify_limit(problem, target, 3, hessian=False)
+    assert (quick.kind, quick.least_eigenvalue) == ("critical", None)
+    assert classify_limit(problem, 0.9 * target, 3, hessian=False).kind == "not converged"
+    assert classify_limit(problem, np.diag([2.0, 0.0, 0.0]), 3, hessian=False).kind == "saddle"
+
+
 # The cost.
 
 

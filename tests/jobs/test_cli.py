@@ -77,6 +77,32 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
     assert (tmp_path / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@over_commands
+@pytest.mark.parametrize(("name", "magic"), [("a.pdf", b"%PDF"), ("b.SVG", b"<?xml"), ("c.png", b"\x89PNG")])
+def test_the_suffix_tells_the_format_of_the_figure(tmp_path, command, name, magic):
+    result = succeed(command, *QUICK[command], "--figure", name, "--output", tmp_path)
+    assert (tmp_path / name).read_bytes()[: len(magic)] == magic
+    assert name in result.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "result.json"])
+
+
+@over_commands
+@pytest.mark.parametrize("name", ["a.gif", "a", ".png", "b/a.png", "../a.pdf"])
+def test_other_formats_are_refused_before_any_work(tmp_path, command, name, monkeypatch):
+    monkeypatch.setattr("dlngeo.cli._progress", None)
+    result = call(command, *QUICK[command], "--figure", name, "--output", tmp_path / "out")
+    assert_one_line_and_code_2(result, f".png, .pdf or .svg, got '{name}'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_version_is_printed_and_the_package_is_a_program():
+    run = subprocess.run([sys.executable, "-m", "dlngeo", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout == succeed("--version").stdout == f"dlngeo {dlngeo.__version__}\n"
+    assert "--depths" in subprocess.run(
+        [sys.executable, "-m", "dlngeo", "compare", "--help"], capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["[red][bogus=1]$x_{$.npy", "odd\udcff.npy"])
 def test_a_file_name_is_only_a_name(tmp_path, matrix, name):
     np.save(tmp_path / name, matrix)

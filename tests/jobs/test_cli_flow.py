@@ -61,6 +61,38 @@ def test_the_target_is_reached_and_the_limit_named():
     assert row["losses"][-1] == pytest.approx(1 / 18, rel=1e-6)  # half the square of the singular value left out
 
 
+@pytest.mark.parametrize("by", ["metric", "layers"])
+def test_with_no_time_each_depth_goes_on_until_it_rests(by):
+    """The model has a rank more than the target: what is too much falls like a power of time, the slower the deeper."""
+    target = random_target(3, 2, seed=0)
+    depths = (1, 2, 3, 8, *([np.inf] if by == "metric" else []))
+    rows = run(target, "", Settings(depths, by))["rows"]
+    assert [row["depth"] for row in rows] == [1, 2, 3, 8, *(["inf"] if by == "metric" else [])]
+    for row in rows:
+        assert (row["status"], row["limit"]["kind"], row["limit"]["rank"]) == ("complete", "minimiser", 2)
+        assert row["losses"][-1] < 1e-5
+        assert np.all(np.diff(row["t"]) > 0)
+        assert len(row["t"]) == len(row["losses"]) == len(row["singular_values"])
+    lasts = [row["t"][-1] for row in rows]
+    assert lasts == sorted(lasts)
+    assert lasts[3] > 1e5
+    fixed = run(target, "", Settings((8,), by, time=500.0))["rows"][0]
+    assert (fixed["t"][-1], fixed["limit"]["kind"]) == (pytest.approx(500), "not converged")
+    np.testing.assert_allclose(fixed["losses"], rows[3]["losses"][: len(fixed["losses"])])
+
+
+def test_a_flow_that_ends_at_a_saddle_says_so():
+    """From the other sign of the determinant, no flow in the metric of even depth reaches the target."""
+    limits = [run(np.eye(3), "", Settings((4,), seed=seed))["rows"][0]["limit"] for seed in range(3)]
+    assert {(limit["kind"], limit["rank"]) for limit in limits} == {("minimiser", 3), ("saddle", 2)}
+
+
+def test_a_large_target_rests_at_a_critical_point():
+    target = random_target(20, 2, seed=0)
+    (row,) = run(target, "", Settings((2,), rank=20))["rows"]
+    assert row["limit"] == {"kind": "critical", "rank": 2, "least_eigenvalue": None}
+
+
 def test_a_target_from_a_file_and_a_part_of_its_entries(tmp_path):
     np.savetxt(tmp_path / "a.csv", np.arange(12.0).reshape(4, 3), delimiter=",")
     succeed("flow", tmp_path / "a.csv", *QUICK["flow"][4:], "--rank", 1, "--observed", 0.7, "--output", tmp_path)
@@ -84,6 +116,7 @@ def test_a_target_from_a_file_and_a_part_of_its_entries(tmp_path):
         (["--start", "0"], "start must be positive"),
         (["--time", "-1"], "time must be positive"),
         (["--time", "nan"], "time must be positive"),
+        (["--figure", "a.gif"], "ends in .png, .pdf or .svg, got 'a.gif'"),
         (["--by", "descent", "--step-size", "0"], "step size must be positive"),
         (["--rank", "9"], "rank 9 exceeds"),
         (["--target-rank", "9"], "rank 9 exceeds"),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import dlngeo.jobs.baselines as baselines
 import dlngeo.jobs.methods as methods
 from dlngeo.cli import app
-from dlngeo.jobs.compare import Settings, compare, effective_rank, table
+from dlngeo.jobs.compare import Settings, compare, table
 from dlngeo.jobs.load import Data
 from dlngeo.jobs.low_rank import low_rank
 from dlngeo.jobs.output import save
@@ -318,11 +318,6 @@ def test_each_optimizer_moves_the_depths_and_says_so():
         assert title.endswith(f"depths by {words}")
         assert f"Depths: by {words}." in printed(result)
     assert len(set(found.values())) == len(methods.OPTIMIZERS)
-
-
-def test_effective_rank_counts_equal_singular_values():
-    assert effective_rank(np.array([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
-    assert effective_rank(np.array([1.0, 1e-9])) == pytest.approx(1, abs=1e-6)
 
 
 def drawn(figure):

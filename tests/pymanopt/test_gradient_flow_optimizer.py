@@ -26,13 +26,24 @@ import dlngeo
 from dlngeo import Kernel
 from dlngeo.geomstats import FixedRankMatrices, SpectralMetric
 from dlngeo.problems import LowRankApproximation, MatrixCompletion
-from dlngeo.pymanopt import Balanced, FixedRank, GradientFlow, from_geomstats
+from dlngeo.pymanopt import Balanced, FixedRank, GradientFlow, from_geomstats, small_start
 from dlngeo.pymanopt.following import Follower
 from dlngeo.pymanopt.model import displacement
 
 METRICS = [1, 1.5, 2, 3, 8, Quadratic()]
 SHAPES = [(3, 3, [1.2, 0.7, 0.3]), (4, 3, [1.1, 0.4]), (3, 4, [0.9, 0.5, 0.2])]
 CASES = [(metric, *shape) for metric in METRICS for shape in SHAPES] + [(math.inf, *SHAPES[0])]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_costs_by_autodiff_bear_the_round_off_of_late_lanczos_vectors(depth, seed):
+    target, manifold = np.diag([3.0, 1.0, 0.0]), FixedRank(3, 3, 2, depth)
+    cost = pymanopt.function.autograd(manifold)(lambda u, s, vt: anp.sum(((u * s) @ vt - target) ** 2) / 2)
+    start = small_start(manifold, 1e-3, seed)
+    result = GradientFlow(max_iterations=60).run(pymanopt.Problem(manifold, cost), initial_point=start)
+    assert "min grad norm" in result.stopping_criterion
+    assert_allclose(np.sort(result.point[1]), [1, 3], atol=1e-4)
 
 
 class Entries:
