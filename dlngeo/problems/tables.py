@@ -1,0 +1,212 @@
+r"""Offsets and low rank: what a table with rows and columns of unlike size is completed by.
+
+A matrix of low rank is sought in what the offsets of rows and columns leave of the values,
+
+.. math:: x_{ij} = \mu + a_i + b_j + (L R^T)_{ij} + \text{noise} .
+
+Offsets are shrunken means: the fewer entries, the more. They are Gaussian of variances that the values tell,
+
+.. math:: a_i = \frac{\sum_j (x_{ij} - \mu - b_j)}{n_i + \sigma^2/\tau^2},
+
+by expectation and maximisation for ``τ²`` of rows and of columns and for ``σ²`` [1]_. The low rank is that of
+:meth:`~dlngeo.problems.MatrixCompletion.complete`, or the mean of the Gibbs law of two layers and offsets, see
+:mod:`dlngeo.problems._layers`.
+
+References
+----------
+.. [1] G. K. Robinson, "That BLUP is a good thing: the estimation of random effects", Statistical Science 6 (1991).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from dlngeo import _check
+from dlngeo.problems._layers import sample_layers
+from dlngeo.problems.completion import MatrixCompletion
+
+__all__ = ["METHODS", "FittedTable", "fit_table"]
+
+Array = np.ndarray
+METHODS = ("offsets", "complete", "posterior")
+_BURN_IN, _DRAWS = 30, 60
+_STEPS, _TOLERANCE = 200, 1e-6
+_EXACT = 1e-12  # what offsets leave of the spread and is round-off
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A completed table.
+
+    Attributes
+    ----------
+    method : str
+        By what it was fitted, see :func:`fit_table`.
+    mean : float
+        The number μ.
+    row_offsets, column_offsets : array, shape=[m + 1], [n + 1]
+        The last is that of a row or column without entries; so in the factors.
+    left, right : array, shape=[m + 1, k], [n + 1, k]
+        Factors of ``L Rᵀ``. Those of a posterior mean are the layers of all draws, beside one another.
+    rank : int
+        Rank of the matrix without its offsets; of a posterior that of each draw.
+    noise : float
+        Variance of the noise, as the fit estimates it: what is left, for each degree of freedom.
+    heldout : dict of str to array
+        Errors of each method on the entries held out to choose among them; empty where there was no choice.
+    """
+
+    method: str
+    mean: float
+    row_offsets: Array = field(repr=False)
+    column_offsets: Array = field(repr=False)
+    left: Array = field(repr=False)
+    right: Array = field(repr=False)
+    rank: int
+    noise: float
+    heldout: dict[str, Array] = field(repr=False, default_factory=dict)
+
+    def at(self, rows: Array, columns: Array) -> Array:
+        """Evaluate entries; the row or column −1 is one of which nothing is known."""
+        out = self.mean + self.row_offsets[rows] + self.column_offsets[columns]
+        for part in np.array_split(np.arange(len(out)), 1 + len(out) * self.left.shape[1] // 10_000_000):
+            out[part] += np.einsum("kc,kc->k", self.left[rows[part]], self.right[columns[part]])
+        return out
+
+    def dense(self) -> Array:
+        """Evaluate the m×n matrix."""
+        low = self.left[:-1] @ self.right[:-1].T
+        return self.mean + self.row_offsets[:-1, None] + self.column_offsets[None, :-1] + low
+
+
+def fit_table(
+    problem: MatrixCompletion,
+    method: str = "auto",
+    *,
+    depth: float = 4,
+    rank: int | None = None,
+    features: int = 20,
+    rng: Any = None,
+) -> FittedTable:
+    r"""Complete a table by offsets of rows and columns, and a matrix of low rank.
+
+    Parameters
+    ----------
+    problem : MatrixCompletion
+        The observed entries.
+    method : str
+        ``"offsets"``: shrunken means of rows and columns alone, ``"complete"``: besides, what
+        :meth:`~dlngeo.problems.MatrixCompletion.complete` finds in what they leave, ``"posterior"``: the mean of the
+        Gibbs law of offsets and two layers; ``"auto"`` holds out a tenth of the entries, and takes the method with
+        the least error on them.
+    depth : float
+        Depth of ``"complete"``.
+    rank : int, optional
+        Largest rank of ``"complete"``, by default any; width of the layers of ``"posterior"``, by default 10, and at
+        most ``min(m, n) − 1``.
+    features : int
+        Number of singular vectors of the pattern of known entries from which ``"posterior"`` learns; at most a
+        twentieth of ``min(m, n)``.
+    rng : numpy.random.Generator or int, optional
+        Source of randomness, or its seed.
+
+    Returns
+    -------
+    FittedTable
+        The completed table.
+
+    Raises
+    ------
+    ValueError
+        If the method is none of these, or rank or depth are not possible.
+    """
+    if method not in (*METHODS, "auto"):
+        raise ValueError(f"method must be one of {(*METHODS, 'auto')}, got {method!r}.")
+    generator = np.random.default_rng(rng)
+    most = None if rank is None else min(_check.positive_integer(rank, "rank"), *problem.shape)
+    features = _check.integer(features, "features", 0)
+    if method != "auto":
+        base = _offsets(problem)
+        if method == "complete":
+            return _completed(problem, base, depth, most, generator)
+        return base if method == "offsets" else _posterior(problem, base, most, features, generator)
+    options: dict[str, Any] = {"depth": depth, "rank": rank, "features": features, "rng": generator}
+    if round(_HELD_OUT * len(problem)) == 0:
+        return fit_table(problem, "offsets", **options)
+    train, heldout = problem.split(_HELD_OUT, generator)
+    errors = {
+        name: fit_table(train, name, **options).at(heldout.rows, heldout.cols) - heldout.values for name in METHODS
+    }
+    best = min(METHODS, key=lambda name: float(errors[name] @ errors[name]))
+    return replace(fit_table(problem, best, **options), heldout=errors)
+
+
+def _offsets(problem: MatrixCompletion) -> FittedTable:
+    """Shrunken means, by expectation and maximisation; variances are taken for independent given the others."""
+    places, values = (problem.rows, problem.cols), np.asarray(problem.values, np.float64)
+    counts = [np.bincount(p, minlength=size) for p, size in zip(places, problem.shape, strict=True)]
+    mean, noise = float(values.mean()), float(values.var())
+    offsets, spreads = [np.zeros(size) for size in problem.shape], [noise / 4] * 2
+    last = math.inf
+    for _ in range(_STEPS):
+        if noise <= (_EXACT * max(1.0, abs(mean))) ** 2 or abs(noise - last) <= _TOLERANCE * noise:
+            break
+        last, extra = noise, 0.0
+        for k in (0, 1):
+            rest = values - mean - offsets[1 - k][places[1 - k]]
+            if spreads[k] <= _EXACT * noise:  # no offsets of this side
+                offsets[k] = np.zeros(problem.shape[k])
+                continue
+            width = counts[k] + noise / spreads[k]
+            offsets[k] = np.bincount(places[k], rest, problem.shape[k]) / width
+            known = counts[k] > 0
+            spreads[k] = float(np.mean(offsets[k][known] ** 2 + noise / width[known]))
+            extra += noise * float(np.sum(counts[k] / width))
+        error = values - mean - offsets[0][places[0]] - offsets[1][places[1]]
+        shift = float(error.mean())
+        mean += shift
+        noise = (float(np.sum((error - shift) ** 2)) + extra) / len(values)
+    ends = [np.append(side, 0.0) for side in offsets]
+    empty = [np.zeros((size + 1, 0)) for size in problem.shape]
+    return FittedTable("offsets", mean, *ends, *empty, 0, noise)
+
+
+def _completed(
+    problem: MatrixCompletion, base: FittedTable, depth: float, most: int | None, rng: np.random.Generator
+) -> FittedTable:
+    rest = problem.values - base.at(problem.rows, problem.cols)
+    spread = float(np.sqrt(np.mean(np.square(problem.values))))
+    if np.max(np.abs(rest)) <= _EXACT * spread:
+        return replace(base, method="complete")
+    found = MatrixCompletion(problem.rows, problem.cols, rest, problem.shape).complete(most, depth=depth, rng=rng)
+    u, s, vt = found.point
+    left, right = (np.vstack((side, np.zeros((1, len(s))))) for side in (u * s, vt.T))
+    fitted = replace(base, method="complete", left=left, right=right, rank=len(s))
+    squares = float(np.sum((problem.values - fitted.at(problem.rows, problem.cols)) ** 2))
+    (m, n), count = problem.shape, len(problem)
+    freedom = max(count - len(s) * (m + n - len(s)), count / 10)  # shrunken singular values count for less than one
+    return replace(fitted, noise=squares / freedom)
+
+
+def _posterior(
+    problem: MatrixCompletion, base: FittedTable, most: int | None, features: int, rng: np.random.Generator
+) -> FittedTable:
+    mean, scale = float(np.mean(problem.values)), float(np.std(problem.values))
+    rank = min(most or 10, min(problem.shape) - 1)
+    if rank < 1 or scale <= _EXACT * max(1.0, abs(mean)):
+        return replace(base, method="posterior")
+    indptr = problem.pattern.indptr
+    matrix = scipy.sparse.csr_array(((problem.values - mean) / scale, problem.cols, indptr), problem.shape)
+    left, right, noise = sample_layers(matrix, rank, features, _DRAWS, _BURN_IN, rng)
+    offsets = (scale * side[:, :, rank].mean(axis=1, dtype=np.float64) for side in (left, right))
+    factors = (
+        math.sqrt(scale / _DRAWS) * side[:, :, :rank].reshape(len(side), -1).astype(np.float64)
+        for side in (left, right)
+    )
+    return FittedTable("posterior", mean, *offsets, *factors, rank, scale**2 * noise)
