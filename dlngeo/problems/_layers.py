@@ -25,7 +25,6 @@ import numba
 import numpy as np
 import scipy.linalg
 import scipy.sparse
-from scipy.stats import wishart
 
 __all__ = ["sample_layers"]
 
@@ -85,11 +84,13 @@ def _prior(layer: Array, features: Array, rng: np.random.Generator) -> tuple[Arr
     size = layer.shape[1]
     gram = features.T @ features + np.eye(features.shape[1])
     centre = np.linalg.solve(gram, features.T @ layer)
-    scale = np.linalg.inv(np.eye(size) + layer.T @ layer - centre.T @ gram @ centre)
-    precision = np.atleast_2d(wishart.rvs(size + len(layer), (scale + scale.T) / 2, random_state=rng))
+    scatter = np.linalg.cholesky(np.eye(size) + layer.T @ layer - centre.T @ gram @ centre)
+    # Wishart by Bartlett's decomposition; any root of the scale will do, here that of the scatter, inverted.
+    bartlett = np.diag(np.sqrt(rng.chisquare(size + len(layer) - np.arange(size))))
+    bartlett += np.tril(rng.standard_normal((size, size)), -1)
+    root = scipy.linalg.solve_triangular(scatter, bartlett, lower=True, trans="T")
     left = scipy.linalg.solve_triangular(np.linalg.cholesky(gram).T, rng.standard_normal(centre.shape))
-    right = scipy.linalg.solve_triangular(np.linalg.cholesky(precision), np.eye(size), lower=True)
-    return centre + left @ right, precision
+    return centre + left @ np.linalg.inv(root), root @ root.T
 
 
 def sample_layers(

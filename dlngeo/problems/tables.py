@@ -172,9 +172,9 @@ def _offsets(problem: MatrixCompletion) -> FittedTable:
         shift = float(error.mean())
         mean += shift
         noise = (float(np.sum((error - shift) ** 2)) + extra) / len(values)
-    ends = [np.append(side, 0.0) for side in offsets]
-    empty = [np.zeros((size + 1, 0)) for size in problem.shape]
-    return FittedTable("offsets", mean, *ends, *empty, 0, noise)
+    a, b = (np.append(side, 0.0) for side in offsets)
+    left, right = (np.zeros((size + 1, 0)) for size in problem.shape)
+    return FittedTable("offsets", mean, a, b, left, right, 0, noise)
 
 
 def _completed(
@@ -204,9 +204,9 @@ def _posterior(
     indptr = problem.pattern.indptr
     matrix = scipy.sparse.csr_array(((problem.values - mean) / scale, problem.cols, indptr), problem.shape)
     left, right, noise = sample_layers(matrix, rank, features, _DRAWS, _BURN_IN, rng)
-    offsets = (scale * side[:, :, rank].mean(axis=1, dtype=np.float64) for side in (left, right))
-    factors = (
+    a, b = (scale * side[:, :, rank].mean(axis=1, dtype=np.float64) for side in (left, right))
+    left, right = (
         math.sqrt(scale / _DRAWS) * side[:, :, :rank].reshape(len(side), -1).astype(np.float64)
         for side in (left, right)
     )
-    return FittedTable("posterior", mean, *offsets, *factors, rank, scale**2 * noise)
+    return FittedTable("posterior", mean, a, b, left, right, rank, scale**2 * noise)
