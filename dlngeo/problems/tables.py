@@ -30,14 +30,15 @@ from dlngeo import _check
 from dlngeo.problems._layers import sample_layers
 from dlngeo.problems.completion import MatrixCompletion
 
-__all__ = ["METHODS", "FittedTable", "fit_table"]
+__all__ = ["METHODS", "FittedTable", "fit_table", "held_out_errors"]
 
 Array = np.ndarray
-METHODS = ("offsets", "complete", "posterior")
+METHODS = ("offsets", "flow", "complete", "posterior")
 _BURN_IN, _DRAWS = 30, 60
 _STEPS, _TOLERANCE = 200, 1e-6
 _EXACT = 1e-12  # what offsets leave of the spread and is round-off
 _HELD_OUT = 0.1
+_PATIENCE = 15  # steps of a flow without a lower error on entries held out
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,13 @@ def fit_table(
     problem : MatrixCompletion
         The observed entries.
     method : str
-        ``"offsets"``: shrunken means of rows and columns alone, ``"complete"``: besides, what
-        :meth:`~dlngeo.problems.MatrixCompletion.complete` finds in what they leave, ``"posterior"``: the mean of the
-        Gibbs law of offsets and two layers; ``"auto"`` holds out a tenth of the entries, and takes the method with
-        the least error on them.
+        ``"offsets"``: shrunken means of rows and columns alone; ``"complete"``: besides, what
+        :meth:`~dlngeo.problems.MatrixCompletion.complete` finds in what they leave; ``"flow"``: there the flow of
+        :meth:`~dlngeo.problems.MatrixCompletion.follow`, stopped by a tenth of the entries; ``"posterior"``: the mean
+        of the Gibbs law of offsets and two layers; ``"auto"``: the one of least error on a tenth of the entries, which
+        are held out, fitted to all.
     depth : float
-        Depth of ``"complete"``.
+        Depth of ``"complete"`` and of ``"flow"``, which has no infinite one.
     rank : int, optional
         Largest rank of ``"complete"``, by default any; width of the layers of ``"posterior"``, by default 10, and at
         most ``min(m, n) − 1``.
@@ -131,20 +133,59 @@ def fit_table(
     generator = np.random.default_rng(rng)
     most = None if rank is None else min(_check.positive_integer(rank, "rank"), *problem.shape)
     features = _check.integer(features, "features", 0)
-    if method != "auto":
-        base = _offsets(problem)
-        if method == "complete":
-            return _completed(problem, base, depth, most, generator)
-        return base if method == "offsets" else _posterior(problem, base, most, features, generator)
-    options: dict[str, Any] = {"depth": depth, "rank": rank, "features": features, "rng": generator}
-    if round(_HELD_OUT * len(problem)) == 0:
-        return fit_table(problem, "offsets", **options)
-    train, heldout = problem.split(_HELD_OUT, generator)
-    errors = {
-        name: fit_table(train, name, **options).at(heldout.rows, heldout.cols) - heldout.values for name in METHODS
-    }
-    best = min(METHODS, key=lambda name: float(errors[name] @ errors[name]))
-    return replace(fit_table(problem, best, **options), heldout=errors)
+    if method == "auto":
+        options: dict[str, Any] = {"depth": depth, "rank": rank, "features": features, "rng": generator}
+        if round(_HELD_OUT * len(problem)) == 0:
+            return fit_table(problem, "offsets", **options)
+        errors = held_out_errors(problem, **options)[1]
+        best = min(errors, key=lambda name: float(errors[name] @ errors[name]))
+        return replace(fit_table(problem, best, **options), heldout=errors)
+    base = _offsets(problem)
+    if method == "offsets":
+        return base
+    if method == "posterior":
+        return _posterior(problem, base, most, features, generator)
+    return _with_low_rank(problem, base, method, depth, most, generator)
+
+
+def held_out_errors(
+    problem: MatrixCompletion, folds: int | None = None, *, depth: float = 4, rng: Any = None, **options: Any
+) -> tuple[Array, dict[str, Array]]:
+    """Predict entries by each method from the others.
+
+    Parameters
+    ----------
+    folds : int, optional
+        Number of parts, each of which is predicted from the others; by default a tenth from the rest, and no more.
+    depth, rng, **options
+        As in :func:`fit_table`.
+
+    Returns
+    -------
+    places : array of int, shape=[k, n]
+        The entries held out, part by part.
+    errors : dict of str to array, shape=[k n]
+        The errors of each method there. A flow has no infinite depth, and is left out there.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer entries than parts.
+    """
+    generator = np.random.default_rng(rng)
+    order, size = generator.permutation(len(problem)), len(problem) // (folds or round(1 / _HELD_OUT))
+    if size == 0 or (folds is not None and folds < 2):
+        raise ValueError(f"{len(problem)} entries do not give {folds or 10} parts; take two or more, or more entries.")
+    places = order[: size * (folds or 1)].reshape(-1, size)
+    errors: dict[str, list[Array]] = {name: [] for name in METHODS if name != "flow" or math.isfinite(depth)}
+    entries = problem.rows, problem.cols, np.asarray(problem.values, np.float64)
+    for held in places:
+        rest = np.setdiff1d(order, held)
+        train = MatrixCompletion(entries[0][rest], entries[1][rest], entries[2][rest], problem.shape)
+        for name, found in errors.items():
+            fitted = fit_table(train, name, depth=depth, rng=generator, **options)
+            found.append(fitted.at(entries[0][held], entries[1][held]) - entries[2][held])
+    return places, {name: np.concatenate(found) for name, found in errors.items()}
 
 
 def _offsets(problem: MatrixCompletion) -> FittedTable:
@@ -177,17 +218,24 @@ def _offsets(problem: MatrixCompletion) -> FittedTable:
     return FittedTable("offsets", mean, a, b, left, right, 0, noise)
 
 
-def _completed(
-    problem: MatrixCompletion, base: FittedTable, depth: float, most: int | None, rng: np.random.Generator
+def _with_low_rank(
+    problem: MatrixCompletion, base: FittedTable, method: str, depth: float, most: int | None, rng: np.random.Generator
 ) -> FittedTable:
+    """Add a matrix of low rank in what the offsets leave."""
     rest = problem.values - base.at(problem.rows, problem.cols)
-    spread = float(np.sqrt(np.mean(np.square(problem.values))))
-    if np.max(np.abs(rest)) <= _EXACT * spread:
-        return replace(base, method="complete")
-    found = MatrixCompletion(problem.rows, problem.cols, rest, problem.shape).complete(most, depth=depth, rng=rng)
-    u, s, vt = found.point
-    left, right = (np.vstack((side, np.zeros((1, len(s))))) for side in (u * s, vt.T))
-    fitted = replace(base, method="complete", left=left, right=right, rank=len(s))
+    spread = float(np.sqrt(np.mean(rest**2)))
+    if spread <= _EXACT * float(np.sqrt(np.mean(np.square(problem.values)))):
+        return replace(base, method=method)
+    left_over = MatrixCompletion(problem.rows, problem.cols, rest / spread, problem.shape)
+    if method == "complete":
+        u, s, vt = left_over.complete(most, depth=depth, rng=rng).point
+    elif len(problem) * _HELD_OUT < 1:
+        return replace(base, method=method)
+    else:
+        train, heldout = left_over.split(_HELD_OUT, rng)
+        u, s, vt = train.follow(depth, heldout=heldout, patience=_PATIENCE).best_point
+    left, right = (np.vstack((side, np.zeros((1, len(s))))) for side in (u * (spread * s), vt.T))
+    fitted = replace(base, method=method, left=left, right=right, rank=len(s))
     squares = float(np.sum((problem.values - fitted.at(problem.rows, problem.cols)) ** 2))
     (m, n), count = problem.shape, len(problem)
     freedom = max(count - len(s) * (m + n - len(s)), count / 10)  # shrunken singular values count for less than one

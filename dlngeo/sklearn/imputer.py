@@ -42,7 +42,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    method : {"complete", "posterior", "offsets", "auto"}
+    method : {"complete", "flow", "posterior", "offsets", "auto"}
         How the row space is found, see :class:`~dlngeo.sklearn.PairRegressor`.
     depth : float
         Depth N ≥ 2 of ``"complete"``, or ``inf``.

@@ -24,11 +24,11 @@ class PairRegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    method : {"posterior", "complete", "offsets", "auto"}
+    method : {"posterior", "complete", "flow", "offsets", "auto"}
         ``"posterior"``: the mean of the Gibbs law of two layers and offsets, which learns too from which pairs are
         known; ``"complete"``: damped offsets, and a matrix of low rank by the metric of a depth in what they leave,
-        exact where there is no noise; ``"offsets"``: damped offsets alone; ``"auto"``: of these the one with the least
-        error on a tenth of the pairs.
+        exact where there is no noise; ``"flow"``: the same by a gradient flow, stopped early; ``"offsets"``: damped
+        offsets alone; ``"auto"``: of these the one with the least error on a tenth of the pairs.
     depth : float
         Depth N ≥ 2 of ``"complete"``, or ``inf``.
     rank : int, optional
