@@ -45,6 +45,8 @@ class Settings:
             raise ValueError(f"the method must be one of auto, {', '.join(METHODS)}, got {self.method!r}.")
         if self.undetermined not in ("empty", "offsets"):
             raise ValueError(f"undetermined entries are left empty or filled by offsets, got {self.undetermined!r}.")
+        if self.method == "flow" and math.isinf(self.depth):
+            raise ValueError("a flow has no infinite depth; take a finite one.")
         if not self.depth >= 2:
             raise ValueError(f"the depth must be at least 2, got {self.depth}; below there is no bias to low rank.")
         if self.rank is not None:
@@ -88,18 +90,16 @@ def complete(
     options: dict[str, Any] = {"depth": settings.depth, "rank": settings.rank}
     rng = np.random.default_rng(settings.seed)
     tick("entries held out")
-    # in two parts at least, of which each judges by the other
-    places, errors = held_out_errors(problem, _FOLDS if len(problem) <= _FEW else None, rng=rng, **options)
+    folds, methods = (
+        _FOLDS if len(problem) <= _FEW else None,
+        METHODS if settings.method == "auto" else (settings.method,),
+    )
+    places, errors = held_out_errors(problem, folds, methods, rng=rng, **options)
     groups = np.repeat(np.arange(len(places)), places.shape[1])
     if len(places) == 1:
-        groups = np.arange(places.size) % 2
+        groups = np.arange(places.size) % 2  # two halves, of which each judges for the other
     places = places.ravel()
-    if settings.method == "auto":
-        chosen, held = _chosen(errors, groups)
-    else:
-        if settings.method not in errors:
-            raise ValueError(f"a {settings.method} has no depth {settings.depth}; take a finite one.")
-        chosen, held = settings.method, errors[settings.method]
+    chosen, held = _chosen(errors, groups)
     tick(chosen)
     fitted = fit_table(problem, chosen, rng=rng, **options)
 

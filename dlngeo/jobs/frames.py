@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".xlsx": pd.read_excel,
     ".xls": pd.read_excel,
     ".ods": pd.read_excel,
-    ".json": lambda path: pd.read_json(path, convert_dates=False, orient="records" if _is_list(path) else None),
+    ".json": lambda path: pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig"))),
     ".dta": pd.read_stata,
     ".sas7bdat": pd.read_sas,
     ".sav": pd.read_spss,
@@ -41,11 +42,6 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".json": lambda frame, path: frame.to_json(path, orient="records", double_precision=15),
     ".dta": lambda frame, path: frame.to_stata(path, write_index=False),
 }
-
-
-def _is_list(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig") as file:
-        return next((line for line in file if line.strip()), "").lstrip()[:1] == "["
 
 
 def read_frame(
@@ -78,14 +74,14 @@ def read_frame(
             long = False
     if long:
         return _long(frame, check)
-    index = not numeric[0] if index is None else index
-    bad = [str(name) for name, number in zip(frame.columns[index:], numeric[index:], strict=True) if not number]
+    start = int(not numeric[0] if index is None else index)
+    bad = [str(name) for name, number in zip(frame.columns[start:], numeric[start:], strict=True) if not number]
     if bad:
         raise DataError(f"the column {bad[0][:30]!r} holds no numbers; leave it out, or make ids the first column")
-    matrix = frame.iloc[:, index:].to_numpy(dtype=np.float64, na_value=np.nan)
+    matrix = frame.iloc[:, start:].to_numpy(dtype=np.float64, na_value=np.nan)
     check(*matrix.shape)
-    rows = tuple(frame.iloc[:, 0]) if index else None
-    return matrix, Form(False, rows, tuple(frame.columns[index:]), tuple(frame.columns[:index]), "", ".")
+    rows = tuple(frame.iloc[:, 0]) if start else None
+    return matrix, Form(False, rows, tuple(frame.columns[start:]), tuple(frame.columns[:start]), "", ".")
 
 
 def _long(frame: pd.DataFrame, check: Callable[[int, int], None]) -> tuple[np.ndarray, Form]:

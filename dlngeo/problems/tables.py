@@ -20,6 +20,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +39,7 @@ _BURN_IN, _DRAWS = 30, 60
 _STEPS, _TOLERANCE = 200, 1e-6
 _EXACT = 1e-12  # what offsets leave of the spread and is round-off
 _HELD_OUT = 0.1
-_PATIENCE = 15  # steps of a flow without a lower error on entries held out
+_PATIENCE, _FLOW_STEPS = 15, 200  # steps of a flow without a lower error on entries held out, and at most
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,13 @@ def fit_table(
 
 
 def held_out_errors(
-    problem: MatrixCompletion, folds: int | None = None, *, depth: float = 4, rng: Any = None, **options: Any
+    problem: MatrixCompletion,
+    folds: int | None = None,
+    methods: Sequence[str] = METHODS,
+    *,
+    depth: float = 4,
+    rng: Any = None,
+    **options: Any,
 ) -> tuple[Array, dict[str, Array]]:
     """Predict entries by each method from the others.
 
@@ -157,6 +164,8 @@ def held_out_errors(
     ----------
     folds : int, optional
         Number of parts, each of which is predicted from the others; by default a tenth from the rest, and no more.
+    methods : sequence of str
+        Methods to try.
     depth, rng, **options
         As in :func:`fit_table`.
 
@@ -177,7 +186,7 @@ def held_out_errors(
     if size == 0 or (folds is not None and folds < 2):
         raise ValueError(f"{len(problem)} entries do not give {folds or 10} parts; take two or more, or more entries.")
     places = order[: size * (folds or 1)].reshape(-1, size)
-    errors: dict[str, list[Array]] = {name: [] for name in METHODS if name != "flow" or math.isfinite(depth)}
+    errors: dict[str, list[Array]] = {name: [] for name in methods if name != "flow" or math.isfinite(depth)}
     entries = problem.rows, problem.cols, np.asarray(problem.values, np.float64)
     for held in places:
         rest = np.setdiff1d(order, held)
@@ -233,7 +242,7 @@ def _with_low_rank(
         return replace(base, method=method)
     else:
         train, heldout = left_over.split(_HELD_OUT, rng)
-        u, s, vt = train.follow(depth, heldout=heldout, patience=_PATIENCE).best_point
+        u, s, vt = train.follow(depth, heldout=heldout, patience=_PATIENCE, max_iterations=_FLOW_STEPS).best_point
     left, right = (np.vstack((side, np.zeros((1, len(s))))) for side in (u * (spread * s), vt.T))
     fitted = replace(base, method=method, left=left, right=right, rank=len(s))
     squares = float(np.sum((problem.values - fitted.at(problem.rows, problem.cols)) ** 2))
