@@ -85,7 +85,7 @@ def test_what_no_data_determine_is_named_and_left_empty(tmp_path, wide):
     wide.iloc[4], wide["c7"] = np.nan, np.nan
     wide.iloc[:20, 12:], wide.iloc[20:, :12] = np.nan, np.nan
     wide.to_csv(tmp_path / "in.csv", index_label="id")
-    result = succeed("complete", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--method", "complete")
+    result = succeed("complete", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--method", "posterior")
     found = pd.read_csv(tmp_path / "out.csv", index_col="id")
     inside = np.zeros(found.shape, bool)
     inside[:20, :12], inside[20:, 12:] = True, True
@@ -95,7 +95,7 @@ def test_what_no_data_determine_is_named_and_left_empty(tmp_path, wide):
     assert "1 row without entries (r,4): left empty." in said
     assert "1 column without entries (c7): left empty." in said
     assert f"2 parts that share no row and no column with entries; {19 * 13 + 20 * 11} entries" in said
-    options = ["-o", tmp_path / "all.csv", "--method", "complete", "--undetermined", "offsets"]
+    options = ["-o", tmp_path / "all.csv", "--method", "posterior", "--undetermined", "offsets"]
     said = " ".join(succeed("complete", tmp_path / "in.csv", *options).stdout.split())
     assert "1 row without entries (r,4): filled by the offsets that are known." in said
     everything = pd.read_csv(tmp_path / "all.csv", index_col="id")

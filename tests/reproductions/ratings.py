@@ -165,21 +165,22 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"method": method}
         for part in ("test", "validation"):
             own = sorted((c for c in cells if (c["method"], c["part"]) == (method, part)), key=lambda c: c["fold"])
-            if not own:
+            if len(own) < FOLDS:
                 continue
             counts, plain, clipped = (np.array([pick(c) for c in own], float) for pick in _PICKS)
             draw = draws[method, part] = rmse(plain, counts, weights)
-            base = draws.get((DEFAULT, part))
             row[part] = {
                 "folds": np.sqrt(plain.sum(axis=1) / counts.sum(axis=1)).tolist(),
                 "rmse": [draw[0], *np.quantile(draw[1:], (0.025, 0.975))],
                 "clipped": float(rmse(clipped, counts, weights[:1])[0]),
                 "seconds": float(np.median([c["seconds"] for c in own])),
             }
-            if base is not None and len(own) == FOLDS:
-                difference = draw - base
-                row[part]["difference"] = [difference[0], *np.quantile(difference[1:], (0.025, 0.975))]
         out.append(row)
+    for (method, part), draw in draws.items():
+        if (DEFAULT, part) in draws:
+            gap = draw - draws[DEFAULT, part]
+            row = next(row for row in out if row["method"] == method)
+            row[part]["difference"] = [gap[0], *np.quantile(gap[1:], (0.025, 0.975))]
     return out
 
 
