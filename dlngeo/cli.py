@@ -1,4 +1,4 @@
-"""The command line: ``dlngeo compare``, ``dlngeo flow`` and ``dlngeo sample``."""
+"""The command line: ``dlngeo compare``, ``dlngeo complete``, ``dlngeo flow`` and ``dlngeo sample``."""
 
 from __future__ import annotations
 
@@ -118,6 +118,60 @@ def compare(
     with _refused(), _progress(lambda name: iterations if "depth" in name else None) as tick:
         result = run(matrix, settings, beside, tick=tick)
     _finish(result, output / figure, table, draw)
+
+
+@app.command()
+def complete(
+    data: Annotated[
+        Path,
+        Argument(
+            metavar="DATA",
+            help="A table, wide or long: .csv, .tsv, .npy, .npz, .mtx, .parquet, .feather, .xlsx, .ods, .json, .dta …; "
+            "NaN, empty cells and absent entries are missing.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, Option("--output", "-o", metavar="FILE", help="The completed table; its suffix says the format.")
+    ],
+    picture: Annotated[
+        Path | None, Option(metavar="FILE", help="Draw what is known and what is not.", show_default=False)
+    ] = None,
+    method: Annotated[
+        str, Option(help="auto (by held-out error), offsets, flow, complete or posterior (mean of the Gibbs law).")
+    ] = "auto",
+    depth: Annotated[float, Option(help="Depth of complete and flow.")] = 4.0,
+    rank: Annotated[int | None, Option(help="Largest rank.", show_default="found")] = None,
+    undetermined: Annotated[str, Option(help="Entries that no data determine: empty, or filled by offsets.")] = "empty",
+    seed: Annotated[int, Option(help="Seed of the entries held out, and of all draws.")] = 0,
+    long: Long = None,
+    index: Index = None,
+    header: Header = None,
+) -> None:
+    """Complete a table, and write it in the form it came in.
+
+    Offsets of rows and columns, and a matrix of low rank by the method with the least error on held-out entries. Rows
+    and columns without entries, and what lies between parts of the table that nothing joins, are named and left empty.
+    """
+    from dlngeo.jobs.complete import Settings, figure, table
+    from dlngeo.jobs.complete import complete as run
+    from dlngeo.jobs.frames import TEXT, WRITERS, write_table
+    from dlngeo.jobs.output import replace
+
+    with _refused(OSError):
+        settings = Settings(method, depth, rank, undetermined, seed)
+        for path, known in ((output, (*TEXT, ".npy", ".npz", ".mtx", *WRITERS)), (picture, (".png", ".pdf", ".svg"))):
+            if path is not None and path.suffix.lower() not in known:
+                raise ValueError(f"{path}: cannot write {path.suffix or 'without a suffix'}; use {', '.join(known)}.")
+            if path is not None and not path.absolute().parent.is_dir():
+                raise ValueError(f"{path}: the folder does not exist; make it first.")
+        given = _read(data, long, index, header)
+    with _refused(ImportError, OSError), _progress(lambda name: None) as tick:
+        filled, result = run(given, settings, lambda name: tick(name, 0))
+        written = [replace(output, lambda path: write_table(path, filled, given.matrix, given.form))]
+        if picture is not None:
+            written.append(replace(picture, lambda path: figure(result).savefig(path, dpi=150)))
+    _print(table(result), *(f"wrote {path}" for path in written))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["compare_figure", "comparison_figure", "error_text", "flow_figure", "sample_figure"]
+__all__ = ["compare_figure", "comparison_figure", "complete_figure", "error_text", "flow_figure", "sample_figure"]
 
 _COLUMN_INCHES = 1.9
 _FLOOR = "0.45", "--"
@@ -130,6 +130,29 @@ def comparison_figure(result: dict[str, Any]) -> Figure:
         axes.grid(alpha=0.25)
     seeds = len({run["seed"] for run in runs})
     figure.suptitle(_with_status(f"{len(runs)} runs, {seeds} seeds", result), fontsize=10)
+    return figure
+
+
+def complete_figure(result: dict[str, Any]) -> Figure:
+    """Draw the result of :func:`dlngeo.jobs.complete.complete`: what is known, and the completed table.
+
+    Both have the same colours; what is not known is white, and after completion what no data determine.
+    """
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
+    pictures = [np.ma.masked_invalid(np.array(result["pictures"][k], dtype=float)) for k in ("known", "filled")]
+    low, high = np.percentile(pictures[0].compressed(), (1, 99))
+    colors = matplotlib.colormaps["viridis"].with_extremes(bad="white")
+    data, axes = result["data"], figure.subplots(1, 2)
+    percent = 100 * data["n_known"] / (data["shape"][0] * data["shape"][1])
+    empty = f", {result['n_empty']} left empty" if result["n_empty"] else ""
+    titles = f"known: {percent:.3g} %", f"completed by {result['method']}{empty}"
+    for ax, picture, title in zip(axes, pictures, titles, strict=True):
+        image = ax.imshow(picture, cmap=colors, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
+        ax.set(xticks=[], yticks=[], xlabel="columns", ylabel="rows")
+        ax.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes)
+    rmse = "{} ({} to {})".format(*map(error_text, result["rmse"]))
+    figure.suptitle(f"{data['name']}: held-out RMSE {rmse}", fontsize=11, parse_math=False)
     return figure
 
 

@@ -19,6 +19,7 @@ ROWS = [
     {"geomstats"},
     {"pymanopt", "flows", "sampling"},
     {"problems"},
+    {"sklearn"},
     {"plotting"},
     {"jobs"},
     {"cli"},

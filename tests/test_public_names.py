@@ -11,7 +11,7 @@ import pytest
 
 import dlngeo
 
-ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling")
+ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling", "sklearn")
 
 
 def python(code):

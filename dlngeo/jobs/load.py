@@ -12,6 +12,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
+from dlngeo.jobs.frames import READERS, read_frame
 from dlngeo.jobs.tables import DataError, Form, read_table
 
 __all__ = ["Data", "DataError", "load", "photograph"]
@@ -61,7 +62,7 @@ def load(
     index: bool | None = None,
     header: bool | None = None,
 ) -> Data:
-    """Read a matrix from ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or ``.mtx``.
+    """Read a matrix from ``.npy``, ``.npz``, ``.csv``, ``.tsv`` or ``.mtx``, or from a table that pandas reads.
 
     The file is a NumPy array; an archive that holds one matrix (or one called ``arr``, ``matrix``, ``X`` or ``data``),
     or a SciPy sparse matrix; a table of numbers between commas, semicolons or tabs; or a Matrix Market file. NaN, empty
@@ -77,10 +78,12 @@ def load(
     """
     path, form = Path(path), None
     readers = {".npy": _npy, ".npz": _npz, ".csv": read_table, ".mtx": _mtx, ".tsv": read_table}
-    reader: Any = readers.get(path.suffix.lower())
+    reader: Any = read_frame if path.suffix.lower() in READERS else readers.get(path.suffix.lower())
     try:
         if reader is None:
-            raise DataError(f"cannot read {path.suffix or 'a file without a suffix'}; use {', '.join(readers)}")
+            raise DataError(
+                f"cannot read {path.suffix or 'a file without a suffix'}; use {', '.join((*readers, *READERS))}"
+            )
         if path.is_dir():
             raise DataError("is a folder")
         if path.stat().st_size == 0:
@@ -91,6 +94,8 @@ def load(
             )
         if reader is read_table:
             matrix, form = read_table(path, lambda *shape: _check_header(shape, np.dtype(float)), long, index, header)
+        elif reader is read_frame and header is None:
+            matrix, form = read_frame(path, lambda *shape: _check_header(shape, np.dtype(float)), long, index)
         elif (long, index, header) != (None, None, None):
             raise DataError("is no table of text, to which alone long, index and header apply; leave them out")
         else:

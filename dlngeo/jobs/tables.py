@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -41,9 +41,9 @@ class Form:
     """
 
     long: bool
-    rows: tuple[str, ...] | None
-    columns: tuple[str, ...] | None
-    names: tuple[str, ...]
+    rows: tuple[Any, ...] | None
+    columns: tuple[Any, ...] | None
+    names: tuple[Any, ...]
     separator: str
     decimal: str
 

@@ -12,11 +12,13 @@ from dlngeo.problems.quadratic import QuadraticCost
 from dlngeo.problems.regression import Regression
 from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
+from dlngeo.problems.tables import FittedTable, fit_table
 
 __all__ = [
     "AutodiffCost",
     "Completed",
     "DistributedCompletion",
+    "FittedTable",
     "Followed",
     "LowRankApproximation",
     "MatrixCompletion",
@@ -30,5 +32,6 @@ __all__ = [
     "RowBlock",
     "Solution",
     "Sweep",
+    "fit_table",
     "solve",
 ]
