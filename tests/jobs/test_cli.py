@@ -150,7 +150,7 @@ def test_a_seed_reproduces_the_numbers(tmp_path, data, command):
         ("empty.csv", b"", "is empty"),
         ("words.csv", b"a,b\nc,d\n", "is not a number"),
         ("missing.csv", b",\n,\n,\n", "all entries are missing"),
-        ("table.xlsx", b"PK", "cannot read .xlsx"),
+        ("table.pkl", b"PK", "cannot read .pkl"),
     ],
 )
 @over_commands
