@@ -171,6 +171,9 @@ def _filled(
 
 def _notes(data: Data, known: Array, parts: int, undetermined: Array, offsets: bool) -> list[str]:
     notes = []
+    if data.form and data.form.unused:
+        unused = ", ".join(map(str, data.form.unused[:_NAMED])) + ", …" * (len(data.form.unused) > _NAMED)
+        notes.append(f"columns not used: {unused}; a long table is row, column and value.")
     names = (data.form.rows, data.form.columns) if data.form else (None, None)
     done = "filled by the offsets that are known" if offsets else "left empty"
     for axis, word in ((1, "row"), (0, "column")):

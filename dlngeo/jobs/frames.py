@@ -96,7 +96,7 @@ def _long(frame: pd.DataFrame, check: Callable[[int, int], None]) -> tuple[np.nd
         raise DataError(f"has two values at {first!r}, {second!r}; merge them first")
     matrix = np.full((len(rows), len(columns)), np.nan)
     matrix[i, j] = frame.iloc[:, 2].to_numpy(dtype=np.float64, na_value=np.nan)
-    return matrix, Form(True, tuple(rows), tuple(columns), tuple(frame.columns[:3]), "", ".")
+    return matrix, Form(True, tuple(rows), tuple(columns), tuple(frame.columns[:3]), "", ".", tuple(frame.columns[3:]))
 
 
 def write_table(path: Path, matrix: np.ndarray, original: np.ndarray, form: Form | None) -> None:

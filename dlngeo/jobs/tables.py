@@ -46,6 +46,7 @@ class Form:
     names: tuple[Any, ...]
     separator: str
     decimal: str
+    unused: tuple[Any, ...] = ()  # columns of a long table after the third
 
 
 def read_table(
@@ -254,8 +255,9 @@ def _pivoted(
     check: Callable[[int, int], None],
 ) -> tuple[np.ndarray, Form]:
     """Put a long table into a matrix whose rows and columns are in the order in which they are first named."""
-    keys, values = [], []
+    keys, values, width = [], [], 0
     while chunk := list(itertools.islice(rows, 100 * _PEEK)):
+        width = len(chunk[0][1])
         for line, row in chunk:
             if not (row[start].strip() and row[start + 1].strip()):
                 raise DataError(f"line {line} names no row or no column")
@@ -270,5 +272,7 @@ def _pivoted(
         raise DataError(f"has two values at {twice[0]!r}, {twice[1]!r}; merge them first")
     matrix = np.full((len(by_row), len(by_column)), np.nan)
     matrix[i, j] = np.concatenate(values)
-    form = Form(True, tuple(by_row), tuple(by_column), tuple(names[start : start + 3]), separator, decimal)
-    return matrix, form
+    unused = tuple(names[k] if names else k + 1 for k in range(start + 3, width))
+    return matrix, Form(
+        True, tuple(by_row), tuple(by_column), tuple(names[start : start + 3]), separator, decimal, unused
+    )

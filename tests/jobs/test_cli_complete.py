@@ -172,3 +172,15 @@ def test_other_tables_that_cannot_be_used_are_refused(tmp_path, name, frame, mes
     else:
         pd.DataFrame(frame).to_json(tmp_path / name, orient="records")
     assert_one_line_and_code_2(call("complete", tmp_path / name, "-o", tmp_path / "out.csv"), message)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".json"])
+def test_columns_that_are_not_used_are_named(tmp_path, truth, shown, suffix):
+    i, j = np.nonzero(shown)
+    frame = pd.DataFrame({"user": [f"u{k}" for k in i], "item": [f"i{k}" for k in j], "rating": truth[i, j], "when": 7})
+    if suffix == ".tsv":
+        frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False)
+    else:
+        frame.to_json(tmp_path / "in.json", orient="records", double_precision=15)
+    done = succeed("complete", tmp_path / f"in{suffix}", "--long", "-o", tmp_path / "out.csv", "--method", "complete")
+    assert "columns not used: when;" in " ".join(done.output.split())
