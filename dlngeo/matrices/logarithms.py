@@ -35,7 +35,8 @@ __all__ = ["Logarithms", "logarithms"]
 
 Array = NDArray[np.float64]
 
-_ITERATIONS, _MEMORY, _PATIENCE = 150, 30, 25
+# Far pairs that take more are likely to come to a geodesic that is not shortest.
+_ITERATIONS, _MEMORY, _PATIENCE = 60, 30, 25
 # Of the miss accepted, what the middle may leave at first, and if the whole geodesic then misses by more.
 _PARTS = 0.5, 1e-3
 # Roots beyond the 8th are no straighter.
@@ -112,9 +113,7 @@ class _Search:
     def middles(self, left: Any, accepted: Array, out: Logarithms) -> Any:
         """Find middles to an accepted miss at both ends; return for which pairs."""
         arrived = []
-        for _ in range(_ITERATIONS):
-            if not left.size:
-                break
+        while left.size:
             move, speed = self._unknown[left].reshape(-1, 2, *self._shape).swapaxes(0, 1)
             here = self._middle.take(left).moved(move)
             point, w, fine = here.point, here.half_power(speed), self._fine[left]
@@ -132,7 +131,7 @@ class _Search:
             self._unknown[left] = self._history.step(left, self._unknown[left], change, total)
             out.iterations[left] += 1
             arrived.append(left[done])
-            go_on = ~done & (self._history.stale[left] < _PATIENCE)
+            go_on = ~done & (self._history.stale[left] < _PATIENCE) & (out.iterations[left] < _ITERATIONS)
             left, accepted = left[go_on], accepted[go_on]
         return np.sort(np.concatenate(arrived)) if arrived else left
 
