@@ -1,9 +1,10 @@
 """Geodesics on any surface: one integrator, one root finder, one search and one length.
 
 A :class:`Surface` says how its geodesics bend, where they end, and where to look for one between two points. From a
-velocity they are integrated by SciPy's DOP853, a whole batch as one system. Between two points, Newton's method on the
-initial velocity makes a geodesic arrive, from one guess after the other. A failure is reported as such, never returned
-as an answer.
+velocity they are integrated by SciPy's DOP853, a whole batch as one system, unless the surface has a way of its own to
+follow them. Between points, a surface may find many geodesics together; for the pairs that are left, Newton's method on
+the initial velocity makes a geodesic arrive, from one guess after the other. A failure is reported as such, never
+returned as an answer.
 """
 
 from __future__ import annotations
@@ -142,13 +143,14 @@ def shoot(
     Parameters
     ----------
     x, v : array, shape=[..., *point_shape]
-        Initial points and tangent vectors, of one shape. A batch is integrated as one system.
+        Initial points and tangent vectors, of one shape.
     surface : Surface
         The manifold.
     times : array, shape=[t], optional
         Times, of either sign and in any order. Defaults to ``[1.0]``.
     tolerance : float
-        Local error, relative and (times the size of each matrix) absolute.
+        Local error, relative and (times the size of each matrix) absolute; where the surface follows geodesics in its
+        own way, relative to their length in the metric.
 
     Returns
     -------

@@ -315,7 +315,7 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
             if not time + h > time:
                 return -1 - steps
             continue
-        if not (eps == 1.0 and rank == size) and _turns(here, frame, rank, work):
+        if not (eps == 1.0 and rank == size) and _turns(here, frame, rank):
             return -1 - steps
         if not abs(new - energy) <= max(_DRIFT * tolerance * energy, 1e3 * rounding * math.sqrt(energy)):
             return -1 - steps
@@ -334,33 +334,12 @@ def _follow(x, v, rank, scale, eps, rest, tolerance, times, most, formula, point
 
 
 @jit
-def _turns(before, after, rank, work):  # type: ignore[no-untyped-def]
+def _turns(before, after, rank):  # type: ignore[no-untyped-def]
     """Whether a singular value crosses zero between two points: this turns round one of its singular vectors."""
-    turned, overlap = False, work[0]
+    sign = 1.0
     for side in range(2):
-        for k in range(rank):
-            for n in range(rank):
-                total = 0.0
-                for j in range(before.shape[1]):
-                    total += before[side, k, j] * after[side, n, j]
-                overlap[k, n] = total
-        # The sign of the determinant, by elimination.
-        for k in range(rank):
-            pivot = k
-            for i in range(k + 1, rank):
-                if abs(overlap[i, k]) > abs(overlap[pivot, k]):
-                    pivot = i
-            if pivot != k:
-                turned = not turned
-                for n in range(rank):
-                    overlap[k, n], overlap[pivot, n] = overlap[pivot, n], overlap[k, n]
-            if overlap[k, k] < 0.0:
-                turned = not turned
-            for i in range(k + 1, rank):
-                factor = overlap[i, k] / overlap[k, k]
-                for n in range(k + 1, rank):
-                    overlap[i, n] -= factor * overlap[k, n]
-    return turned
+        sign *= np.linalg.det(np.dot(before[side, :rank], after[side, :rank].T))
+    return sign < 0.0
 
 
 @jit
@@ -384,7 +363,7 @@ def geodesics(
     rank, depth, scale : int, float, float
         Rank; depth N, which may be infinite at full rank; ``φ(1, 1)``.
     tolerance : array_like, shape=[b]
-        Local error in the metric, relative to the length of each.
+        Local error in the metric, relative to the length of each; at least 1e-13, below which rounding is more.
     times : array, shape=[t]
         Increasing positive times.
     most : array_like, shape=[b]

@@ -7,19 +7,12 @@ import math
 import numpy as np
 
 from dlngeo.compiled import jit
+from dlngeo.compiled.svd import dot
 
 __all__ = ["mix"]
 
 # Differences that are dependent on later ones, to that, are left out.
 _DEPENDENT = 1e-7
-
-
-@jit
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
 
 
 @jit
@@ -47,17 +40,17 @@ def _mix(past, stored, which, unknown, change, out):  # type: ignore[no-untyped-
             f, v = basis[used], moves[used]
             for i in range(size):
                 f[i], v[i] = changes[0, i] - changes[j, i], values[0, i] - values[j, i]
-            length = math.sqrt(_dot(f, f))
+            length = math.sqrt(dot(f, f))
             for k in range(2 * used):  # twice, for orthogonality to round-off
-                c = _dot(basis[k % used], f)
+                c = dot(basis[k % used], f)
                 _less(f, c, basis[k % used])
                 _less(v, c, moves[k % used])
-            left = math.sqrt(_dot(f, f))
+            left = math.sqrt(dot(f, f))
             if not left > _DEPENDENT * length:
                 continue
             for i in range(size):
                 f[i], v[i] = f[i] / left, v[i] / left
-            c = _dot(f, rest)
+            c = dot(f, rest)
             _less(rest, c, f)
             _less(out[n], c, f)
             _less(out[n], c, v)

@@ -18,7 +18,7 @@ import numpy as np
 
 from dlngeo.compiled import jit
 
-__all__ = ["orthonormalize_rows", "svd"]
+__all__ = ["dot", "orthonormalize_rows", "svd"]
 
 _EPS = np.finfo(float).eps
 _GRAM = 13  # the least size at which eigenvectors of the Gram matrix save more than they cost
@@ -28,7 +28,8 @@ _sums = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contra
 
 
 @_sums
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """``aᵀ b``."""
     total = 0.0
     for i in range(a.size):
         total += a[i] * b[i]
@@ -59,7 +60,7 @@ def svd(a, ut, s, vt, near):  # type: ignore[no-untyped-def]
         rotation, w = vt.copy(), np.zeros((r, r))
         for k in range(r):
             for i in range(r):
-                w[k, i] = _dot(rotation[k], a[i])
+                w[k, i] = dot(rotation[k], a[i])
     elif r < _GRAM:
         w, rotation = a.T.copy(), np.eye(r)
     else:
@@ -70,10 +71,10 @@ def svd(a, ut, s, vt, near):  # type: ignore[no-untyped-def]
     for _ in range(40):
         turned = False
         for k in range(r):
-            squares[k] = _dot(w[k], w[k])
+            squares[k] = dot(w[k], w[k])
         for i in range(r - 1):
             for j in range(i + 1, r):
-                gamma = _dot(w[i], w[j])
+                gamma = dot(w[i], w[j])
                 if not gamma * gamma > tolerance * squares[i] * squares[j]:
                     continue
                 turned = True
@@ -87,7 +88,7 @@ def svd(a, ut, s, vt, near):  # type: ignore[no-untyped-def]
         if not turned:
             break
     for k in range(r):
-        squares[k] = math.sqrt(_dot(w[k], w[k]))
+        squares[k] = math.sqrt(dot(w[k], w[k]))
         if not squares[k] > 0.0:
             return False
     for place in range(r):
@@ -115,16 +116,16 @@ def orthonormalize_rows(a, triangle):  # type: ignore[no-untyped-def]
             return 0.0
         for i in range(m):
             a[k, i] /= scale
-        length = _dot(a[k], a[k])
+        length = dot(a[k], a[k])
         for j in range(r):
             triangle[k, j] = 0.0
         for _ in range(2):
             for j in range(k):
-                total = _dot(a[j], a[k])
+                total = dot(a[j], a[k])
                 triangle[k, j] += total * scale
                 for i in range(m):
                     a[k, i] -= total * a[j, i]
-        size = math.sqrt(_dot(a[k], a[k]))
+        size = math.sqrt(dot(a[k], a[k]))
         if not size > 0.0:
             return 0.0
         least = min(least, size / math.sqrt(length))

@@ -21,14 +21,14 @@ __all__ = ["ShootingExp", "ShootingLog"]
 
 
 class ShootingExp(ExpSolver):
-    """Exponential map by the eighth-order Runge–Kutta method of SciPy, a batch at a time.
+    """Exponential map by :func:`dlngeo.shooting.shoot`, a batch at a time.
 
     Parameters
     ----------
     surface : Surface
         The manifold and its metric.
     tolerance : float
-        Local error of a step, relative to the initial state.
+        Local error of a step, see :func:`dlngeo.shooting.shoot`.
     """
 
     def __init__(self, surface: Surface, tolerance: float = 1e-11) -> None:
@@ -68,7 +68,7 @@ class ShootingExp(ExpSolver):
 
 
 class ShootingLog(LogSolver):
-    """Logarithm by a search and Newton's method, verified; see :func:`dlngeo.shooting.connect_all`.
+    """Logarithms of many pairs at once, verified; see :func:`dlngeo.shooting.connect_all`.
 
     Parameters
     ----------

@@ -1,8 +1,10 @@
 r"""Geodesics of an invariant metric: from a velocity, and between two points.
 
-Geodesics solve ``Ẍ = −Γ(Ẋ, Ẋ)`` with the closed-form Christoffel map of :class:`~dlngeo.matrices.frame.Frame`;
-:mod:`dlngeo.shooting` integrates them, and makes them arrive. Between two points, the search starts from paths that
-never leave the manifold, which SciPy's collocation shortens. It is as follows.
+Geodesics of a depth are followed in closed form where there is one (:mod:`dlngeo.matrices.straight`), else by compiled
+steps (:mod:`dlngeo.compiled.geodesics`); those of other kernels solve ``Ẍ = −Γ(Ẋ, Ẋ)`` with the closed-form
+Christoffel map of :class:`~dlngeo.matrices.frame.Frame`, which :mod:`dlngeo.shooting` integrates. Between points,
+many are found together by their middles (:mod:`dlngeo.matrices.logarithms`). For the pairs that are left, the search
+starts from paths that never leave the manifold, which SciPy's collocation shortens. It is as follows.
 
 The first paths turn the column and row spaces along their principal angles and interpolate polar factors within them:
 rotations along one-parameter subgroups, and the N-th roots of the positive parts linearly, as balanced factors would
@@ -348,11 +350,11 @@ class KernelSurface(Surface):
 def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors:
     """Follow the geodesic from the point of a frame with velocity Z for unit time.
 
-    The error is about ``100 tolerance`` times the largest singular value on the way, in norm: where small singular
-    values matter for themselves, as at great depths, they are known to that only.
+    The error of a depth is one in the metric, relative to the length. For other kernels it is about ``100 tolerance``
+    times the largest singular value on the way, in norm: small singular values are known to that only.
 
-    All arrays are of NumPy, without batch axes. The tolerance is the local error of the integration, relative to the
-    size of point and velocity. The end point ``u, s, vt`` has its singular values in descending order.
+    All arrays are of NumPy, without batch axes. The tolerance is that of :func:`dlngeo.shooting.shoot`. The end point
+    ``u, s, vt`` has its singular values in descending order.
 
     Raises
     ------

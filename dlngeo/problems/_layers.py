@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+
+from dlngeo.compiled import jit
 
 __all__ = ["sample_layers"]
 
@@ -32,10 +33,9 @@ Array = np.ndarray
 _DENSE = 250_000  # patterns of so many entries are decomposed as a whole
 _PRIOR_ENTRIES = 10.0  # entries that the prior of w is worth, which is a gamma law of mean 1
 _LEAST_NOISE = 1e-8  # variance below which no noise is told from none, that of the values being 1
-_compiled = numba.njit(cache=True, nogil=True)
 
 
-@_compiled
+@jit
 def _regress(
     indptr: Any, indices: Any, values: Any, weights: Any, other: Any, precision: Any, means: Any, noise: Any, out: Any
 ) -> None:

@@ -28,6 +28,7 @@ import threadpoolctl
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bias_methods import METHODS, Entries, missing
+from cells import stored
 
 from dlngeo.jobs.load import photograph
 from dlngeo.jobs.low_rank import low_rank
@@ -128,18 +129,6 @@ def key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(cell[name] for name in ("scene", "level", "method", "rank", "seed"))
 
 
-def stored(folder: Path) -> list[dict[str, Any]]:
-    """Cells that are finished; a line that an interruption cut short is not."""
-    store, final = folder / "bias.jsonl", folder / "bias.json"
-    found = json.loads(final.read_text()) if final.exists() else []
-    for line in store.read_text().splitlines() if store.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return list({key(cell): cell for cell in found}.values())
-
-
 def main() -> None:
     """Run what is not yet run, then write the tables and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bias"), help="folder (default: bias)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = stored(arguments.out)
+    results = stored(key, arguments.out / "bias.jsonl", arguments.out / "bias.json")
     done = {key(r) for r in results}
     wanted = [] if arguments.draw else [cell for cell in cells(arguments.quick) if key(cell) not in done]
     if missing():

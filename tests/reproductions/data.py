@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 import threadpoolctl
+from cells import stored
 from geomstats.datasets.utils import load_emg
 from geomstats.geometry.spd_matrices import (
     SPDAffineMetric,
@@ -265,18 +266,6 @@ def key(cell: dict[str, Any]) -> tuple[str, ...]:
     return tuple(cell[name] for name in ("task", "metric", "person"))
 
 
-def stored(folder: Path) -> list[dict[str, Any]]:
-    """Cells that are finished; a line that an interruption cut short is not."""
-    store, final = folder / "geodesics.jsonl", folder / "geodesics.json"
-    found = json.loads(final.read_text()) if final.exists() else []
-    for line in store.read_text().splitlines() if store.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return list({key(cell): cell for cell in found}.values())
-
-
 def main() -> None:
     """Run what is not yet run, then write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -285,7 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("geodesics"), help="folder (default: geodesics)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = stored(arguments.out)
+    results = stored(key, arguments.out / "geodesics.jsonl", arguments.out / "geodesics.json")
     done = {key(r) for r in results}
     wanted = [] if arguments.draw else [cell for cell in cells() if key(cell) not in done]
     try:

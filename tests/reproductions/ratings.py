@@ -28,6 +28,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import threadpoolctl
+from cells import stored
 
 from dlngeo.jobs.output import replace
 from dlngeo.sklearn import PairRegressor
@@ -209,18 +210,6 @@ def key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return cell["part"], cell["method"], cell["fold"]
 
 
-def stored(folder: Path) -> list[dict[str, Any]]:
-    """Cells that are finished; a line that an interruption cut short is not."""
-    store, found = folder / "ratings.jsonl", {}
-    for line in store.read_text(encoding="utf-8").splitlines() if store.exists() else ():
-        try:
-            cell = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[key(cell)] = cell
-    return list(found.values())
-
-
 def main() -> None:
     """Run what is not yet run, then write summary and table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,7 +222,7 @@ def main() -> None:
     if not options.draw:
         x, y = ratings(options.data or wheel(options.out))
         methods = ("offsets", DEFAULT, "cmfrec") if options.quick else tuple(METHODS)
-        done = {key(cell) for cell in stored(options.out)}
+        done = {key(cell) for cell in stored(key, options.out / "ratings.jsonl")}
         for method in methods:
             for part in ("test", "validation"):
                 for fold in range(FOLDS):
@@ -245,7 +234,7 @@ def main() -> None:
                         file.write(line + "\n")
                     sys.stdout.write(f"{method}, {part}, u{fold + 1}\n")
                     sys.stdout.flush()
-    rows = summary(stored(options.out))
+    rows = summary(stored(key, options.out / "ratings.jsonl"))
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     replace(options.out / "ratings.json", lambda path: path.write_text(text, encoding="utf-8"))
     replace(options.out / "ratings-table.md", lambda path: path.write_text(table(rows), encoding="utf-8"))

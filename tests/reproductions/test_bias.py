@@ -63,13 +63,13 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
     first, second = ({"scene": "exact", "level": 2.0, "method": "ALS", "rank": 3, "seed": s} for s in (0, 1))
     results = [bias.compute(cell) for cell in (first, second)]
     (tmp_path / "bias.jsonl").write_text(json.dumps(results[0]) + "\n" + json.dumps(results[1])[:-5])
-    assert bias.stored(tmp_path) == results[:1]
+    assert bias.stored(bias.key, tmp_path / "bias.jsonl", tmp_path / "bias.json") == results[:1]
     with (tmp_path / "bias.jsonl").open("a") as file:
         file.write("\n" + json.dumps(results[1]) + "\n")
-    assert bias.stored(tmp_path) == results
+    assert bias.stored(bias.key, tmp_path / "bias.jsonl", tmp_path / "bias.json") == results
     bias_report.write(results, tmp_path)
     (tmp_path / "bias.jsonl").unlink()
-    again = bias.stored(tmp_path)
+    again = bias.stored(bias.key, tmp_path / "bias.jsonl", tmp_path / "bias.json")
     assert [bias.key(cell) for cell in again] == [bias.key(cell) for cell in results]
     assert "| ALS (2 seeds) |" in (tmp_path / "bias.md").read_text()
     assert (tmp_path / "bias.png").stat().st_size > 10_000
