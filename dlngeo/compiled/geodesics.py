@@ -94,7 +94,7 @@ def _pairs(s, rank, eps, rest, table, top):  # type: ignore[no-untyped-def]
         top[a] = math.exp(2.0 * (rest - eps) * log)
         phi[a, a], p[a, a], w[a, a], v[a, a], gap[a, a] = power, rest, 1.0, 1.0, 0.0
         for b in range(a + 1, rank):
-            x = math.log(s[b] / s[a]) if s[b] > 1e-290 * s[a] else math.log(s[b]) - log
+            x = math.log(s[b]) - log
             g = -2.0 * x if eps == 0.0 else math.expm1(2.0 * eps * x) / -eps
             e = math.expm1(2.0 * rest * x)
             gap[a, b] = g

@@ -41,10 +41,10 @@ def _mix(past, stored, which, unknown, change, out):  # type: ignore[no-untyped-
             for i in range(size):
                 f[i], v[i] = changes[0, i] - changes[j, i], values[0, i] - values[j, i]
             length = math.sqrt(dot(f, f))
-            for k in range(2 * used):  # twice, for orthogonality to round-off
-                c = dot(basis[k % used], f)
-                _less(f, c, basis[k % used])
-                _less(v, c, moves[k % used])
+            for k in range(used):
+                c = dot(basis[k], f)
+                _less(f, c, basis[k])
+                _less(v, c, moves[k])
             left = math.sqrt(dot(f, f))
             if not left > _DEPENDENT * length:
                 continue
