@@ -33,7 +33,7 @@ def wide(truth, shown):
 def test_a_wide_table_comes_back_wide(tmp_path, wide, truth, shown):
     wide.to_csv(tmp_path / "in.csv", index_label="id")
     result = succeed("complete", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--picture", tmp_path / "p.png")
-    found = pd.read_csv(tmp_path / "out.csv", index_col="id")
+    found = pd.read_csv(tmp_path / "out.csv", index_col="id", float_precision="round_trip")
     assert list(found.index) == list(wide.index)
     assert list(found.columns) == list(wide.columns)
     np.testing.assert_allclose(found, truth, atol=1e-4)
@@ -48,7 +48,7 @@ def test_a_long_table_comes_back_long_with_its_separator_and_decimal_comma(tmp_p
     lines = [f"u{i};{j + 100};{truth[i, j]:.4f}".replace(".", ",") for i, j in np.argwhere(shown)]
     (tmp_path / "in.csv").write_text("\n".join(["user;item;rating", *lines]))
     succeed("complete", tmp_path / "in.csv", "--long", "-o", tmp_path / "out.csv", "--method", "posterior")
-    found = pd.read_csv(tmp_path / "out.csv", sep=";", decimal=",")
+    found = pd.read_csv(tmp_path / "out.csv", sep=";", decimal=",", float_precision="round_trip")
     assert list(found.columns) == ["user", "item", "rating"]
     assert len(found) == truth.size
     table = found.pivot(index="user", columns="item", values="rating").loc[[f"u{i}" for i in range(40)]]
@@ -86,7 +86,7 @@ def test_what_no_data_determine_is_named_and_left_empty(tmp_path, wide):
     wide.iloc[:20, 12:], wide.iloc[20:, :12] = np.nan, np.nan
     wide.to_csv(tmp_path / "in.csv", index_label="id")
     result = succeed("complete", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--method", "posterior")
-    found = pd.read_csv(tmp_path / "out.csv", index_col="id")
+    found = pd.read_csv(tmp_path / "out.csv", index_col="id", float_precision="round_trip")
     inside = np.zeros(found.shape, bool)
     inside[:20, :12], inside[20:, 12:] = True, True
     inside[4], inside[:, 7] = False, False
@@ -98,7 +98,7 @@ def test_what_no_data_determine_is_named_and_left_empty(tmp_path, wide):
     options = ["-o", tmp_path / "all.csv", "--method", "posterior", "--undetermined", "offsets"]
     said = " ".join(succeed("complete", tmp_path / "in.csv", *options).stdout.split())
     assert "1 row without entries (r,4): filled by the offsets that are known." in said
-    everything = pd.read_csv(tmp_path / "all.csv", index_col="id")
+    everything = pd.read_csv(tmp_path / "all.csv", index_col="id", float_precision="round_trip")
     assert everything.notna().all(axis=None)
     pd.testing.assert_frame_equal(everything.where(inside), found)
     steps = np.diff(everything.to_numpy()[:20, 12:], axis=0)  # of offsets alone
