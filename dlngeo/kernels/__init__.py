@@ -4,6 +4,7 @@ from dlngeo.kernels.check import KernelReport, check_kernel, require_kernel
 from dlngeo.kernels.depth import DepthKernel, InfiniteDepthKernel, of_depth
 from dlngeo.kernels.kernel import Kernel
 from dlngeo.kernels.regularized import RegularizedKernel
+from dlngeo.kernels.relaxed import RelaxedDepthKernel
 
 __all__ = [
     "DepthKernel",
@@ -11,6 +12,7 @@ __all__ = [
     "Kernel",
     "KernelReport",
     "RegularizedKernel",
+    "RelaxedDepthKernel",
     "check_kernel",
     "of_depth",
     "require_kernel",

@@ -19,6 +19,11 @@ With ``K = M/φ``, ``L = Z_l/φ_0`` and ``R = Z_r/φ_0`` the inner factors are
 Since ``ΣB = Σ^{1/2} C Σ^{−1/2}`` with ``C = Λ² + Σ^{1/2} K Σ^{1/2}``, the powers of ``ΣB`` are those of ``C``, which
 exist at real N, and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``.
 
+Layers ``Q_p (x + c_p)^{1/2} Q_{p−1}ᵀ`` that are balanced up to multiples of the identity telescope alike, for
+``Λ^{N−p} B Λ^{p−1}`` becomes ``D_{>p} [(x + c_p) Σ⁻¹ + K] D_{<p}`` with the products ``D`` of the other layers, and
+``D_{<p} D_{>p−1} = Σ``: with ``C = x + Σ^{1/2} K Σ^{1/2}`` the core is ``Σ^{−1/2} ∏_p (C + c_p) Σ^{−1/2}``. The null
+spaces, where layers with an offset do not vanish, are moved by the outer layers alone if these have none.
+
 References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Theorems 10–12.
@@ -30,6 +35,7 @@ References
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -37,6 +43,7 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from dlngeo._linalg import combine, gram
+from dlngeo.kernels import RelaxedDepthKernel
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["retract"]
@@ -61,6 +68,9 @@ def retract(frame: Frame, z: Blocks) -> Factors:
         taken.
     Infinite depth
         ``U Σ^{−1/2} exp(log Σ² + Σ^{1/2} K Σ^{1/2}) Σ^{−1/2} Vᵀ``.
+    Offsets between layers (:class:`~dlngeo.kernels.RelaxedDepthKernel`)
+        ``(U Σ^{−1/2} C + L Σ^{1/2}) ∏ (C + c_p) (C Σ^{−1/2} Vᵀ + Σ^{1/2} Rᵀ)``, the product over all layers but two of
+        the least offset; at full rank that of the outer layers need not be zero.
     A kernel without depth
         ``X + Z − ½ P_T Γ(Z, Z)``, the geodesic to second order, made of rank r by the normal term of an orthographic
         retraction [4]_; by the metric projection where singular vectors turn by more than 45°.
@@ -80,14 +90,14 @@ def retract(frame: Frame, z: Blocks) -> Factors:
         If the step is so long that the end point is not finite in double precision, or that a singular value is lost
         to zero beside others that have grown by more than 1e16.
     """
-    kernel = frame.kernel
+    kernel, end = frame.kernel, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         depth = kernel.depth
-        if depth is None or depth == 1:
-            end = None
-        elif math.isinf(depth):
+        if depth is None and isinstance(kernel, RelaxedDepthKernel):
+            end = _by_offsets(frame, z, kernel)
+        elif depth is not None and math.isinf(depth):
             end = _by_exponential(frame, z)
-        else:
+        elif depth is not None and depth != 1:
             end = _by_halves(frame, z, int(depth)) if depth.is_integer() else None
             end = _by_factors(frame, z, depth) if end is None else end
         end = _by_projection(frame, z) if end is None else end
@@ -182,6 +192,27 @@ def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
     # Real but for roundoff, by the check above; its absolute tolerance inside SciPy wants a matrix of order one.
     size = np.max(np.abs(c))
     return np.real(scipy.linalg.fractional_matrix_power(c / size, exponent)) * size**exponent
+
+
+def _by_offsets(frame: Frame, z: Blocks, kernel: RelaxedDepthKernel) -> Factors | None:
+    """Return the product of layers with offsets; None where the manifold is not that of its rank."""
+    # The outer layers take the least offsets, the least of them where there is a null space.
+    middle, (one, other) = kernel.offsets[:-2], kernel.offsets[-2:]
+    at_left, at_right = (other, one) if z.right is None else (one, other)
+    if (z.left is not None and at_left > 0) or (z.right is not None and at_right > 0):
+        return None
+    root, unit = np.sqrt(frame.s), kernel.unit
+    c = np.diag(kernel.shared(frame.s)) + root[:, None] * (z.core / (unit * frame.phi)) * root
+    eye = np.eye(root.size)
+    outer = frame.u @ ((c + at_left * eye) / root[:, None])
+    inner = frame.vt.T @ ((c + at_right * eye) / root).T
+    if z.left is not None:
+        outer += z.left * (root / (unit * frame.phi_null))
+    if z.right is not None:
+        inner += z.right * (root / (unit * frame.phi_null))
+    order = np.argsort(frame.s)[::-1]
+    power = functools.reduce(np.matmul, (c + offset * eye for offset in middle), eye)
+    return _refactor(outer[:, order], power[np.ix_(order, order)], inner[:, order])
 
 
 def _by_exponential(frame: Frame, z: Blocks) -> Factors:
