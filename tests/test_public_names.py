@@ -78,7 +78,7 @@ def test_a_type_checker_knows_each_name(tmp_path):
     )
     lines = {int(line.split(":")[1]): line for line in run.stdout.splitlines() if line.startswith(str(snippet))}
     assert 'Module has no attribute "entropyy"' in lines[2], run.stdout + run.stderr
-    assert 'Missing positional arguments "x", "depth" in call to "entropy"' in lines[3]
+    assert 'Missing positional argument "x" in call to "entropy"' in lines[3]
     assert 'incompatible type "str"; expected "float"' in lines[4]
     assert 'Module has no attribute "Langevinn"' in lines[5]
     assert "rank: int | None" in lines[6].replace("Union[int, None]", "int | None")

@@ -190,6 +190,11 @@ class SpectralEntropy:
         self.excess = sum(d - self.rank for d in sizes[1:-1]) / self.depth
 
     @property
+    def flat(self) -> bool:
+        """Whether S is constant: at depth 1."""
+        return self.depth == 1
+
+    @property
     def degree(self) -> float:
         return self._rest * self.rank * (self.rank - 1) / 2 + self.excess * self.rank
 

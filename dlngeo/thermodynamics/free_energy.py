@@ -27,13 +27,22 @@ from typing import Any, NamedTuple
 
 from dlngeo import _check
 from dlngeo._autodiff import Operation, has_values, in_jax, untraced
+from dlngeo.kernels import Kernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
+from dlngeo.thermodynamics.kernel_entropy import KernelEntropy
 
 __all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
 
 
-def entropy(x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+def entropy(
+    x: Any,
+    depth: float | None = None,
+    rank: int | None = None,
+    widths: Sequence[int] | None = None,
+    *,
+    kernel: Kernel | None = None,
+) -> Any:
     r"""Entropy of a matrix: the logarithm of the volume of its orbit of balanced weights [1]_.
 
     .. math:: S(X) = \sum_{p=1}^{N-1} \Big[\log\frac{c_{d_p}}{c_{d_p - r}} + (d_p - r) \sum_k \log\lambda_k\Big]
@@ -47,11 +56,14 @@ def entropy(x: Any, depth: float, rank: int | None = None, widths: Sequence[int]
         Matrix.
     depth : float
         Number of layers N, at least 1. At real N the formula is continued; ``inf`` gives its renormalised limit
-        ``½ Σ_{k<l} log φ_∞(σ_k, σ_l) + (min(m, n) − r) Σ_k log σ_k``.
+        ``½ Σ_{k<l} log φ_∞(σ_k, σ_l) + (min(m, n) − r) Σ_k log σ_k``. None where a kernel is given.
     rank : int, optional
         Rank r; the trailing singular values are dropped. Defaults to the least width.
     widths : sequence of int, optional
         Widths ``(d_0, …, d_N)``, of which ``d_0 = n`` and ``d_N = m``. The inner ones default to ``min(m, n)``.
+    kernel : Kernel, optional
+        In place of a depth: ``½ Σ_{k<l} log φ(σ_k, σ_l) + ½ (min(m, n) − r) Σ_k log φ(σ_k, 0)``, and the constant of a
+        :class:`~dlngeo.kernels.RelaxedDepthKernel`, see :class:`~dlngeo.thermodynamics.kernel_entropy.KernelEntropy`.
 
     Returns
     -------
@@ -65,10 +77,17 @@ def entropy(x: Any, depth: float, rank: int | None = None, widths: Sequence[int]
     ValueError
         If they do not fit together and to the shape, or ``x`` has NaN or infinite entries.
     """
-    return _entropy(_at(x, depth, rank, widths), x)
+    return _entropy(_at(x, depth, rank, widths, kernel), x)
 
 
-def entropy_gradient(x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+def entropy_gradient(
+    x: Any,
+    depth: float | None = None,
+    rank: int | None = None,
+    widths: Sequence[int] | None = None,
+    *,
+    kernel: Kernel | None = None,
+) -> Any:
     r"""Euclidean gradient of the entropy, ``U diag(∂S/∂σ_k) Vᵀ``, shape=[..., m, n].
 
     .. math:: \frac{\partial S}{\partial\sigma_k} = \sum_{l \ne k} \Big[\frac{\sigma_k}{\sigma_k^2 - \sigma_l^2}
@@ -78,7 +97,7 @@ def entropy_gradient(x: Any, depth: float, rank: int | None = None, widths: Sequ
 
     Parameters
     ----------
-    x, depth, rank, widths
+    x, depth, rank, widths, kernel
         As in :func:`entropy`.
 
     Raises
@@ -86,10 +105,18 @@ def entropy_gradient(x: Any, depth: float, rank: int | None = None, widths: Sequ
     TypeError, ValueError
         As :func:`entropy`, and if a singular value vanishes and N > 1: there S is not differentiable.
     """
-    return _gradient(_at(x, depth, rank, widths), x)
+    return _gradient(_at(x, depth, rank, widths, kernel), x)
 
 
-def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, widths: Sequence[int] | None = None) -> Any:
+def entropy_hessian(
+    z: Any,
+    x: Any,
+    depth: float | None = None,
+    rank: int | None = None,
+    widths: Sequence[int] | None = None,
+    *,
+    kernel: Kernel | None = None,
+) -> Any:
     r"""Euclidean Hessian product ``D²S(X)[Z]``, the derivative of :func:`entropy_gradient` along Z, shape=[..., m, n].
 
     As of any spectral function [3]_: with ``UᵀZV = M`` and ``f_k = ∂S/∂σ_k``, the entries of its core are
@@ -105,7 +132,7 @@ def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, width
     ----------
     z : array, shape=[..., m, n]
         Direction.
-    x, depth, rank, widths
+    x, depth, rank, widths, kernel
         As in :func:`entropy`.
 
     Raises
@@ -113,7 +140,7 @@ def entropy_hessian(z: Any, x: Any, depth: float, rank: int | None = None, width
     TypeError, ValueError
         As :func:`entropy_gradient`, and if the direction has another shape or NaN or infinite entries.
     """
-    at = _at(x, depth, rank, widths)
+    at = _at(x, depth, rank, widths, kernel)
     xp, direction = _check.floating(untraced(z))
     if tuple(direction.shape[-2:]) != at.spectral.shape:
         m, n = at.spectral.shape
@@ -145,10 +172,12 @@ def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[i
 def free_energy(
     cost: Callable[[Any], Any] | Any,
     x: Any,
-    depth: float,
+    depth: float | None,
     beta: float,
     rank: int | None = None,
     widths: Sequence[int] | None = None,
+    *,
+    kernel: Kernel | None = None,
 ) -> Any:
     """Free energy ``F(X) = E(X) − S(X)/β`` [2]_, shape=[...].
 
@@ -158,7 +187,7 @@ def free_energy(
         Energy E, a function of matrices, or its value at X: one number for each matrix.
     beta : float
         Inverse temperature, positive.
-    x, depth, rank, widths
+    x, depth, rank, widths, kernel
         As in :func:`entropy`.
 
     Returns
@@ -172,17 +201,19 @@ def free_energy(
         As :func:`entropy`, and if ``beta`` is not a positive number, or the energies are NaN or not one for each
         matrix.
     """
-    beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths)
+    beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths, kernel=kernel)
     return _energy(cost, x, tuple(value.shape)) - value / beta
 
 
 def free_energy_gradient(
     euclidean_gradient: Any,
     x: Any,
-    depth: float,
+    depth: float | None,
     beta: float,
     rank: int | None = None,
     widths: Sequence[int] | None = None,
+    *,
+    kernel: Kernel | None = None,
 ) -> Any:
     """Euclidean gradient ``F′(X) = E′(X) − S′(X)/β`` of the free energy, shape=[..., m, n].
 
@@ -192,7 +223,7 @@ def free_energy_gradient(
     ----------
     euclidean_gradient : callable or array, shape=[..., m, n]
         ``E′``, or its value at X.
-    x, depth, beta, rank, widths
+    x, depth, beta, rank, widths, kernel
         As in :func:`free_energy`.
 
     Raises
@@ -200,24 +231,36 @@ def free_energy_gradient(
     TypeError, ValueError
         As :func:`free_energy`, with gradients for energies, and where S is not differentiable.
     """
-    beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths)
+    beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths, kernel=kernel)
     return _slope(euclidean_gradient, x, tuple(value.shape)) - value / beta
 
 
 class _Point(NamedTuple):
     frame: Any  # None under JAX, until it is called
-    spectral: SpectralEntropy
+    spectral: SpectralEntropy | KernelEntropy
 
     def at(self, x: Any) -> _Point:
         return _Point(Frame.at(x, self.spectral.kernel, self.spectral.rank), self.spectral)
 
 
-def _at(x: Any, depth: float, rank: int | None, widths: Sequence[int] | None) -> _Point:
+def _at(
+    x: Any, depth: float | None, rank: int | None, widths: Sequence[int] | None, kernel: Kernel | None = None
+) -> _Point:
     values = _check.floating(untraced(x))[1]
     if values.ndim < 2:
         raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
     m, n = values.shape[-2:]
-    point = _Point(None, SpectralEntropy(m, n, depth, rank, widths))
+    if (depth is None) == (kernel is None) or (widths is not None and kernel is not None):
+        raise TypeError(
+            f"give either a depth, with widths or without, or a kernel; got depth={depth!r}, widths={widths!r} and "
+            f"kernel={kernel!r}."
+        )
+    spectral: SpectralEntropy | KernelEntropy
+    if kernel is not None:
+        spectral = KernelEntropy(m, n, kernel, rank)
+    elif depth is not None:
+        spectral = SpectralEntropy(m, n, depth, rank, widths)
+    point = _Point(None, spectral)
     return point if in_jax(values) else point.at(values)
 
 
@@ -273,7 +316,7 @@ def _hessian_value(at: _Point, x: Any, z: Any) -> Any:
     along = (spectral.hessian(s) @ xp.linalg.diagonal(core)[..., None])[..., 0]
     across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
     core = xp.where(index[:, None] == index, along[..., None], across)
-    turn = (spectral.gradient(s) / s)[..., None, :] if spectral.depth > 1 else 0.0
+    turn = (spectral.gradient(s) / s)[..., None, :] if not spectral.flat else 0.0
     return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
 
 

@@ -1,0 +1,172 @@
+r"""The entropy that belongs to a kernel.
+
+The volume of the leaf over a matrix is, up to a constant, that of the pairs of singular values,
+
+.. math:: S(X) = \tfrac12 \sum_{k<l\le r} \log\varphi(\sigma_k, \sigma_l)
+    + \tfrac{d - r}2 \sum_k \log\varphi(\sigma_k, 0) + \text{const}, \qquad d = \min(m, n),
+
+for networks of inner widths d: balanced ones, where it is the formula of Menon and Yu [1]_, and those that are balanced
+up to multiples of the identity, see ``docs/relaxed.md`` for a proof. With ``a = σ²`` and ``φ = f(a_k, a_l)``
+derivatives are those of ``½ log f``, by divided differences of f alone, so that nothing cancels where singular values
+coincide.
+
+References
+----------
+.. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dlngeo import _check
+from dlngeo.kernels import Kernel, RelaxedDepthKernel, require_kernel
+from dlngeo.thermodynamics.entropy import _diagonal, _log, log_orthogonal_volume
+
+__all__ = ["KernelEntropy"]
+
+
+class KernelEntropy:
+    r"""The entropy of a kernel as a function of the singular values, shape=[..., r], in any order.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape of the matrices.
+    kernel : Kernel
+        The kernel φ.
+    rank : int, optional
+        Rank r. Defaults to ``min(m, n)``.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(m, n)``.
+    kernel, rank
+        φ and r.
+    constant : float
+        ``(N − 1) log vol O(d)`` of a :class:`~dlngeo.kernels.RelaxedDepthKernel` that is not normalised, at full rank;
+        otherwise 0, and only differences of S mean something.
+
+    Raises
+    ------
+    TypeError
+        If ``kernel`` is no kernel, or the rank no integer.
+    ValueError
+        If the rank exceeds a side.
+    """
+
+    def __init__(self, m: int, n: int, kernel: Kernel, rank: int | None = None) -> None:
+        m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
+        width = min(m, n)
+        self.shape, self.kernel, self.rank = (m, n), kernel, width if rank is None else _check.rank(rank, m, n)
+        require_kernel(kernel, zero=self.rank < width)
+        self._spare, self.constant = width - self.rank, 0.0
+        if self._spare and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
+            raise ValueError(
+                f"φ(1, 0) = 0, so {kernel!r} has no entropy at rank {self.rank} < {width}; take full rank."
+            )
+        if isinstance(kernel, RelaxedDepthKernel) and not kernel.normalized and self._spare == 0:
+            self.constant = (kernel.offsets.size - 1) * log_orthogonal_volume(width)
+
+    @property
+    def flat(self) -> bool:
+        """Whether S is constant: at depth 1."""
+        return self.kernel.depth == 1
+
+    def __call__(self, s: Any) -> Any:
+        """S, shape=[...], at σ; ``−inf`` where the volume is zero."""
+        xp, s = self._sized(*_check.singular_values(s))
+        value = xp.where(_diagonal(xp, s), 0.0, _log(xp, self.kernel(s[..., :, None], s[..., None, :])))
+        total = self.constant + xp.sum(value, axis=(-2, -1)) / 4
+        if self._spare:
+            total = total + self._spare / 2 * xp.sum(_log(xp, self.kernel(s, xp.zeros_like(s))), axis=-1)
+        return total
+
+    def gradient(self, s: Any) -> Any:
+        r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
+
+        .. math::
+            f_k = \sigma_k \Big[\sum_{l \ne k} \frac{\psi_{\sigma_l}(\sigma_k, \sigma_k)}{\varphi(\sigma_k, \sigma_l)}
+            + (d - r) \frac{\psi_0(\sigma_k, \sigma_k)}{\varphi(\sigma_k, 0)}\Big] .
+        """
+        xp, s = self._regular(s)
+        return 2 * s * self._slope(xp, s)
+
+    def hessian(self, s: Any) -> Any:
+        """``∂²S/∂σ_k∂σ_l``, shape=[..., r, r]."""
+        xp, s = self._regular(s)
+        row, column = xp.broadcast_arrays(s[..., :, None], s[..., None, :])
+        phi, kernel = self.kernel(row, column), self.kernel
+        one = kernel.divided_difference(column, row, row) / phi
+        across = (kernel.mixed_divided_difference(row, row, column, column) / phi - one * one.mT) / 2
+        along = xp.where(
+            _diagonal(xp, s), 0.0, kernel.second_divided_difference(column, row, row, row) / phi - one**2 / 2
+        )
+        total = xp.sum(along, axis=-1)
+        if self._spare:
+            zero = xp.zeros_like(s)
+            phi = kernel(s, zero)
+            one = kernel.divided_difference(zero, s, s) / phi
+            total = total + self._spare * (kernel.second_divided_difference(zero, s, s, s) / phi - one**2 / 2)
+        diagonal = 4 * s**2 * total + 2 * self._slope(xp, s)
+        return xp.where(_diagonal(xp, s), diagonal[..., None], 4 * row * column * across)
+
+    def quotients(self, s: Any) -> tuple[Any, Any]:
+        r"""``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)`` for ``f = ∂S/∂σ``, shape=[..., r, r] each.
+
+        With ``g = ∂S/∂a`` the first is ``g_k + g_l + (σ_k + σ_l)² (g_k − g_l)/(a_k − a_l)``, where
+
+        .. math:: 2\frac{g_k - g_l}{a_k - a_l} = \frac{f[k,k,l;l] + f[k,l,l;l] - f[l,l;k,l]}{f(k, l)}
+            + \sum_{j \ne k, l} \Big[\frac{f[k,k,l;j] + f[k,l,l;j]}{f(k, j)}
+            - \frac{f[l,l;j]\, f[k,l;j]}{f(k, j)\, f(l, j)}\Big],
+
+        with ``d − r`` terms more at ``σ_j = 0``. Its diagonal is zero, and to be replaced by :meth:`hessian`.
+        """
+        xp, s = self._regular(s)
+        kernel, slope = self.kernel, self._slope(xp, s)
+        row, column = xp.broadcast_arrays(s[..., :, None], s[..., None, :])
+        own = kernel.second_divided_difference(column, row, row, column)
+        own = own + kernel.second_divided_difference(column, row, column, column)
+        own = (own - kernel.mixed_divided_difference(column, column, row, column)) / kernel(row, column)
+
+        def others(j: Any, k: Any, l: Any) -> Any:  # noqa: E741
+            curve = kernel.second_divided_difference(j, k, k, l) + kernel.second_divided_difference(j, k, l, l)
+            turn = kernel.divided_difference(j, l, l) * kernel.divided_difference(j, k, l) / kernel(l, j)
+            return (curve - turn) / kernel(k, j)
+
+        k, l, j = xp.broadcast_arrays(s[..., :, None, None], s[..., None, :, None], s[..., None, None, :])  # noqa: E741
+        index = xp.arange(self.rank)
+        mine = (index == index[:, None, None]) | (index == index[:, None])
+        total = own + xp.sum(xp.where(mine, 0.0, others(j, k, l)), axis=-1)
+        if self._spare:
+            total = total + self._spare * others(xp.zeros_like(row), row, column)
+        f = 2 * s * slope
+        minus = slope[..., :, None] + slope[..., None, :] + (row + column) ** 2 * total / 2
+        return xp.where(_diagonal(xp, s), 0.0, minus), (f[..., :, None] + f[..., None, :]) / (row + column)
+
+    def _slope(self, xp: Any, s: Any) -> Any:
+        """``∂S/∂a_k``."""
+        row, column = xp.broadcast_arrays(s[..., :, None], s[..., None, :])
+        pairs = self.kernel.divided_difference(column, row, row) / self.kernel(row, column)
+        total = xp.sum(xp.where(_diagonal(xp, s), 0.0, pairs), axis=-1) / 2
+        if self._spare:
+            zero = xp.zeros_like(s)
+            total = total + self._spare / 2 * self.kernel.divided_difference(zero, s, s) / self.kernel(s, zero)
+        return total
+
+    def _sized(self, xp: Any, s: Any) -> tuple[Any, Any]:
+        if s.ndim == 0 or s.shape[-1] != self.rank:
+            raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
+        return xp, s
+
+    def _regular(self, s: Any) -> tuple[Any, Any]:
+        xp, s = self._sized(*_check.singular_values(s))
+        if not (self.kernel.smooth_at_zero or bool(xp.all(s > 0))):
+            raise ValueError(
+                f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
+                f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
+            )
+        return xp, s
