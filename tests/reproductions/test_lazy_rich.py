@@ -1,0 +1,50 @@
+"""What ``lazy_rich.py`` runs, on one seed, and that the page says what was found."""
+
+import json
+from pathlib import Path
+
+import lazy_rich as script
+import numpy as np
+import pytest
+
+from dlngeo.pymanopt import FixedRank, GradientFlow
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_without_offset_it_is_the_flow_of_the_depth():
+    cell = script.compute("depth 3 to 2", 0.0, 1)
+    truth, data = script.instance(1)
+    start = data.initial_point(rank=8, size=script.START, rng=1)
+    u, s, vt = GradientFlow().run(data.problem(FixedRank(40, 40, 8, depth=3)), initial_point=start).point
+    gap = (u * s) @ vt - truth
+    gap[data.rows, data.cols] = truth[data.rows, data.cols] = 0
+    assert cell["error"] == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(truth), rel=0.1)
+
+
+def test_a_far_offset_takes_a_layer_away():
+    cell = script.compute("depth 3 to 2", 1e6, 0)
+    truth, data = script.instance(0)
+    start = data.initial_point(rank=8, size=script.START, rng=0)
+    u, s, vt = GradientFlow().run(data.problem(FixedRank(40, 40, 8, depth=2)), initial_point=start).point
+    gap = (u * s) @ vt - truth
+    gap[data.rows, data.cols] = truth[data.rows, data.cols] = 0
+    assert cell["error"] == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(truth), rel=0.1)
+
+
+def test_the_page_has_the_table_of_the_cells():
+    cells = json.loads((DOCS / "relaxed.json").read_text(encoding="utf-8"))
+    assert script.table(cells) in (DOCS / "relaxed.md").read_text(encoding="utf-8")
+
+
+def test_a_little_offset_keeps_the_bias_and_most_of_the_plateau():
+    """What the page concludes, from the cells: the plateau is lost where the bias is."""
+    cells = json.loads((DOCS / "relaxed.json").read_text(encoding="utf-8"))
+    at = {offset: k for k, offset in enumerate(script.OFFSETS)}
+    for family in script.FAMILIES:
+        error, half = (np.median(script.values(cells, family, column), axis=1) for column in ("error", "half"))
+        assert error[at[1e-3]] < 1.2 * error[0]
+        assert half[at[1e-3]] > 0.9 * half[0]
+        shorter = half < 0.6 * half[0]
+        assert shorter.any()
+        assert np.min(error[shorter]) > 2 * error[0]
