@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,9 @@ def main() -> None:
                 done[name] = compute(*name)
                 file.write(json.dumps(done[name]) + "\n")
                 file.flush()
-                print(*name, f"error {done[name]['error']:.2g}, {done[name]['seconds']:.0f} s", flush=True)
+                sys.stderr.write(
+                    " ".join(map(str, name)) + f" error {done[name]['error']:.2g}, {done[name]['seconds']:.0f} s\n"
+                )
     cells = sorted(done.values(), key=key)
     rounded = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in cell.items()} for cell in cells]
     text = "[\n" + ",\n".join(json.dumps(cell) for cell in rounded) + "\n]\n"
