@@ -13,6 +13,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
     from dlngeo import pymanopt as pymanopt
     from dlngeo import sampling as sampling
     from dlngeo import sklearn as sklearn
+    from dlngeo import torch as torch
     from dlngeo.errors import GeodesicError as GeodesicError
     from dlngeo.errors import KernelError as KernelError
     from dlngeo.errors import SingularError as SingularError
@@ -36,7 +37,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
 
     __version__: str
 
-_ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling", "sklearn")
+_ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling", "sklearn", "torch")
 _HOMES = {  # public name → the module that it is imported from
     "DLNMetric": "dlngeo.geomstats",
     "DepthKernel": "dlngeo.kernels",

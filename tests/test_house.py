@@ -17,7 +17,7 @@ ROWS = [
     {"matrices"},
     {"thermodynamics"},
     {"geomstats"},
-    {"pymanopt", "flows", "sampling"},
+    {"pymanopt", "flows", "sampling", "torch"},
     {"problems"},
     {"sklearn"},
     {"plotting"},

@@ -1,0 +1,196 @@
+r"""One step of gradient descent on balanced layers, written on their product.
+
+A matrix ``X = U Σ Vᵀ`` is the product of N balanced layers with singular values ``Λ = Σ^{1/N}``. Where a step changes
+the p-th layer by ``−lr (W_N ⋯ W_{p+1})ᵀ B (W_{p−1} ⋯ W_1)ᵀ`` and multiplies it by ``1 − ε``, the product of the
+stepped layers is, with ``K = −lr UᵀBV`` and ``L = −lr (1 − UUᵀ)BV``, ``R`` likewise for the rows,
+
+.. math:: X' = (U \Sigma^{-1/2} C + L \Sigma^{1/2})\, C^{N-2}\, (C \Sigma^{-1/2} V^\top + \Sigma^{1/2} R^\top), \qquad
+   C = (1 - \varepsilon) \Lambda^2 + \Sigma^{1/2} K \Sigma^{1/2}.
+
+It is the second-order retraction of :mod:`dlngeo.matrices.retraction`, and exists at real N while no eigenvalue of C
+reaches the negative half-axis. Powers are held as ``C^n = Λ^n (1 + E_n) Λ^n`` with E_n of the size of the step, so that
+nothing is rounded to the size of X and what does not move keeps all of its digits.
+
+All arrays are tensors with any number of batch axes in front.
+
+References
+----------
+.. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Theorems 10–12.
+.. [2] S. Arora, N. Cohen and E. Hazan, "On the optimization of deep networks: implicit acceleration by
+   overparameterization", ICML 2018, arXiv:1802.06509, Theorem 1: the flow of which this is a step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Covector", "Factors", "balanced", "covector", "factorise", "move", "of_pair", "product"]
+
+
+class Factors(NamedTuple):
+    """``X = U Σ Vᵀ`` of rank r: u of shape (…, m, r), s (…, r), vt (…, r, n)."""
+
+    u: Tensor
+    s: Tensor
+    vt: Tensor
+
+
+class Covector(NamedTuple):
+    """``core = UᵀBV``, ``left = (1 − UUᵀ)BV``, ``right = UᵀB(1 − VVᵀ)``; None where U or V is square."""
+
+    core: Tensor
+    left: Tensor | None
+    right: Tensor | None
+
+
+def factorise(x: Tensor) -> Factors:
+    """Thin SVD of ``x``."""
+    return Factors(*torch.linalg.svd(x, full_matrices=False))
+
+
+def product(f: Factors) -> Tensor:
+    """``U Σ Vᵀ``."""
+    return (f.u * f.s.unsqueeze(-2)) @ f.vt
+
+
+def of_pair(a: Tensor, b: Tensor) -> Factors:
+    """SVD of ``a b`` for a of shape (…, m, r) and b (…, r, n), in O((m + n) r²)."""
+    (q_left, at_left), (q_right, at_right) = torch.linalg.qr(a), torch.linalg.qr(b.mT)
+    u, s, vt = _svd(at_left @ at_right.mT)
+    return Factors(q_left @ u, s, vt @ q_right.mT)
+
+
+def balanced(f: Factors) -> tuple[Tensor, Tensor]:
+    """``(U Σ^{1/2}, Σ^{1/2} Vᵀ)``."""
+    root = f.s.sqrt()
+    return f.u * root.unsqueeze(-2), root.unsqueeze(-1) * f.vt
+
+
+def covector(f: Factors, bv: Tensor, ub: Tensor) -> Covector:
+    """Blocks of a covector from ``bv = BV`` and ``ub = UᵀB``."""
+    core = f.u.mT @ bv
+    left = None if f.u.shape[-2] == f.u.shape[-1] else bv - f.u @ core
+    right = None if f.vt.shape[-2] == f.vt.shape[-1] else ub - core @ f.vt
+    return Covector(core, left, right)
+
+
+def move(f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) -> Factors:
+    """Return the factors of the product of layers stepped along ``−lr B`` and multiplied by ``1 − shrink``.
+
+    At integer depth it is defined for every step, at depth 1 as the truncated SVD of ``(1 − shrink) X − lr B``. At
+    other depths, a step so long that the power of C does not exist is taken by Euler's method in the metric, followed
+    by the truncated SVD. Singular values below the smallest normal number, and at depths between integers below 1e-24
+    of the largest, move as if they were that number: by nothing that can be seen.
+    """
+    b = Covector(-lr * b.core, *(None if x is None else -lr * x for x in (b.left, b.right)))
+    whole = depth == int(depth)
+    half = depth // 2 if whole else depth / 2
+    lam = f.s.clamp_min(torch.finfo(f.s.dtype).tiny)
+    lam = (lam if whole else torch.maximum(lam, 1e-24 * f.s.amax(-1, keepdim=True))) ** (1 / depth)
+    powers = None if half == 0 else _powers(lam, b.core, depth, half, shrink)
+    if powers is None:
+        return _euler(f, b, lam, depth, shrink)
+    first, before, power = powers
+    odd = depth / 2 - half
+    middle = torch.diag_embed(f.s) if odd == 0 else _between(lam ** (depth / 2), _plus_one(first), lam ** (depth / 2))
+
+    def halved(basis: Tensor, null: Tensor | None, power: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        own = _plus_one(_between(lam**-odd, power, lam**odd))
+        if null is None:
+            return basis, own
+        return _orthonormalised(
+            basis @ own + null @ _between(lam ** (depth / 2 + half - 1), _plus_one(before), lam ** (odd - 1))
+        )
+
+    left, at_left = halved(f.u, b.left, power, before)
+    right, at_right = halved(f.vt.mT, None if b.right is None else b.right.mT, power.mT, before.mT)
+    a, s, ct = _svd(at_left @ middle @ at_right.mT)
+    return Factors(left @ a, s, ct @ right.mT)
+
+
+def _powers(
+    lam: Tensor, core: Tensor, depth: float, half: float, shrink: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """``E_1``, ``E_{half−1}`` and ``E_half``; None where the powers do not exist."""
+    ends = lam ** (depth / 2 - 1)
+    first = _between(ends, core, ends)
+    first.diagonal(dim1=-2, dim2=-1).sub_(shrink)
+    if half == int(half):
+        before, power = torch.zeros_like(first), first
+        if half > 1:
+            before = _power(lam, first, int(half) - 1)
+            power = _joined(lam, first, 1, before, int(half) - 1)
+        return first, before, power
+    double = lam.double()
+    values, vectors = torch.linalg.eig(_between(double, _plus_one(first.double()), double))
+    if bool(((values.real <= 0) & (values.imag == 0)).any()):
+        return None
+    inverse = torch.linalg.inv(vectors)
+
+    def power_of(n: float) -> Tensor:
+        root = ((vectors * values.unsqueeze(-2) ** n) @ inverse).real
+        return _plus_one(_between(double**-n, root, double**-n), -1).to(lam.dtype)
+
+    return first, power_of(half - 1), power_of(half)
+
+
+def _power(lam: Tensor, first: Tensor, n: int) -> Tensor:
+    """``E_n`` by squaring."""
+    result, done = first, 1
+    for digit in bin(n)[3:]:
+        result, done = _joined(lam, result, done, result, done), 2 * done
+        if digit == "1":
+            result, done = _joined(lam, first, 1, result, done), done + 1
+    return result
+
+
+def _joined(lam: Tensor, x: Tensor, m: int, y: Tensor, n: int) -> Tensor:
+    """``E_{m+n}`` from ``E_m`` and ``E_n``."""
+    x, y = _between(lam**-n, x, lam**n), _between(lam**m, y, lam**-m)
+    return x + y + x @ y
+
+
+def _between(left: Tensor, a: Tensor, right: Tensor) -> Tensor:
+    """``diag(left) A diag(right)``."""
+    return left.unsqueeze(-1) * a * right.unsqueeze(-2)
+
+
+def _plus_one(a: Tensor, sign: int = 1) -> Tensor:
+    a = a.clone()
+    a.diagonal(dim1=-2, dim2=-1).add_(sign)
+    return a
+
+
+def _orthonormalised(a: Tensor) -> tuple[Tensor, Tensor]:
+    """QR factors, the second with positive diagonal."""
+    q, r = torch.linalg.qr(a)
+    sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(a.dtype)
+    return q * sign.unsqueeze(-2), r * sign.unsqueeze(-1)
+
+
+def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD in double precision, so that the digits of small singular values of single precision are kept."""
+    u, s, vt = torch.linalg.svd(a.double(), full_matrices=False)
+    return u.to(a.dtype), s.to(a.dtype), vt.to(a.dtype)
+
+
+def _euler(f: Factors, b: Covector, lam: Tensor, depth: float, shrink: float) -> Factors:
+    """Return the truncated SVD of ``(1 − shrink)^N X − lr A_X B``."""
+    # φ(s, t) = (st)^{1−1/N} sinh(ℓ)/sinh(ℓ/N) with ℓ = log s − log t, which is N on the diagonal.
+    gap = torch.log(lam).unsqueeze(-1) - torch.log(lam).unsqueeze(-2)
+    quotient = torch.where(gap == 0, depth, torch.sinh(depth * gap) / torch.sinh(gap))
+    core = _between(lam ** (depth - 1), quotient, lam ** (depth - 1)) * b.core
+    null = lam ** (2 * depth - 2)
+    core = core + torch.diag_embed(f.s * (1 - shrink) ** depth)
+    left, right, r = f.u @ core, f.vt, f.s.shape[-1]
+    if b.left is not None:
+        left = left + b.left * null.unsqueeze(-2)
+    if b.right is not None:
+        left, right = torch.cat((left, f.u), -1), torch.cat((right, null.unsqueeze(-1) * b.right), -2)
+    q_left, at_left = torch.linalg.qr(left)
+    q_right, at_right = torch.linalg.qr(right.mT)
+    a, s, ct = _svd(at_left @ at_right.mT)
+    return Factors(q_left @ a[..., :r], s[..., :r].contiguous(), ct[..., :r, :] @ q_right.mT)
