@@ -179,12 +179,13 @@ class DepthSGD(torch.optim.Optimizer):
 
     def _depth_step(self, group: Group, slots: list[Slot], shrink: float) -> None:
         sign = -1.0 if group["maximize"] else 1.0
-        olds = [slot.factors() for slot in slots]
+        olds = list(map(Slot.factors, slots))
         covectors = [slot.covector(f, float(group["momentum"]), sign) for slot, f in zip(slots, olds, strict=True)]
         f, b = Factors(*map(_stacked, zip(*olds, strict=True))), Covector(*map(_stacked, zip(*covectors, strict=True)))
-        new = move(f, b, float(group["lr"]), slots[0].depth, shrink)
-        if not bool(torch.isfinite(new.s).all()):
-            raise OverflowError(f"the step of {slots[0].name} leaves the numbers of {f.s.dtype}: lower lr.")
+        try:
+            new = move(f, b, float(group["lr"]), slots[0].depth, shrink)
+        except OverflowError as error:
+            raise OverflowError(f"{slots[0].name}: {error}") from error
         news = [new] if len(slots) == 1 else [Factors(*x) for x in zip(*(part.unbind() for part in new), strict=True)]
         for slot, old, end in zip(slots, olds, news, strict=True):
             slot.keep(old, end)

@@ -59,7 +59,7 @@ class Slot:
                 f"{self.name} has singular values that are zero but for rounding (the largest is "
                 f"{float(largest.max()):.1e}): at depth {self.depth:g} they hardly move, and a zero matrix never "
                 "does. Start from a random matrix of full rank, or put this parameter into a group of depth 1.",
-                stacklevel=4,
+                stacklevel=6,  # who calls step(),
             )
         return f
 

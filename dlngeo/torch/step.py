@@ -84,6 +84,7 @@ def move(f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) 
     other depths, a step so long that the power of C does not exist is taken by Euler's method in the metric, followed
     by the truncated SVD. Singular values below the smallest normal number, and at depths between integers below 1e-24
     of the largest, move as if they were that number: by nothing that can be seen.
+    Where the end is not finite an ``OverflowError`` is raised.
     """
     b = Covector(-lr * b.core, *(None if x is None else -lr * x for x in (b.left, b.right)))
     whole = depth == int(depth)
@@ -173,6 +174,8 @@ def _orthonormalised(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """SVD in double precision, so that the digits of small singular values of single precision are kept."""
+    if not bool(torch.isfinite(a).all()):
+        raise OverflowError(f"the step leaves the numbers of {a.dtype}; lower lr.")
     u, s, vt = torch.linalg.svd(a.double(), full_matrices=False)
     return u.to(a.dtype), s.to(a.dtype), vt.to(a.dtype)
 
