@@ -49,9 +49,12 @@ class Slot:
     def factors(self) -> Factors:
         """Return the factors kept from the last step, or fresh ones where the parameters are not those that it left."""
         state = self.states[0]
-        if "mark" in state and torch.equal(state["mark"], self.mark()):
+        self.kept = "mark" in state and torch.equal(state["mark"], self.mark())
+        if self.kept:
             return Factors(state["u"], state["s"], state["vt"])
         f = self.factorised()
+        if "mark" in state:
+            self.carried(Factors(state["u"], state["s"], state["vt"]), f)
         largest = f.s.amax(-1, keepdim=True)
         noise = torch.finfo(self.dtype).eps * max(f.u.shape[-2], f.vt.shape[-1]) * largest
         if self.depth > 1 and bool((f.s <= noise).any()):
@@ -114,11 +117,15 @@ class PairSlot(Slot):
         return of_pair(*self.matrices())
 
     def covector(self, f: Factors, momentum: float, sign: float) -> Covector:
-        # Autograd saw the parameters, which in half precision are the factors but for rounding.
-        root = f.s.sqrt()
-        scale = torch.where(root > 0, sign / root, 0.0)
-        at_a, at_b = (g.to(self.dtype) for g in self.gradients())
-        bv, ub = at_a * scale.unsqueeze(-2), scale.unsqueeze(-1) * at_b
+        at_a, at_b = (sign * g.to(self.dtype) for g in self.gradients())
+        if self.kept:
+            root = f.s.sqrt()
+            inverse = torch.where(root > 0, 1 / root, 0.0)
+            bv, ub = at_a * inverse, inverse.unsqueeze(-1) * at_b
+        else:  # a = U (Uᵀa) and b = (bV) Vᵀ are any factors
+            a, b = (x.double() for x in self.matrices())
+            bv = at_a @ torch.linalg.pinv(b @ f.vt.mT.double()).mT.to(self.dtype)
+            ub = torch.linalg.pinv(f.u.mT.double() @ a).mT.to(self.dtype) @ at_b
         if momentum:
             for state, value in zip(self.states, (bv, ub), strict=True):
                 if "momentum_buffer" in state:
