@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from dlngeo.torch.slots import MatrixSlot, PairSlot, Slot
-from dlngeo.torch.step import Covector, Factors, move
+from dlngeo.torch.parts import Part, step_matrices, step_pair
 
 __all__ = ["DepthSGD"]
 
@@ -57,11 +56,13 @@ class DepthSGD(torch.optim.Optimizer):
 
     Notes
     -----
-    The state of a matrix is its SVD, in which half precision has its single-precision master copy, and its momentum.
-    The factors are made afresh where somebody else has written to the parameter. ``load_state_dict`` keeps them in
-    their own precision, so that a run goes on bit for bit.
+    The state is the momentum, and the master copy in single precision of parameters in half precision, which are made
+    afresh where somebody else has written to the parameter. ``load_state_dict`` keeps both in their own precision, so
+    that a run goes on bit for bit. A step costs an SVD and some ten products of matrices, flat in depth.
 
-    Where X has zero singular values the metric vanishes at N > 1: they stay zero, or nearly, with a warning.
+    Where X has zero singular values the metric vanishes at N > 1: they stay zero, or nearly, with a warning. A matrix
+    resolves singular values down to its rounding; what is further below the largest than that, a
+    :class:`DepthAdapter` resolves.
 
     Raises
     ------
@@ -125,36 +126,45 @@ class DepthSGD(torch.optim.Optimizer):
         for group in self.param_groups:
             _check_gradients(group)
         for group in self.param_groups:
-            plain, slots = self._split(group)
+            plain, pairs, matrices = self._split(group)
             self._plain_step(group, plain)
-            stacks: dict[Any, list[Slot]] = defaultdict(list)
-            for k, slot in enumerate(slots):
-                shrink = self._shrink(group, slot)
-                p = slot.params[0]
-                small = isinstance(slot, MatrixSlot) and p.numel() <= _SMALL
-                stacks[(p.shape, p.dtype, p.device, shrink) if small else (k, shrink)].append(slot)
-            for (*_, shrink), stack in stacks.items():
-                self._depth_step(group, stack, shrink)
+            options = {"lr": float(group["lr"]), "momentum": float(group["momentum"])}
+            options["sign"] = -1.0 if group["maximize"] else 1.0
+            for pair in pairs:
+                step_pair(pair, shrink=self._shrink(group, pair), **options)
+            for parts, shrink in self._stacks(group, matrices):
+                step_matrices(parts, shrink=shrink, **options)
         return loss
 
-    def _split(self, group: Group) -> tuple[list[Tensor], list[Slot]]:
-        """Tell the parameters with gradients of plain SGD from those that are matrices."""
+    def _split(self, group: Group) -> tuple[list[Tensor], list[Part], list[Part]]:
+        """Tell the parameters with gradients of plain SGD from pairs and matrices."""
         plain: list[Tensor] = []
-        slots: list[Slot] = []
-        pairs = _pairs(group)
+        pairs: list[Part] = []
+        matrices: list[Part] = []
+        partners = _pairs(group)
         for k, p in enumerate(group["params"]):
-            if p in pairs:
-                pair, partner, place = pairs[p]
+            if p in partners:
+                pair, partner, place = partners[p]
                 if place == 0 and p.grad is not None and partner.grad is not None:
                     states = [self.state[p], self.state[partner]]
-                    slots.append(PairSlot(_name(group, k), [p, partner], states, pair.depth))
+                    pairs.append(Part(_name(group, k), [p, partner], states, pair.depth))
             elif p.grad is None:
                 continue
             elif group["depth"] == 1 or p.ndim < 2 or p.numel() == 0:
                 plain.append(p)
             else:
-                slots.append(MatrixSlot(_name(group, k), p, self.state[p], group["depth"], group["batched"]))
-        return plain, slots
+                matrices.append(Part(_name(group, k), [p], [self.state[p]], group["depth"], group["batched"]))
+        return plain, pairs, matrices
+
+    def _stacks(self, group: Group, parts: list[Part]) -> Iterator[tuple[list[Part], float]]:
+        """Put small matrices of one shape together, large ones by themselves."""
+        stacks: dict[Any, list[Part]] = defaultdict(list)
+        for k, part in enumerate(parts):
+            p, shrink = part.params[0], self._shrink(group, part)
+            key = (p.shape, p.dtype, p.device) if p.numel() <= _SMALL else k
+            stacks[key, shrink].append(part)
+        for (_, shrink), stack in stacks.items():
+            yield stack, shrink
 
     def _plain_step(self, group: Group, params: list[Tensor]) -> None:
         buffers = [self.state[p].get("momentum_buffer") for p in params]
@@ -164,35 +174,18 @@ class DepthSGD(torch.optim.Optimizer):
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
 
-    def _shrink(self, group: Group, slot: Slot) -> float:
+    def _shrink(self, group: Group, part: Part) -> float:
         """``lr · weight_decay``, accumulated by momentum: by how much every layer shrinks."""
-        decay, state = float(group["weight_decay"]), slot.states[0]
+        decay, state = float(group["weight_decay"]), part.states[0]
         if group["momentum"] and decay:
             decay = state["decay"] = group["momentum"] * state.get("decay", 0.0) + decay
         shrink = float(group["lr"]) * decay
         if shrink >= 1:
             raise ValueError(
-                f"lr · weight_decay, with momentum, is {shrink:g}; at 1 the layers of {slot.name} would vanish. "
+                f"lr · weight_decay, with momentum, is {shrink:g}; at 1 the layers of {part.name} would vanish. "
                 "Lower one of them."
             )
         return shrink
-
-    def _depth_step(self, group: Group, slots: list[Slot], shrink: float) -> None:
-        sign = -1.0 if group["maximize"] else 1.0
-        olds = list(map(Slot.factors, slots))
-        covectors = [slot.covector(f, float(group["momentum"]), sign) for slot, f in zip(slots, olds, strict=True)]
-        f, b = Factors(*map(_stacked, zip(*olds, strict=True))), Covector(*map(_stacked, zip(*covectors, strict=True)))
-        try:
-            new = move(f, b, float(group["lr"]), slots[0].depth, shrink)
-        except OverflowError as error:
-            raise OverflowError(f"{slots[0].name}: {error}") from error
-        news = [new] if len(slots) == 1 else [Factors(*x) for x in zip(*(part.unbind() for part in new), strict=True)]
-        for slot, old, end in zip(slots, olds, news, strict=True):
-            slot.keep(old, end)
-
-
-def _stacked(parts: tuple[Tensor | None, ...]) -> Any:
-    return parts[0] if len(parts) == 1 or parts[0] is None else torch.stack([x for x in parts if x is not None])
 
 
 def _pairs(group: Group) -> dict[Tensor, tuple[Any, Tensor, int]]:

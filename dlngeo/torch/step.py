@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Covector", "Factors", "balanced", "covector", "factorise", "move", "of_pair", "product"]
+__all__ = ["Covector", "Factors", "balanced", "covector", "descend", "factorise", "move", "of_pair", "product"]
 
 
 class Factors(NamedTuple):
@@ -77,39 +77,96 @@ def covector(f: Factors, bv: Tensor, ub: Tensor) -> Covector:
     return Covector(core, left, right)
 
 
-def move(f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) -> Factors:
-    """Return the factors of the product of layers stepped along ``−lr B`` and multiplied by ``1 − shrink``.
+def descend(x: Tensor, f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) -> Tensor:
+    """Return the product of layers of ``x``, stepped along ``−lr B`` and multiplied by ``1 − shrink``.
 
-    At integer depth it is defined for every step, at depth 1 as the truncated SVD of ``(1 − shrink) X − lr B``. At
-    other depths, a step so long that the power of C does not exist is taken by Euler's method in the metric, followed
-    by the truncated SVD. Singular values below the smallest normal number, and at depths between integers below 1e-24
-    of the largest, move as if they were that number: by nothing that can be seen.
-    Where the end is not finite an ``OverflowError`` is raised.
+    ``f`` is its SVD, thin but not cut. What is added to ``x`` is computed by itself, so that rounding is of the size of
+    the step. At integer depth it is defined for every step. At other depths, a step so long that the power of C does
+    not exist is taken by Euler's method in the metric. Singular values below the smallest normal number, and at depths
+    between integers below 1e-24 of the largest, move as if they were that number: by nothing that can be seen.
+
+    Raises
+    ------
+    OverflowError
+        If the end is not finite.
     """
-    b = Covector(-lr * b.core, *(None if x is None else -lr * x for x in (b.left, b.right)))
+    halves = _halves(f, b, lr, depth, shrink)
+    if halves is None:
+        left, right = _euler(f, b, lr, depth, shrink)
+        return _finite(left @ right)
+    left, null_left, middle, right, null_right = halves
+    if null_left is None and null_right is None:
+        turned = _times(left, f.s, middle)
+        core = turned + (_times(None, f.s, middle) + turned) @ right.mT
+        return _finite(x + f.u @ (core if middle is None else core + middle) @ f.vt)
+    left = f.u @ left if null_left is None else f.u @ left + null_left
+    right = f.vt.mT @ right if null_right is None else f.vt.mT @ right + null_right
+    turned = _times(left, f.s, middle)
+    end = x + turned @ f.vt + (_times(f.u, f.s, middle) + turned) @ right.mT
+    return _finite(end if middle is None else end + f.u @ middle @ f.vt)
+
+
+def move(f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) -> Factors:
+    """Return the factors of the end of :func:`descend` from a matrix of any rank, never formed, at the same rank.
+
+    At depth 1, and where Euler's method is used, the end is the truncated SVD.
+    """
+    r, halves = f.s.shape[-1], _halves(f, b, lr, depth, shrink)
+    if halves is None:
+        u, s, vt = of_pair(*_euler(f, b, lr, depth, shrink))
+        return Factors(u[..., :r], s[..., :r], vt[..., :r, :])
+    left, null_left, middle, right, null_right = halves
+    one = torch.eye(r, dtype=left.dtype, device=left.device)
+    left = f.u @ (one + left) if null_left is None else f.u @ (one + left) + null_left
+    right = f.vt.mT @ (one + right) if null_right is None else f.vt.mT @ (one + right) + null_right
+    (q_left, at_left), (q_right, at_right) = torch.linalg.qr(left), torch.linalg.qr(right)
+    a, s, ct = _svd(_times(at_left, f.s, middle) @ at_right.mT)
+    return Factors(q_left @ a, s, ct @ q_right.mT)
+
+
+def _times(left: Tensor | None, s: Tensor, middle: Tensor | None) -> Tensor:
+    """``left (Σ + middle)``, where None is 1 to the left and 0 in the middle."""
+    if left is None:
+        return torch.diag_embed(s) if middle is None else torch.diag_embed(s) + middle
+    scaled = left * s.unsqueeze(-2)
+    return scaled if middle is None else scaled + left @ middle
+
+
+def _halves(
+    f: Factors, b: Covector, lr: float, depth: float, shrink: float
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None] | None:
+    """Return ``l, L, m, r, R`` of ``(U (1 + l) + L) (Σ + m) (V (1 + r) + R)ᵀ``; None where powers do not exist."""
     whole = depth == int(depth)
     half = depth // 2 if whole else depth / 2
-    lam = f.s.clamp_min(torch.finfo(f.s.dtype).tiny)
-    lam = (lam if whole else torch.maximum(lam, 1e-24 * f.s.amax(-1, keepdim=True))) ** (1 / depth)
-    powers = None if half == 0 else _powers(lam, b.core, depth, half, shrink)
+    lam = _layer(f.s, depth)
+    powers = None if half == 0 else _powers(lam, -lr * b.core, depth, half, shrink)
     if powers is None:
-        return _euler(f, b, lam, depth, shrink)
+        return None
     first, before, power = powers
     odd = depth / 2 - half
-    middle = torch.diag_embed(f.s) if odd == 0 else _between(lam ** (depth / 2), _plus_one(first), lam ** (depth / 2))
+    middle = None if odd == 0 else _between(lam ** (depth / 2), first, lam ** (depth / 2))
 
-    def halved(basis: Tensor, null: Tensor | None, power: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        own = _plus_one(_between(lam**-odd, power, lam**odd))
-        if null is None:
-            return basis, own
-        return _orthonormalised(
-            basis @ own + null @ _between(lam ** (depth / 2 + half - 1), _plus_one(before), lam ** (odd - 1))
-        )
+    def null(block: Tensor | None, before: Tensor) -> Tensor | None:
+        if block is None:
+            return None
+        return -lr * block @ _between(lam ** (depth / 2 + half - 1), _plus_one(before), lam ** (odd - 1))
 
-    left, at_left = halved(f.u, b.left, power, before)
-    right, at_right = halved(f.vt.mT, None if b.right is None else b.right.mT, power.mT, before.mT)
-    a, s, ct = _svd(at_left @ middle @ at_right.mT)
-    return Factors(left @ a, s, ct @ right.mT)
+    right = None if b.right is None else b.right.mT
+    return (
+        _between(lam**-odd, power, lam**odd),
+        null(b.left, before),
+        middle,
+        _between(lam**-odd, power.mT, lam**odd),
+        null(right, before.mT),
+    )
+
+
+def _layer(s: Tensor, depth: float) -> Tensor:
+    """Λ, with the bounds from below that :func:`descend` states."""
+    s = s.clamp_min(torch.finfo(s.dtype).tiny)
+    if depth != int(depth):
+        s = torch.maximum(s, 1e-24 * s.amax(-1, keepdim=True))
+    return s ** (1 / depth)
 
 
 def _powers(
@@ -165,35 +222,30 @@ def _plus_one(a: Tensor, sign: int = 1) -> Tensor:
     return a
 
 
-def _orthonormalised(a: Tensor) -> tuple[Tensor, Tensor]:
-    """QR factors, the second with positive diagonal."""
-    q, r = torch.linalg.qr(a)
-    sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(a.dtype)
-    return q * sign.unsqueeze(-2), r * sign.unsqueeze(-1)
-
-
 def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """SVD in double precision, so that the digits of small singular values of single precision are kept."""
-    if not bool(torch.isfinite(a).all()):
-        raise OverflowError(f"the step leaves the numbers of {a.dtype}; lower lr.")
+    _finite(a)
     u, s, vt = torch.linalg.svd(a.double(), full_matrices=False)
     return u.to(a.dtype), s.to(a.dtype), vt.to(a.dtype)
 
 
-def _euler(f: Factors, b: Covector, lam: Tensor, depth: float, shrink: float) -> Factors:
-    """Return the truncated SVD of ``(1 − shrink)^N X − lr A_X B``."""
+def _finite(a: Tensor) -> Tensor:
+    if not bool(torch.isfinite(a).all()):
+        raise OverflowError(f"the step leaves the numbers of {a.dtype}; lower lr.")
+    return a
+
+
+def _euler(f: Factors, b: Covector, lr: float, depth: float, shrink: float) -> tuple[Tensor, Tensor]:
+    """Return two factors of ``(1 − shrink)^N X − lr A_X B``, of r or 2r columns and rows."""
     # φ(s, t) = (st)^{1−1/N} sinh(ℓ)/sinh(ℓ/N) with ℓ = log s − log t, which is N on the diagonal.
+    lam = _layer(f.s, depth)
     gap = torch.log(lam).unsqueeze(-1) - torch.log(lam).unsqueeze(-2)
     quotient = torch.where(gap == 0, depth, torch.sinh(depth * gap) / torch.sinh(gap))
-    core = _between(lam ** (depth - 1), quotient, lam ** (depth - 1)) * b.core
-    null = lam ** (2 * depth - 2)
-    core = core + torch.diag_embed(f.s * (1 - shrink) ** depth)
-    left, right, r = f.u @ core, f.vt, f.s.shape[-1]
+    core = -lr * _between(lam ** (depth - 1), quotient, lam ** (depth - 1)) * b.core
+    null = -lr * lam ** (2 * depth - 2)
+    left, right = f.u @ (core + torch.diag_embed(f.s * (1 - shrink) ** depth)), f.vt
     if b.left is not None:
         left = left + b.left * null.unsqueeze(-2)
     if b.right is not None:
         left, right = torch.cat((left, f.u), -1), torch.cat((right, null.unsqueeze(-1) * b.right), -2)
-    q_left, at_left = torch.linalg.qr(left)
-    q_right, at_right = torch.linalg.qr(right.mT)
-    a, s, ct = _svd(at_left @ at_right.mT)
-    return Factors(q_left @ a[..., :r], s[..., :r].contiguous(), ct[..., :r, :] @ q_right.mT)
+    return left, right

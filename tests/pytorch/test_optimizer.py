@@ -121,13 +121,13 @@ def test_a_run_goes_on_bit_for_bit(dtype):
 
 def test_a_loaded_state_is_nobody_elses():
     p = nn.Parameter(torch.randn(4, 3))
-    optimizer = DepthSGD([p], 0.1)
+    optimizer = DepthSGD([p], 0.1, momentum=0.5)
     p.grad = torch.randn(4, 3)
     optimizer.step()
     other = DepthSGD([nn.Parameter(p.detach().clone())], 0.1)
     other.load_state_dict(optimizer.state_dict())
     (mine,), (theirs,) = optimizer.state.values(), other.state.values()
-    assert mine["s"].data_ptr() != theirs["s"].data_ptr()
+    assert mine["momentum_buffer"].data_ptr() != theirs["momentum_buffer"].data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
