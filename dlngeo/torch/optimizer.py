@@ -35,8 +35,8 @@ class DepthSGD(torch.optim.Optimizer):
     ----------
     params : iterable
         Parameters, named parameters, or groups of them. Groups may have their own ``lr``, ``depth``, ``momentum``,
-        ``weight_decay``, ``maximize`` and ``batched``. The two factors of a :class:`DepthAdapter` are stepped
-        together, at the depth of the adapter.
+        ``weight_decay``, ``maximize``, ``batched`` and ``tolerance``. The two factors of a :class:`DepthAdapter` are
+        stepped together, at the depth of the adapter.
     lr : float
         Step of the layers. The matrix moves by lr times ``N σ^{2−2/N}`` along its singular values.
     depth : float
@@ -53,6 +53,11 @@ class DepthSGD(torch.optim.Optimizer):
     batched : bool
         How parameters of more than two axes are read: False, as one matrix whose rows are the first axis, as weights
         of convolutions are, of shape (out, in · kh · kw); True, as a batch of matrices, the last two axes.
+    tolerance : float
+        0 takes an SVD of every matrix at every step. Else, matrices of more than 16,384 entries keep singular vectors
+        of their shorter side in the state and follow them by products of matrices (:mod:`dlngeo.torch.follow`), with
+        an SVD only where the frame is off by more than this, relative to the singular values. The direction of a step
+        is off by about as much, at 1e-3 by less than layers differ from balanced ones.
 
     Notes
     -----
@@ -92,9 +97,10 @@ class DepthSGD(torch.optim.Optimizer):
         *,
         maximize: bool = False,
         batched: bool = False,
+        tolerance: float = 0.0,
     ):
         options = {"lr": lr, "depth": depth, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "maximize": maximize, "batched": batched})
+        super().__init__(params, {**options, "maximize": maximize, "batched": batched, "tolerance": tolerance})
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, whose options are checked."""
@@ -133,7 +139,7 @@ class DepthSGD(torch.optim.Optimizer):
             for pair in pairs:
                 step_pair(pair, shrink=self._shrink(group, pair), **options)
             for parts, shrink in self._stacks(group, matrices):
-                step_matrices(parts, shrink=shrink, **options)
+                step_matrices(parts, shrink=shrink, tolerance=float(group["tolerance"]), **options)
         return loss
 
     def _split(self, group: Group) -> tuple[list[Tensor], list[Part], list[Part]]:
@@ -215,6 +221,7 @@ def _name(group: Group, k: int) -> str:
 
 def _check_options(group: Group) -> None:
     bounds = {"lr": (0, math.inf), "depth": (1, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf)}
+    bounds["tolerance"] = (0, 0.1)
     for key, (least, bound) in bounds.items():
         value = group[key]
         if isinstance(value, Tensor) and value.numel() == 1 and key == "lr":

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlngeo.torch.step import balanced, covector, descend, factorise, move, of_pair
+from dlngeo.torch.follow import follow
+from dlngeo.torch.step import Factors, balanced, covector, descend, factorise, move, of_pair
 
 __all__ = ["Part", "step_matrices", "step_pair"]
 
@@ -56,12 +57,12 @@ class Part:
             found.append(gradient)
         return found
 
-    def warn_of_zeros(self, s: Tensor, size: int) -> None:
+    def warn_of_zeros(self, s: Tensor) -> None:
         """Say once that singular values are zero but for rounding, so that depth does not move them."""
         largest = s.amax(-1, keepdim=True)
         if self.depth == 1 or "warned" in self.states[0]:
             return
-        if bool((s <= torch.finfo(self.dtype).eps * size * largest).any()):
+        if bool((s <= 10 * torch.finfo(self.dtype).eps * largest).any()):
             self.states[0]["warned"] = True
             warnings.warn(
                 f"{self.name} has singular values that are zero but for rounding (the largest is "
@@ -71,17 +72,29 @@ class Part:
             )
 
 
-def step_matrices(parts: list[Part], lr: float, momentum: float, shrink: float, sign: float) -> None:
+def step_matrices(parts: list[Part], lr: float, momentum: float, shrink: float, sign: float, tolerance: float) -> None:
     """Step matrices of one shape together."""
     x = _stacked([part.read()[0] for part in parts])
-    f = factorise(x)
+    f = _followed(x, parts[0], tolerance) if tolerance and len(parts) == 1 and x.ndim == 2 else factorise(x)
     for part, s in zip(parts, f.s if len(parts) > 1 else [f.s], strict=True):
-        part.warn_of_zeros(s, max(x.shape[-2:]))
+        part.warn_of_zeros(s)
     b = _stacked([part.gradients(momentum, sign)[0] for part in parts])
     with _named(parts[0]):
         end = descend(x, f, covector(f, b @ f.vt.mT, f.u.mT @ b), lr, parts[0].depth, shrink)
     for part, value in zip(parts, end if len(parts) > 1 else [end], strict=True):
         part.write([value])
+
+
+def _followed(x: Tensor, part: Part, tolerance: float) -> Factors:
+    """Return the SVD by way of the singular vectors of the last step, of which those of the shorter side are kept."""
+    tall, state = x.shape[0] >= x.shape[1], part.states[0]
+    found = follow(x if tall else x.mT, state["frame"], tolerance) if "frame" in state else None
+    if found is None:
+        f = factorise(x)
+        state["frame"] = f.vt.mT if tall else f.u
+        return f
+    (u, s, vt), state["frame"] = found
+    return Factors(u, s, vt) if tall else Factors(vt.mT, s, u.mT)
 
 
 @contextmanager
@@ -101,7 +114,7 @@ def step_pair(part: Part, lr: float, momentum: float, shrink: float, sign: float
     """Step the factors of an adapter, of which autograd gives ``G bᵀ`` and ``aᵀ G``, and the buffers likewise."""
     a, b = part.read()
     f = of_pair(a, b)
-    part.warn_of_zeros(f.s, 1)
+    part.warn_of_zeros(f.s)
     at_a, at_b = part.gradients(momentum, sign)
     # a = U (Uᵀa) and b = (bV) Vᵀ, balanced or not.
     bv = at_a @ _inverse(b @ f.vt.mT).mT
