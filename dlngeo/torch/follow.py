@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlngeo.torch.step import Factors
+from dlngeo.torch.step import Factors, _plus_one
 
 __all__ = ["follow"]
 
@@ -30,10 +30,11 @@ def follow(x: Tensor, v: Tensor, tolerance: float) -> tuple[Factors, Tensor] | N
     """
     y, s, cosines = _columns(x @ v)
     if not _error(s, cosines) <= tolerance:
-        gap = s / s.unsqueeze(-1) - s.unsqueeze(-1) / s
+        gap = s / s.unsqueeze(-1)
+        gap -= 1 / gap
         turn = cosines * gap / (gap * gap + (10 * tolerance) ** 2)
-        v = v + v @ (turn + turn @ turn / 2)
-        v = 1.5 * v - v @ (v.mT @ v) / 2  # to orthonormal columns, of which rotations to second order fall short
+        # The last term makes up for what the sweep before this one left: rotations to second order stretch by E⁴/8.
+        v = v + v @ (turn + turn @ turn / 2 - _plus_one(v.mT @ v, -1) / 2)
         y, s, cosines = _columns(x @ v)
         if not _error(s, cosines) <= tolerance:
             return None
@@ -51,6 +52,6 @@ def _columns(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _error(s: Tensor, cosines: Tensor) -> float:
-    ratio = s / s.unsqueeze(-1)
-    off = torch.linalg.vector_norm(cosines * torch.minimum(ratio, ratio.mT))
+    other = s.unsqueeze(-1)
+    off = torch.linalg.vector_norm(cosines * (torch.minimum(s, other) / torch.maximum(s, other)))
     return float(torch.maximum(off, torch.linalg.vector_norm(cosines * cosines))) / s.shape[-1] ** 0.5

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from dlngeo.torch.parts import Part, step_matrices, step_pair
+from dlngeo.torch.step import is_finite
 
 __all__ = ["DepthSGD"]
 
@@ -238,7 +239,7 @@ def _check_gradients(group: Group) -> None:
             continue
         if p.grad.is_sparse:
             raise TypeError(f"{_name(group, k)} has a sparse gradient; build its Embedding with sparse=False.")
-        if not bool(torch.isfinite(p.grad).all()):
+        if not is_finite(p.grad):
             raise ValueError(
                 f"the gradient of {_name(group, k)} holds NaN or infinite entries; nothing was changed. Lower lr, or "
                 "step through a GradScaler, which skips such steps."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlngeo.torch.follow import follow
-from dlngeo.torch.step import Factors, balanced, covector, descend, factorise, move, of_pair
+from dlngeo.torch.step import Factors, balanced, covector, covector_of, descend, factorise, move, of_pair
 
 __all__ = ["Part", "step_matrices", "step_pair"]
 
@@ -80,7 +80,7 @@ def step_matrices(parts: list[Part], lr: float, momentum: float, shrink: float, 
         part.warn_of_zeros(s)
     b = _stacked([part.gradients(momentum, sign)[0] for part in parts])
     with _named(parts[0]):
-        end = descend(x, f, covector(f, b @ f.vt.mT, f.u.mT @ b), lr, parts[0].depth, shrink)
+        end = descend(x, f, covector(f, b), lr, parts[0].depth, shrink)
     for part, value in zip(parts, end if len(parts) > 1 else [end], strict=True):
         part.write([value])
 
@@ -120,7 +120,7 @@ def step_pair(part: Part, lr: float, momentum: float, shrink: float, sign: float
     bv = at_a @ _inverse(b @ f.vt.mT).mT
     ub = _inverse(f.u.mT @ a).mT @ at_b
     with _named(part):
-        new = move(f, covector(f, bv, ub), lr, part.depth, shrink)
+        new = move(f, covector_of(f, bv, ub), lr, part.depth, shrink)
     part.write(list(balanced(new)))
     if momentum:
         # The projection of B = bv Vᵀ + U (ub − Uᵀbv Vᵀ) to the new tangent space, again times b and a.

@@ -27,7 +27,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Covector", "Factors", "balanced", "covector", "descend", "factorise", "move", "of_pair", "product"]
+__all__ = [
+    "Covector",
+    "Factors",
+    "balanced",
+    "covector",
+    "covector_of",
+    "descend",
+    "factorise",
+    "is_finite",
+    "move",
+    "of_pair",
+    "product",
+]
 
 
 class Factors(NamedTuple):
@@ -69,12 +81,21 @@ def balanced(f: Factors) -> tuple[Tensor, Tensor]:
     return f.u * root.unsqueeze(-2), root.unsqueeze(-1) * f.vt
 
 
-def covector(f: Factors, bv: Tensor, ub: Tensor) -> Covector:
-    """Blocks of a covector from ``bv = BV`` and ``ub = UᵀB``."""
+def covector(f: Factors, b: Tensor) -> Covector:
+    """Blocks of a covector of shape (…, m, n)."""
+    return covector_of(f, b @ f.vt.mT, None if _is_square(f.vt) else f.u.mT @ b)
+
+
+def covector_of(f: Factors, bv: Tensor, ub: Tensor | None) -> Covector:
+    """Blocks of a covector from ``bv = BV`` and ``ub = UᵀB``, which is not needed where V is square."""
     core = f.u.mT @ bv
-    left = None if f.u.shape[-2] == f.u.shape[-1] else bv - f.u @ core
-    right = None if f.vt.shape[-2] == f.vt.shape[-1] else ub - core @ f.vt
+    left = None if _is_square(f.u) else bv - f.u @ core
+    right = None if ub is None or _is_square(f.vt) else ub - core @ f.vt
     return Covector(core, left, right)
+
+
+def _is_square(a: Tensor) -> bool:
+    return a.shape[-2] == a.shape[-1]
 
 
 def descend(x: Tensor, f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) -> Tensor:
@@ -139,7 +160,8 @@ def _halves(
     whole = depth == int(depth)
     half = depth // 2 if whole else depth / 2
     lam = _layer(f.s, depth)
-    powers = None if half == 0 else _powers(lam, -lr * b.core, depth, half, shrink)
+    square = b.left is None and b.right is None
+    powers = None if half == 0 else _powers(lam, -lr * b.core, depth, half, shrink, square)
     if powers is None:
         return None
     first, before, power = powers
@@ -170,18 +192,18 @@ def _layer(s: Tensor, depth: float) -> Tensor:
 
 
 def _powers(
-    lam: Tensor, core: Tensor, depth: float, half: float, shrink: float
+    lam: Tensor, core: Tensor, depth: float, half: float, shrink: float, square: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """``E_1``, ``E_{half−1}`` and ``E_half``; None where the powers do not exist."""
+    """``E_1``, ``E_{half−1}``, which square matrices do not need, and ``E_half``; None where they do not exist."""
     ends = lam ** (depth / 2 - 1)
     first = _between(ends, core, ends)
     first.diagonal(dim1=-2, dim2=-1).sub_(shrink)
     if half == int(half):
-        before, power = torch.zeros_like(first), first
-        if half > 1:
-            before = _power(lam, first, int(half) - 1)
-            power = _joined(lam, first, 1, before, int(half) - 1)
-        return first, before, power
+        zero = torch.zeros_like(first)
+        if square or half == 1:
+            return first, zero, _power(lam, first, int(half))
+        before = _power(lam, first, int(half) - 1)
+        return first, before, _joined(lam, first, 1, before, int(half) - 1)
     double = lam.double()
     values, vectors = torch.linalg.eig(_between(double, _plus_one(first.double()), double))
     if bool(((values.real <= 0) & (values.imag == 0)).any()):
@@ -229,8 +251,13 @@ def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u.to(a.dtype), s.to(a.dtype), vt.to(a.dtype)
 
 
+def is_finite(a: Tensor) -> bool:
+    """Whether all entries are, by way of their sum, which is so but for overflow."""
+    return bool(torch.isfinite(a.sum())) or bool(torch.isfinite(a).all())
+
+
 def _finite(a: Tensor) -> Tensor:
-    if not bool(torch.isfinite(a).all()):
+    if not is_finite(a):
         raise OverflowError(f"the step leaves the numbers of {a.dtype}; lower lr.")
     return a
 
