@@ -29,7 +29,10 @@ def follow(x: Tensor, v: Tensor, tolerance: float) -> tuple[Factors, Tensor] | N
     root mean square over columns of their norms.
     """
     y, s, cosines = _columns(x @ v)
-    if not _error(s, cosines) <= tolerance:
+    error = _error(s, cosines)
+    if not error <= 30 * tolerance:
+        return None  # one sweep would not do
+    if error > tolerance:
         gap = s / s.unsqueeze(-1)
         gap -= 1 / gap
         turn = cosines * gap / (gap * gap + (10 * tolerance) ** 2)

@@ -140,7 +140,8 @@ class DepthSGD(torch.optim.Optimizer):
             for pair in pairs:
                 step_pair(pair, shrink=self._shrink(group, pair), **options)
             for parts, shrink in self._stacks(group, matrices):
-                step_matrices(parts, shrink=shrink, tolerance=float(group["tolerance"]), **options)
+                tolerance = float(group["tolerance"]) if parts[0].params[0].numel() > _SMALL else 0.0
+                step_matrices(parts, shrink=shrink, tolerance=tolerance, **options)
         return loss
 
     def _split(self, group: Group) -> tuple[list[Tensor], list[Part], list[Part]]:

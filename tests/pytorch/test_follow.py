@@ -88,7 +88,7 @@ class Regression:
 
     def run(self, steps=40, **options):
         p = nn.Parameter(self.start.clone())
-        optimizer = DepthSGD([p], 3e-4, 3, **options)
+        optimizer = DepthSGD([p], 6e-5, 3, **options)
         self.train(p, optimizer, range(steps))
         return p, optimizer
 
@@ -125,7 +125,7 @@ def test_what_somebody_else_writes_is_not_followed(svds):
     with torch.no_grad():
         p.copy_(problem.start.flip(0) + torch.randn(140, 140) / 20)
     q = nn.Parameter(p.detach().clone())
-    for param, opt in ((p, optimizer), (q, DepthSGD([q], 3e-4, 3))):
+    for param, opt in ((p, optimizer), (q, DepthSGD([q], 6e-5, 3))):
         problem.train(param, opt, range(1))
     assert torch.equal(p, q)
     assert len(svds) == 3
