@@ -30,7 +30,7 @@ def follow(x: Tensor, v: Tensor, tolerance: float) -> tuple[Factors, Tensor] | N
     """
     y, s, cosines = _columns(x @ v)
     error = _error(s, cosines)
-    if not error <= 30 * tolerance:
+    if not error <= 100 * tolerance:
         return None  # one sweep would not do
     if error > tolerance:
         gap = s / s.unsqueeze(-1)

@@ -64,7 +64,8 @@ class DepthSGD(torch.optim.Optimizer):
     -----
     The state is the momentum, and the master copy in single precision of parameters in half precision, which are made
     afresh where somebody else has written to the parameter. ``load_state_dict`` keeps both in their own precision, so
-    that a run goes on bit for bit. A step costs an SVD and some ten products of matrices, flat in depth.
+    that a run goes on bit for bit. A step costs an SVD and some ten products of matrices; between integers also an
+    eigendecomposition, in double precision, which takes several times as long.
 
     Where X has zero singular values the metric vanishes at N > 1: they stay zero, or nearly, with a warning. A matrix
     resolves singular values down to its rounding; what is further below the largest than that, a
@@ -73,8 +74,8 @@ class DepthSGD(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        Of options out of range, of gradients with NaN or infinite entries, before anything has changed, and of an
-        ``lr · weight_decay`` of 1 or more.
+        Of options out of range; before anything has changed, of gradients with NaN or infinite entries, and of an
+        ``lr · weight_decay / (1 − momentum)`` of 1 or more at a depth above 1.
     TypeError
         Of complex parameters and sparse gradients.
     OverflowError
@@ -132,6 +133,7 @@ class DepthSGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             _check_gradients(group)
+            _check_decay(group)
         for group in self.param_groups:
             plain, pairs, matrices = self._split(group)
             self._plain_step(group, plain)
@@ -187,13 +189,7 @@ class DepthSGD(torch.optim.Optimizer):
         decay, state = float(group["weight_decay"]), part.states[0]
         if group["momentum"] and decay:
             decay = state["decay"] = group["momentum"] * state.get("decay", 0.0) + decay
-        shrink = float(group["lr"]) * decay
-        if shrink >= 1:
-            raise ValueError(
-                f"lr · weight_decay, with momentum, is {shrink:g}; at 1 the layers of {part.name} would vanish. "
-                "Lower one of them."
-            )
-        return shrink
+        return float(group["lr"]) * decay
 
 
 def _pairs(group: Group) -> dict[Tensor, tuple[Any, Tensor, int]]:
@@ -245,3 +241,11 @@ def _check_gradients(group: Group) -> None:
                 f"the gradient of {_name(group, k)} holds NaN or infinite entries; nothing was changed. Lower lr, or "
                 "step through a GradScaler, which skips such steps."
             )
+
+
+def _check_decay(group: Group) -> None:
+    shrink = float(group["lr"]) * float(group["weight_decay"]) / (1 - float(group["momentum"]))
+    if group["depth"] > 1 and shrink >= 1:
+        raise ValueError(
+            f"lr · weight_decay / (1 − momentum) is {shrink:g}, from 1 on layers vanish or change sign; lower one of them."
+        )

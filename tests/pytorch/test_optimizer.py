@@ -286,5 +286,5 @@ def test_steps_out_of_all_bounds_are_refused():
     with pytest.raises(OverflowError, match="lower lr"):
         DepthSGD([p], 1.0, 3).step()
     assert torch.equal(p, torch.eye(3))
-    with pytest.raises(ValueError, match=r"lr · weight_decay, with momentum, is 2"):
+    with pytest.raises(ValueError, match=r"lr · weight_decay / .1 − momentum. is 2"):
         DepthSGD([p], 1.0, 3, weight_decay=2.0).step()
