@@ -247,5 +247,5 @@ def _check_decay(group: Group) -> None:
     shrink = float(group["lr"]) * float(group["weight_decay"]) / (1 - float(group["momentum"]))
     if group["depth"] > 1 and shrink >= 1:
         raise ValueError(
-            f"lr · weight_decay / (1 − momentum) is {shrink:g}, from 1 on layers vanish or change sign; lower one of them."
+            f"lr · weight_decay / (1 − momentum) is {shrink:g}, from 1 on layers would vanish or turn; lower it."
         )
