@@ -57,12 +57,12 @@ class Part:
             found.append(gradient)
         return found
 
-    def warn_of_zeros(self, s: Tensor) -> None:
+    def warn_of_zeros(self, s: Tensor, dtype: torch.dtype) -> None:
         """Say once that singular values are zero but for rounding, so that depth does not move them."""
         largest = s.amax(-1, keepdim=True)
         if self.depth == 1 or "warned" in self.states[0]:
             return
-        if bool((s <= 10 * torch.finfo(self.dtype).eps * largest).any()):
+        if bool((s <= 10 * torch.finfo(dtype).eps * largest).any()):
             self.states[0]["warned"] = True
             warnings.warn(
                 f"{self.name} has singular values that are zero but for rounding (the largest is "
@@ -77,7 +77,7 @@ def step_matrices(parts: list[Part], lr: float, momentum: float, shrink: float, 
     x = _stacked([part.read()[0] for part in parts])
     f = _followed(x, parts[0], tolerance) if tolerance and len(parts) == 1 and x.ndim == 2 else factorise(x)
     for part, s in zip(parts, f.s if len(parts) > 1 else [f.s], strict=True):
-        part.warn_of_zeros(s)
+        part.warn_of_zeros(s, x.dtype)
     b = _stacked([part.gradients(momentum, sign)[0] for part in parts])
     with _named(parts[0]):
         end = descend(x, f, covector(f, b), lr, parts[0].depth, shrink)
@@ -114,7 +114,7 @@ def step_pair(part: Part, lr: float, momentum: float, shrink: float, sign: float
     """Step the factors of an adapter, of which autograd gives ``G bᵀ`` and ``aᵀ G``, and the buffers likewise."""
     a, b = part.read()
     f = of_pair(a, b)
-    part.warn_of_zeros(f.s)
+    part.warn_of_zeros(f.s, torch.float64)  # the precision of the SVD of pairs
     at_a, at_b = part.gradients(momentum, sign)
     # a = U (Uᵀa) and b = (bV) Vᵀ, balanced or not.
     bv = at_a @ _inverse(b @ f.vt.mT).mT

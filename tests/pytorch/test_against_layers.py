@@ -13,7 +13,7 @@ from dlngeo.kernels import DepthKernel  # noqa: E402
 from dlngeo.matrices.frame import Blocks, Frame  # noqa: E402
 from dlngeo.matrices.retraction import retract  # noqa: E402
 from dlngeo.torch import DepthSGD  # noqa: E402
-from dlngeo.torch.step import Covector, Factors, covector, move  # noqa: E402
+from dlngeo.torch.step import Covector, Factors, covector, descend, move  # noqa: E402
 from dlngeo.torch.step import product as product_of  # noqa: E402
 
 nn = torch.nn
@@ -187,6 +187,29 @@ def test_small_singular_values_keep_their_digits(depth):
         expected = np.sort(np.array([float(v) for v in mpmath.svd_r(x, compute_uv=False)]))[::-1]
     new = move(f, Covector(core, None, None), lr, depth, shrink)
     np.testing.assert_allclose(np.sort(new.s.numpy())[::-1], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("depth", [1.5, 2.5, 3.4])
+def test_between_integers_zeros_are_the_limit_of_small_singular_values(depth):
+    s, g = np.array([1.0, 0.8, 0.3, 0.0, 0.0]), torch.randn(5, 5, dtype=torch.float64)
+    f = random_factors(5, 5, 5, s)
+    ends = []
+    for tail in (0.0, 1e-16, 1e-40):
+        near = f._replace(s=torch.as_tensor(s + tail * (s == 0)))
+        x = product_of(near)
+        ends.append(descend(x, near, covector(near, g), 0.02, depth))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-8)
+    torch.testing.assert_close(ends[0], ends[2], rtol=0, atol=1e-8)
+
+
+def test_single_precision_keeps_the_digits_of_small_singular_values_of_pairs():
+    s = np.geomspace(1, 1e-12, 5)
+    f = random_factors(9, 8, 5, s)
+    b = Covector(torch.randn(5, 5) * torch.as_tensor(np.minimum.outer(s, s)).float(), None, None)
+    exact = move(f, Covector(b.core.double(), None, None), 0.1, 3)
+    single = move(Factors(*(x.float() for x in f)), b, 0.1, 3)
+    torch.testing.assert_close(single.s.double(), exact.s, rtol=1e-4, atol=0)
+    assert float((exact.s / f.s - 1).abs().max()) > 1e-2
 
 
 def test_nothing_moves_where_there_is_no_gradient():

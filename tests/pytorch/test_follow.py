@@ -138,3 +138,24 @@ def test_small_matrices_are_not_followed(svds):
         p.grad = torch.randn(5, 5)
         optimizer.step()
     assert len(svds) == 3
+
+
+def test_each_of_two_large_matrices_is_followed(svds):
+    params = [nn.Parameter(torch.randn(140, 140) + 10 * torch.eye(140)) for _ in range(2)]
+    optimizer = DepthSGD(params, 1e-4, 3, tolerance=1e-3)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.randn(140, 140) / 10
+        optimizer.step()
+    assert len(svds) == 2
+
+
+def test_frames_stay_orthonormal():
+    """A rotation of second order is not quite one; the next sweep makes up for it."""
+    v, x = moved(40, 40, 1e-3)
+    for _ in range(300):
+        x = x + torch.randn(40, 40, dtype=DOUBLE) * 3e-4
+        found = follow(x, v, 3e-3)
+        assert found is not None
+        v = found[1]
+    assert float((v.mT @ v - torch.eye(40, dtype=DOUBLE)).norm()) < 1e-4

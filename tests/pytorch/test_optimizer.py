@@ -145,15 +145,16 @@ def test_half_precision_has_a_master_copy(dtype):
     assert float((q - x).abs().max()) > 0.03
 
 
-def test_what_somebody_else_writes_is_where_the_next_step_starts():
-    p = nn.Parameter(torch.randn(5, 4, dtype=DOUBLE))
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.bfloat16])
+def test_what_somebody_else_writes_is_where_the_next_step_starts(dtype):
+    p = nn.Parameter(torch.randn(5, 4).to(dtype))
     optimizer = DepthSGD([p], 0.1, 3)
     for write in (lambda x: p.data.copy_(x), lambda x: p.detach().copy_(x)):
-        p.grad = torch.randn(5, 4, dtype=DOUBLE)
+        p.grad = torch.randn(5, 4).to(dtype)
         optimizer.step()
-        x = torch.randn(5, 4, dtype=DOUBLE)
+        x = torch.randn(5, 4).to(dtype)
         write(x)
-        p.grad = torch.randn(5, 4, dtype=DOUBLE)
+        p.grad = torch.randn(5, 4).to(dtype)
         q = nn.Parameter(x.clone())
         q.grad = p.grad.clone()
         optimizer.step()
