@@ -96,6 +96,10 @@ class DepthAdapter(nn.Module):
         self._mark()
         return self
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._mark()  # with assign=True the parameters are others
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._mark()  # copies of parameters lose their attributes
@@ -106,7 +110,6 @@ class DepthAdapter(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.depth, self.merged = float(state[0]), bool(state[1])
-        self._mark()
 
     def forward(self, x: Tensor) -> Tensor:
         """``x (W + a b)ᵀ`` and the bias, without forming the sum."""

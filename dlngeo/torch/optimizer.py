@@ -155,7 +155,9 @@ class DepthSGD(torch.optim.Optimizer):
         for k, p in enumerate(group["params"]):
             if p in partners:
                 pair, partner, place = partners[p]
-                if place == 0 and p.grad is not None and partner.grad is not None:
+                if (p.grad is None) != (partner.grad is None):
+                    raise ValueError(f"{_name(group, k)} is half of a DepthAdapter of which one half has no gradient.")
+                if place == 0 and p.grad is not None:
                     states = [self.state[p], self.state[partner]]
                     pairs.append(Part(_name(group, k), [p, partner], states, pair.depth))
             elif p.grad is None:

@@ -104,7 +104,8 @@ def descend(x: Tensor, f: Factors, b: Covector, lr: float, depth: float, shrink:
     ``f`` is its SVD, thin but not cut. What is added to ``x`` is computed by itself, so that rounding is of the size of
     the step. At integer depth it is defined for every step. At other depths, a step so long that the power of C does
     not exist is taken by Euler's method in the metric. Singular values below the smallest normal number, and at depths
-    between integers below 1e-24 of the largest, move as if they were that number; only at depths of tens does that differ from zero.
+    between integers below 1e-24 of the largest, move as if they were that number, which differs from zero at depths of
+    tens.
 
     Raises
     ------

@@ -165,6 +165,25 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(dtype):
     assert torch.equal(update(x), update(other))
 
 
+def test_parameters_that_a_state_brings_along_are_still_pairs():
+    x, g = adapter(), torch.randn(9, 7, dtype=DOUBLE)
+    state = {key: value.clone() for key, value in x.state_dict().items() if "extra" not in key}
+    other = adapter()
+    other.load_state_dict(state, assign=True, strict=False)
+    for layer in (x, other):
+        step(layer, g, DepthSGD(layer.parameters(), 0.05))
+    torch.testing.assert_close(update(other), update(x))
+
+
+def test_half_a_pair_does_not_move_alone():
+    x = adapter()
+    x.b.requires_grad_(False)
+    before = update(x)
+    with pytest.raises(ValueError, match="one half has no gradient"):
+        step(x, torch.randn(9, 7, dtype=DOUBLE), DepthSGD(x.parameters(), 0.1))
+    assert torch.equal(update(x), before)
+
+
 def test_a_merged_state_is_loaded_as_merged():
     x, y = adapter(), adapter()
     y.load_state_dict(x.merge().state_dict())
