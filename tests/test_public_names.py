@@ -63,6 +63,11 @@ def test_importing_the_package_imports_nothing_else():
     assert python(f"import sys, dlngeo; print({heavy} & set(sys.modules))") == "set()\n"
 
 
+def test_the_room_of_an_extra_names_it():
+    code = "import sys; sys.modules['torch'] = None\ntry: import dlngeo.torch\nexcept ImportError as e: print(e)"
+    assert "pip install dlngeo[torch]" in python(code)
+
+
 def test_a_type_checker_knows_each_name(tmp_path):
     pytest.importorskip("mypy", reason="mypy is installed with the extra 'dev'")
     snippet = tmp_path / "snippet.py"

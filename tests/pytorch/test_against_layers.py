@@ -203,9 +203,9 @@ def test_between_integers_zeros_are_the_limit_of_small_singular_values(depth):
 
 
 def test_single_precision_keeps_the_digits_of_small_singular_values_of_pairs():
-    s = np.geomspace(1, 1e-12, 5)
-    f = random_factors(9, 8, 5, s)
-    b = Covector(torch.randn(5, 5) * torch.as_tensor(np.minimum.outer(s, s)).float(), None, None)
+    s = np.geomspace(1, 1e-12, 40)
+    f = random_factors(60, 50, 40, s)
+    b = Covector(torch.randn(40, 40) * torch.as_tensor(np.minimum.outer(s, s)).float(), None, None)
     exact = move(f, Covector(b.core.double(), None, None), 0.1, 3)
     single = move(Factors(*(x.float() for x in f)), b, 0.1, 3)
     torch.testing.assert_close(single.s.double(), exact.s, rtol=1e-4, atol=0)
