@@ -35,9 +35,8 @@ class DepthSGD(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable
-        Parameters, named parameters, or groups of them. Groups may have their own ``lr``, ``depth``, ``momentum``,
-        ``weight_decay``, ``maximize``, ``batched`` and ``tolerance``. The two factors of a :class:`DepthAdapter` are
-        stepped together, at the depth of the adapter.
+        Parameters, named parameters, or groups of them. Groups may have their own options. The two factors of a
+        :class:`DepthAdapter` are stepped together, at the depth of the adapter.
     lr : float
         Step of the layers. The matrix moves by lr times ``N σ^{2−2/N}`` along its singular values.
     depth : float
@@ -49,6 +48,12 @@ class DepthSGD(torch.optim.Optimizer):
     weight_decay : float
         That of the layers: the penalty is ``N/2 Σ σ^{2/N}``, up to the factor ``weight_decay``, and not ``½ ‖X‖²``.
         It accumulates by momentum as the gradients do.
+    second_moment : float
+        Where it is positive, B is divided by the root of a running mean, which forgets by this factor a step, of the
+        squared norm of the gradient, ``⟨G, A_X G⟩``, the sum of the squares over all layers: one number a matrix, as
+        Adam has one an entry. Steps of the layers are then of length lr or so however flat the plateau, and the path
+        does not depend on the units of the loss. 0.99 beside a momentum of 0.9 is a good choice. Not for what is left
+        to SGD.
     maximize : bool
         Ascend.
     batched : bool
@@ -97,12 +102,14 @@ class DepthSGD(torch.optim.Optimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
+        second_moment: float = 0.0,
         maximize: bool = False,
         batched: bool = False,
         tolerance: float = 0.0,
     ):
         options = {"lr": lr, "depth": depth, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "maximize": maximize, "batched": batched, "tolerance": tolerance})
+        options |= {"second_moment": second_moment, "tolerance": tolerance}
+        super().__init__(params, {**options, "maximize": maximize, "batched": batched})
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, whose options are checked."""
@@ -137,7 +144,7 @@ class DepthSGD(torch.optim.Optimizer):
         for group in self.param_groups:
             plain, pairs, matrices = self._split(group)
             self._plain_step(group, plain)
-            options = {"lr": float(group["lr"]), "momentum": float(group["momentum"])}
+            options = {key: float(group[key]) for key in ("lr", "momentum", "second_moment")}
             options["sign"] = -1.0 if group["maximize"] else 1.0
             for pair in pairs:
                 step_pair(pair, shrink=self._shrink(group, pair), **options)
@@ -221,7 +228,7 @@ def _name(group: Group, k: int) -> str:
 
 def _check_options(group: Group) -> None:
     bounds = {"lr": (0, math.inf), "depth": (1, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf)}
-    bounds["tolerance"] = (0, 0.1)
+    bounds |= {"second_moment": (0, 1), "tolerance": (0, 0.1)}
     for key, (least, bound) in bounds.items():
         value = group[key]
         if isinstance(value, Tensor) and value.numel() == 1 and key == "lr":

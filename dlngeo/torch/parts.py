@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from dlngeo.torch.follow import follow
-from dlngeo.torch.step import Factors, balanced, covector, covector_of, descend, factorise, move, of_pair
+from dlngeo.torch.step import (
+    Covector,
+    Factors,
+    balanced,
+    covector,
+    covector_of,
+    descend,
+    factorise,
+    move,
+    of_pair,
+    squared_norm,
+)
 
 __all__ = ["Part", "step_matrices", "step_pair"]
 
@@ -44,18 +55,29 @@ class Part:
             if p.dtype != self.dtype:
                 state["master"] = value.reshape(p.shape)
 
-    def gradients(self, momentum: float, sign: float) -> list[Tensor]:
-        """Return the gradients as matrices, with momentum the buffers that they have been added to."""
-        found = []
-        for p, state in zip(self.params, self.states, strict=True):
-            assert p.grad is not None
-            gradient = sign * self._matrix(p.grad)
-            if momentum:
-                if "momentum_buffer" in state:
-                    gradient.add_(state["momentum_buffer"], alpha=momentum)
-                state["momentum_buffer"] = gradient
-            found.append(gradient)
-        return found
+    def gradients(self, sign: float) -> list[Tensor]:
+        """Return the gradients as matrices."""
+        return [sign * self._matrix(p.grad) for p in self.params if p.grad is not None]
+
+    def accumulated(self, gradients: list[Tensor], momentum: float) -> list[Tensor]:
+        """Return the buffers to which the gradients have been added, or without momentum these."""
+        if not momentum:
+            return gradients
+        for gradient, state in zip(gradients, self.states, strict=True):
+            buffer = state.get("momentum_buffer")
+            state["momentum_buffer"] = gradient if buffer is None else gradient.add(buffer, alpha=momentum)
+        return [state["momentum_buffer"] for state in self.states]
+
+    def scale(self, square: Tensor, second_moment: float) -> Tensor:
+        """Return one over the root of the running mean of the squared norms of gradients, of the shape (…, 1, 1)."""
+        state = self.states[0]
+        state["count"] = state.get("count", 0) + 1
+        mean = (1 - second_moment) * square
+        if "second_moment" in state:
+            mean = mean + second_moment * state["second_moment"]
+        state["second_moment"] = mean
+        mean = mean / (1 - second_moment ** state["count"])
+        return torch.where(mean > 0, mean.rsqrt(), 0.0)[..., None, None]
 
     def warn_of_zeros(self, s: Tensor, dtype: torch.dtype) -> None:
         """Say once that singular values are zero but for rounding, so that depth does not move them."""
@@ -72,16 +94,30 @@ class Part:
             )
 
 
-def step_matrices(parts: list[Part], lr: float, momentum: float, shrink: float, sign: float, tolerance: float) -> None:
+def step_matrices(
+    parts: list[Part],
+    lr: float,
+    momentum: float,
+    second_moment: float,
+    shrink: float,
+    sign: float,
+    tolerance: float,
+) -> None:
     """Step matrices of one shape together."""
     x = _stacked([part.read()[0] for part in parts])
     f = _followed(x, parts[0], tolerance) if tolerance and len(parts) == 1 and x.ndim == 2 else factorise(x)
-    for part, s in zip(parts, f.s if len(parts) > 1 else [f.s], strict=True):
+    for part, s in zip(parts, _each(f.s, parts), strict=True):
         part.warn_of_zeros(s, x.dtype)
-    b = _stacked([part.gradients(momentum, sign)[0] for part in parts])
+    gradients = [part.gradients(sign) for part in parts]
+    b = covector(f, _stacked([part.accumulated(g, momentum)[0] for part, g in zip(parts, gradients, strict=True)]))
+    if second_moment:
+        raw = covector(f, _stacked([g[0] for g in gradients])) if momentum else b
+        squares = squared_norm(f, raw, parts[0].depth)
+        scales = [part.scale(s, second_moment) for part, s in zip(parts, _each(squares, parts), strict=True)]
+        b = _scaled(b, _stacked(scales))
     with _named(parts[0]):
-        end = descend(x, f, covector(f, b), lr, parts[0].depth, shrink)
-    for part, value in zip(parts, end if len(parts) > 1 else [end], strict=True):
+        end = descend(x, f, b, lr, parts[0].depth, shrink)
+    for part, value in zip(parts, _each(end, parts), strict=True):
         part.write([value])
 
 
@@ -110,17 +146,31 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts)
 
 
-def step_pair(part: Part, lr: float, momentum: float, shrink: float, sign: float) -> None:
+def _each(value: Tensor, parts: list[Part]) -> Any:
+    return value if len(parts) > 1 else [value]
+
+
+def _scaled(b: Covector, scale: Tensor) -> Covector:
+    left, right = (None if block is None else scale * block for block in b[1:])
+    return Covector(scale * b.core, left, right)
+
+
+def step_pair(part: Part, lr: float, momentum: float, second_moment: float, shrink: float, sign: float) -> None:
     """Step the factors of an adapter, of which autograd gives ``G bᵀ`` and ``aᵀ G``, and the buffers likewise."""
     a, b = part.read()
     f = of_pair(a, b)
     part.warn_of_zeros(f.s, torch.float64)  # the precision of the SVD of pairs
-    at_a, at_b = part.gradients(momentum, sign)
     # a = U (Uᵀa) and b = (bV) Vᵀ, balanced or not.
-    bv = at_a @ _inverse(b @ f.vt.mT).mT
-    ub = _inverse(f.u.mT @ a).mT @ at_b
+    off_a, off_b = _inverse(b @ f.vt.mT).mT, _inverse(f.u.mT @ a).mT
+    gradients = part.gradients(sign)
+    at_a, at_b = part.accumulated(gradients, momentum)
+    bv, ub = at_a @ off_a, off_b @ at_b
+    direction = covector_of(f, bv, ub)
+    if second_moment:
+        raw = covector_of(f, gradients[0] @ off_a, off_b @ gradients[1])
+        direction = _scaled(direction, part.scale(squared_norm(f, raw, part.depth), second_moment))
     with _named(part):
-        new = move(f, covector_of(f, bv, ub), lr, part.depth, shrink)
+        new = move(f, direction, lr, part.depth, shrink)
     part.write(list(balanced(new)))
     if momentum:
         # The projection of B = bv Vᵀ + U (ub − Uᵀbv Vᵀ) to the new tangent space, again times b and a.

@@ -39,6 +39,7 @@ __all__ = [
     "move",
     "of_pair",
     "product",
+    "squared_norm",
 ]
 
 
@@ -263,14 +264,29 @@ def _finite(a: Tensor) -> Tensor:
     return a
 
 
-def _euler(f: Factors, b: Covector, lr: float, depth: float, shrink: float) -> tuple[Tensor, Tensor]:
-    """Return two factors of ``(1 − shrink)^N X − lr A_X B``, of r or 2r columns and rows."""
-    # φ(s, t) = (st)^{1−1/N} sinh(ℓ)/sinh(ℓ/N) with ℓ = log s − log t, which is N on the diagonal.
-    lam = _layer(f.s, depth)
+def _cometric(s: Tensor, depth: float) -> tuple[Tensor, Tensor]:
+    """``φ(s_k, s_l) = (s_k s_l)^{1−1/N} sinh(ℓ)/sinh(ℓ/N)`` with ``ℓ = log s_k/s_l``, and ``φ(s_k, 0)``."""
+    lam = _layer(s, depth)
     gap = torch.log(lam).unsqueeze(-1) - torch.log(lam).unsqueeze(-2)
     quotient = torch.where(gap == 0, depth, torch.sinh(depth * gap) / torch.sinh(gap))
-    core = -lr * _between(lam ** (depth - 1), quotient, lam ** (depth - 1)) * b.core
-    null = -lr * lam ** (2 * depth - 2)
+    return _between(lam ** (depth - 1), quotient, lam ** (depth - 1)), lam ** (2 * depth - 2)
+
+
+def squared_norm(f: Factors, b: Covector, depth: float) -> Tensor:
+    """``⟨B, A_X B⟩``, shape (…): the sum of the squares of the gradients of all layers."""
+    phi, null = _cometric(f.s, depth)
+    total = (phi * b.core.square()).sum((-2, -1))
+    if b.left is not None:
+        total = total + (null.unsqueeze(-2) * b.left.square()).sum((-2, -1))
+    if b.right is not None:
+        total = total + (null.unsqueeze(-1) * b.right.square()).sum((-2, -1))
+    return total
+
+
+def _euler(f: Factors, b: Covector, lr: float, depth: float, shrink: float) -> tuple[Tensor, Tensor]:
+    """Return two factors of ``(1 − shrink)^N X − lr A_X B``, of r or 2r columns and rows."""
+    phi, null = _cometric(f.s, depth)
+    core, null = -lr * phi * b.core, -lr * null
     left, right = f.u @ (core + torch.diag_embed(f.s * (1 - shrink) ** depth)), f.vt
     if b.left is not None:
         left = left + b.left * null.unsqueeze(-2)

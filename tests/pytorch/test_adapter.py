@@ -69,13 +69,15 @@ def test_momentum_is_that_of_the_projected_covector():
         np.testing.assert_allclose(update(x), u @ np.diag(s) @ vt, atol=1e-11)
 
 
+@pytest.mark.parametrize("second_moment", [0.0, 0.9])
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_at_full_rank_it_is_the_matrix_itself(depth):
-    x = adapter(5, 4, 4, depth)
+def test_at_full_rank_it_is_the_matrix_itself(depth, shape, second_moment):
+    x = adapter(*shape, 4, depth)
     p = nn.Parameter(update(x))
-    options = {"lr": 0.05, "depth": depth, "momentum": 0.5, "weight_decay": 0.2}
+    options = {"lr": 0.05, "depth": depth, "momentum": 0.5, "weight_decay": 0.2, "second_moment": second_moment}
     mine, plain = DepthSGD(x.parameters(), **options), DepthSGD([p], **options)
-    for g in torch.randn(5, 5, 4, dtype=DOUBLE):
+    for g in torch.randn(5, *shape, dtype=DOUBLE):
         step(x, g, mine)
         p.grad = g
         plain.step()
@@ -144,10 +146,11 @@ def test_copies_are_still_pairs(name):
     assert model[0].a.depth_pair[0] is not original[0].a.depth_pair[0]
 
 
+@pytest.mark.parametrize("second_moment", [0.0, 0.9])
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.bfloat16])
-def test_saved_and_loaded_it_goes_on_bit_for_bit(dtype):
+def test_saved_and_loaded_it_goes_on_bit_for_bit(dtype, second_moment):
     x, g = adapter(depth=4, dtype=dtype), torch.randn(6, 9, 7).to(dtype)
-    optimizer = DepthSGD(x.parameters(), 0.05, momentum=0.9, weight_decay=0.1)
+    optimizer = DepthSGD(x.parameters(), 0.05, momentum=0.9, weight_decay=0.1, second_moment=second_moment)
     for gradient in g[:3]:
         step(x, gradient, optimizer)
     file = io.BytesIO()

@@ -222,3 +222,47 @@ def test_nothing_moves_where_there_is_no_gradient():
 def test_layers_and_the_step_agree_on_what_a_layer_is():
     x = torch.randn(6, 4, dtype=torch.float64)
     torch.testing.assert_close(product(balanced_layers(x, 5)), x)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_second_moment_is_that_of_all_layers(momentum, depth):
+    """Layers stepped by their gradients over the root of a mean of squares that they share, and balanced again."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 6, dtype=torch.float64), torch.randn(12, 4, dtype=torch.float64)
+    start = torch.randn(4, 6, dtype=torch.float64) / 3
+    p, layers = torch.nn.Parameter(start.clone()), balanced_layers(start, depth)
+    optimizer = DepthSGD([p], 0.02, depth, momentum, second_moment=0.9)
+    mean, buffer = 0.0, torch.zeros_like(start)
+
+    def loss(matrix):
+        return (x @ matrix.T - y).square().mean()
+
+    for step in range(1, 16):
+        optimizer.zero_grad()
+        loss(p).backward()
+        optimizer.step()
+        whole = product(layers).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(whole), whole)
+        squares = sum(g.square().sum() for g in torch.autograd.grad(loss(product(layers)), layers))
+        mean = 0.9 * mean + 0.1 * squares
+        buffer = momentum * buffer + gradient
+        scaled = buffer / (mean / (1 - 0.9**step)).sqrt()
+        slopes = torch.autograd.grad((product(layers) * scaled).sum(), layers)
+        layers = balanced_layers(product([w - 0.02 * g for w, g in zip(layers, slopes, strict=True)]), depth)
+        torch.testing.assert_close(p.detach(), product(layers).detach(), rtol=1e-11, atol=1e-12)
+    assert (p - start).norm() > 0.1 * start.norm()
+
+
+def test_the_second_moment_takes_the_units_of_the_loss_out():
+    ends = []
+    for unit in (1.0, 1e6):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(3, 4, 6, dtype=torch.float64))
+        optimizer = DepthSGD([p], 0.01, 3, 0.9, second_moment=0.99, batched=True)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (unit * (p - 1).square().sum()).backward()
+            optimizer.step()
+        ends.append(p.detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=0)

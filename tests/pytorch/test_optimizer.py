@@ -101,10 +101,12 @@ def test_two_runs_are_one():
     assert_equal(model, other)
 
 
+@pytest.mark.parametrize("second_moment", [0.0, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, DOUBLE])
-def test_a_run_goes_on_bit_for_bit(dtype):
+def test_a_run_goes_on_bit_for_bit(dtype, second_moment):
     model, (x, y) = network().to(dtype), data(dtype)
-    optimizer = DepthSGD(model.named_parameters(), 0.1, 3, momentum=0.9, weight_decay=1e-3)
+    options = {"momentum": 0.9, "weight_decay": 1e-3, "second_moment": second_moment}
+    optimizer = DepthSGD(model.named_parameters(), 0.03, 3, **options)
     train(model, optimizer, x, y, 5)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
