@@ -256,11 +256,14 @@ class Scene(NamedTuple):
 
 DEPTHS = tuple(f"depth {depth}" for depth in (1, 2, 3, 4))
 RATES = (0.05, 0.025, 0.0125)
-RANKED = "adapter, depth 2", "adapter, depth 3", "three factors, SGD", "LoRA, AdamW", "LoRA, preconditioned"
+SCALED = "adapter, depth 3, second moment"
+RANKED = "adapter, depth 2", "adapter, depth 3", SCALED, "three factors, SGD", "LoRA, AdamW", "LoRA, preconditioned"
 SCENES = {
     "shift": Scene((40, 80, 160), tuple(METHODS), (16,), 10, 2),
     "ranks": Scene((80,), RANKED, (2, 4, 64), 10, 2),
-    "full shift": Scene((640,), ("full, SGD", "full, AdamW", "full, depth 2", "full, depth 3"), (16,), 10, 1),
+    "full shift": Scene(
+        (640,), ("full, SGD", "full, AdamW", "full, depth 2", "full, depth 3", f"full{SCALED[7:]}"), (16,), 10, 1
+    ),
     "digits": Scene((100,), DEPTHS, (64,), 10, 1),
     "completion": Scene((0,), ("a tenth a step", "all entries a step"), (2, 3), 3),
     "cost": Scene((64, 384, 1024), tuple(METHODS), (16,), 1),
@@ -268,13 +271,13 @@ SCENES = {
         (1024, 256, 64, 16),
         (
             "head alone", "LoRA, SGD", "adapter, depth 3", "LoRA, AdamW", "three factors, AdamW", "adapter, depth 2",
-            "LoRA, preconditioned", "full, AdamW",
+            SCALED, "LoRA, preconditioned", "full, AdamW",
         ),
         (16, 4, 64), 5, 1, 4.0, 3,
     ),
 }  # fmt: skip
 # Where tuning begins in "sentences".
-FIRST = {"full, AdamW": 0.001, "LoRA, AdamW": 0.004, "three factors, AdamW": 0.004}
+FIRST = {"full, AdamW": 0.001, "LoRA, AdamW": 0.004, "three factors, AdamW": 0.004, SCALED: 0.004}
 
 
 OTHERS = {"digits": digits, "completion": completion, "cost": cost}

@@ -131,6 +131,15 @@ def _depth(depth: int) -> Callable[[list[Any], float, float], torch.optim.Optimi
     return optimizer
 
 
+def _scaled_depth(depth: int) -> Callable[[list[Any], float, float], torch.optim.Optimizer]:
+    def optimizer(modules: list[Any], lr: float, momentum: float) -> torch.optim.Optimizer:
+        from dlngeo.torch import DepthSGD
+
+        return DepthSGD(_parameters(modules), lr=lr, depth=depth, momentum=0.9, second_moment=0.99)
+
+    return optimizer
+
+
 def _parameters(modules: list[Any]) -> list[torch.Tensor]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
@@ -141,10 +150,12 @@ METHODS: dict[str, Method] = {
     "full, depth 2": Method(_whole, _depth(2), 0.5, rank=False),
     "full, depth 3": Method(_whole, _depth(3), 0.5, rank=False),
     "full, depth 4": Method(_whole, _depth(4), 0.5, rank=False),
+    "full, depth 3, second moment": Method(_whole, _scaled_depth(3), 0.004, rank=False),
     "adapter, depth 1": Method(_adapter(1), _depth(1), 1.0),
     "adapter, depth 2": Method(_adapter(2), _depth(2), 0.5),
     "adapter, depth 3": Method(_adapter(3), _depth(3), 0.5),
     "adapter, depth 4": Method(_adapter(4), _depth(4), 0.5),
+    "adapter, depth 3, second moment": Method(_adapter(3), _scaled_depth(3), 0.004),
     "three factors, SGD": Method(_three, _sgd, 0.5),
     "three factors, AdamW": Method(_three, _adamw, 0.003),
     "LoRA, SGD": Method(_lora, _sgd, 0.5),

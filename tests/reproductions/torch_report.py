@@ -20,7 +20,8 @@ from dlngeo.jobs.output import replace
 STYLES = {
     "adapter, depth 2": ("#56B4E9", "v"),
     "adapter, depth 3": ("#0072B2", "o"),
-    "adapter, depth 4": ("#000000", "*"),
+    "adapter, depth 3, second moment": ("#000000", "o"),
+    "adapter, depth 4": ("#332288", "*"),
     "full, depth 3": ("#009E73", "s"),
     "three factors, SGD": ("#CC79A7", "X"),
     "three factors, AdamW": ("#882255", "p"),
