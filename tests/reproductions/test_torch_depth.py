@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +184,10 @@ def test_tables_of_the_page_are_those_of_its_figures():
     found = report.Results(cells)
     for name, make in report.TABLES.items():
         assert make(found) in page, name
+
+
+def test_it_runs_in_workers_from_one_command(tmp_path):
+    command = [sys.executable, script.__file__, "--quick", "--scene", "cost", "--method", "LoRA, SGD", "--jobs", "2"]
+    run = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert {c["samples"] for c in json.loads((tmp_path / "torch.json").read_text())} == {64, 384, 1024}
