@@ -302,8 +302,14 @@ def draw(found: Results) -> Any:
             axis.set_xticks(chosen, [str(k) for k in chosen], minor=False)
             axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
+    for axis in axes[:, 2]:
+        axis.legend(fontsize=7)
+    methods = {
+        label: handle
+        for axis in axes[:, :2].flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=6, fontsize=8)
     return figure
 
 
