@@ -18,7 +18,8 @@ for large offsets, are pairs of a mantissa and a power of two.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +33,21 @@ Array = NDArray[np.float64]
 _NEWTON, _POLISH = 60, 2
 
 
-class _Wide(NamedTuple):
+@dataclass(frozen=True)
+class _Wide:
     """``mantissa · 2^exponent``, of an exponent that is not that of a double."""
 
     mantissa: Array
     exponent: NDArray[np.int64]
 
-    def __mul__(self, other: _Wide) -> _Wide:  # type: ignore[override]
+    def __mul__(self, other: _Wide) -> _Wide:
         return _wide(self.mantissa * other.mantissa, self.exponent + other.exponent)
 
     def __truediv__(self, other: _Wide) -> _Wide:
         with np.errstate(divide="ignore", invalid="ignore"):  # infinite and NaN where the caller says what it is
             return _wide(self.mantissa / other.mantissa, self.exponent - other.exponent)
 
-    def __add__(self, other: _Wide) -> _Wide:  # type: ignore[override]
+    def __add__(self, other: _Wide) -> _Wide:
         top = np.maximum(self.exponent, other.exponent)
         return _wide(_scaled(self.mantissa, self.exponent - top) + _scaled(other.mantissa, other.exponent - top), top)
 
@@ -65,7 +67,7 @@ def _wide(mantissa: Array, exponent: Any = 0) -> _Wide:
 
 
 def _scaled(mantissa: Array, exponent: Any) -> Array:
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):  # beyond 2^±3000 as at it: infinite, or zero
         return np.ldexp(mantissa, np.clip(exponent, -3000, 3000).astype(np.int32))
 
 
@@ -203,8 +205,11 @@ class RelaxedDepthKernel(Kernel):
         return values
 
     def _nodes(self, *values: Any) -> list[_Wide]:
-        """``x`` at singular values, all of one shape."""
-        return [self._inverse(value) for value in np.broadcast_arrays(*_check.singular_values(*values)[1:])]
+        """``x`` at singular values, all of one shape, found once for each value: pairs and triples hold few."""
+        arrays = np.broadcast_arrays(*_check.singular_values(*values)[1:])
+        distinct, places = np.unique(np.stack(arrays), return_inverse=True)
+        x = self._inverse(distinct)
+        return [x.at(place) for place in places.reshape(len(arrays), *arrays[0].shape)]
 
     def _inverse(self, sigma: Array) -> _Wide:
         """Solve ``h(x) = σ²``: by Newton's method in the logarithms, in which h is convex, and on x itself at last."""
@@ -238,18 +243,18 @@ class RelaxedDepthKernel(Kernel):
 
     def _wide_difference(self, *nodes: _Wide) -> _Wide:
         """``h[x_0, …, x_k]``."""
-        order = [np.stack(parts) for parts in zip(*nodes, strict=True)]
+        mantissas, exponents = (np.stack(part) for part in zip(*((x.mantissa, x.exponent) for x in nodes), strict=True))
         k, n = len(nodes) - 1, self.offsets.size
         if k > n:
-            return _wide(np.zeros(order[0].shape[1:]))
-        top = np.lexsort((order[0], order[1]), axis=0)[::-1]
-        stacked = _Wide(*(np.take_along_axis(part, top, axis=0) for part in order))
-        factors = self._factors(stacked)
-        first = factors.at(0)
-        # At x_0 = 0 the factors are the offsets; those that vanish take the place of any number.
-        first = _Wide(
-            np.where(first.mantissa == 0, 1.0, first.mantissa), np.where(first.mantissa == 0, 0, first.exponent)
+            return _wide(np.zeros(mantissas.shape[1:]))
+        descending = np.lexsort((mantissas, exponents), axis=0)[::-1]
+        factors = self._factors(
+            _Wide(*(np.take_along_axis(part, descending, axis=0) for part in (mantissas, exponents)))
         )
+        # At x_0 = 0 the factors are the offsets; 1 stands for those that vanish, as the ratios to it vanish too.
+        first = factors.at(0)
+        vanishes = first.mantissa == 0
+        first = _Wide(np.where(vanishes, 1.0, first.mantissa), np.where(vanishes, 0, first.exponent))
         ratios = (factors / first).to_double()
         sums = [np.ones_like(ratios[0, ..., 0])] + [np.zeros_like(ratios[0, ..., 0]) for _ in range(k)]
         for p in range(n):

@@ -207,7 +207,7 @@ class SpectralEntropy:
 
     def value(self, u: Any) -> Any:
         """S, shape=[...], at ``u_k = log σ_k``, which may be ``−inf``; so is S where the volume is zero."""
-        xp, u = self._sized(*_check.floating(u))
+        xp, u = sized(self.rank, *_check.floating(u))
         total = self.constant + xp.zeros_like(u[..., 0])
         if self.depth > 1:
             large, gap = _gaps(xp, u)
@@ -221,7 +221,7 @@ class SpectralEntropy:
 
     def slope(self, u: Any) -> Any:
         """``∂S/∂u_k``, shape=[..., r], at finite u; all are non-negative, as volume grows with any singular value."""
-        xp, u = self._sized(*_check.floating(u))
+        xp, u = sized(self.rank, *_check.floating(u))
         _, gap = _gaps(xp, u)
         near = gap < CLOSE
         far = xp.where(near, 1.0, gap)
@@ -245,7 +245,7 @@ class SpectralEntropy:
         .. math:: \frac{\partial^2 S}{\partial u_k \partial u_l} = -\tfrac12 H''(u_k - u_l) \quad (k \ne l), \qquad
             H''(x) = \frac{\varepsilon^2}{\sinh^2 \varepsilon x} - \frac{1}{\sinh^2 x} .
         """
-        xp, u = self._sized(*_check.floating(u))
+        xp, u = sized(self.rank, *_check.floating(u))
         gap, diagonal = u[..., :, None] - u[..., None, :], _diagonal(xp, u)
         bend = xp.where(diagonal, 0.0, _bend(xp, gap, gap, self.depth) / 2)
         return xp.where(diagonal, xp.sum(bend, axis=-1)[..., None], -bend)
@@ -254,14 +254,8 @@ class SpectralEntropy:
 
     def __call__(self, s: Any) -> Any:
         """S, shape=[...], at σ, which may vanish; it is ``−inf`` where the volume is zero."""
-        xp, s = self._sized(*_check.singular_values(s))
+        xp, s = sized(self.rank, *_check.singular_values(s))
         return self.value(_log(xp, s))
-
-    def _sized(self, xp: Any, s: Any) -> tuple[Any, Any]:
-        """Return ``(xp, s)`` after checking that s are r numbers, or many times r."""
-        if s.ndim == 0 or s.shape[-1] != self.rank:
-            raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
-        return xp, s
 
     def gradient(self, s: Any) -> Any:
         r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r], non-negative.
@@ -274,12 +268,9 @@ class SpectralEntropy:
 
     def _logarithms(self, s: Any) -> tuple[Any, Any, Any]:
         """Return ``(xp, s, log s)`` after checking that S is differentiable at s."""
-        xp, s = self._sized(*_check.singular_values(s))
-        if self.depth > 1 and not bool(xp.all(s > 0)):
-            raise ValueError(
-                f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
-                f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
-            )
+        xp, s = sized(self.rank, *_check.singular_values(s))
+        if self.depth > 1:
+            require_positive(xp, s)
         return xp, s, _log(xp, s)
 
     def hessian(self, s: Any) -> Any:
@@ -322,6 +313,22 @@ class SpectralEntropy:
             mean = f[(*batch, k)] * sk + f[(*batch, j)] * sj
             minus[(*batch, k, j)] = ((sk + sj) * slope - mean) / 2 / sk / sj
         return minus, (fk + fl) / (row + column)
+
+
+def sized(rank: int, xp: Any, s: Any) -> tuple[Any, Any]:
+    """Return ``(xp, s)`` after checking that s are r numbers, or many times r."""
+    if s.ndim == 0 or s.shape[-1] != rank:
+        raise ValueError(f"{rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
+    return xp, s
+
+
+def require_positive(xp: Any, s: Any) -> None:
+    """Raise where an entropy that is singular at zero is not differentiable."""
+    if not bool(xp.all(s > 0)):
+        raise ValueError(
+            f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
+            f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
+        )
 
 
 def require_spectral(entropy: Any) -> SpectralEntropy:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.kernels import Kernel, RelaxedDepthKernel, require_kernel
-from dlngeo.thermodynamics.entropy import _diagonal, _log, log_orthogonal_volume
+from dlngeo.thermodynamics.entropy import _diagonal, _log, log_orthogonal_volume, require_positive, sized
 
 __all__ = ["KernelEntropy"]
 
@@ -78,7 +78,7 @@ class KernelEntropy:
 
     def __call__(self, s: Any) -> Any:
         """S, shape=[...], at σ; ``−inf`` where the volume is zero."""
-        xp, s = self._sized(*_check.singular_values(s))
+        xp, s = sized(self.rank, *_check.singular_values(s))
         value = xp.where(_diagonal(xp, s), 0.0, _log(xp, self.kernel(s[..., :, None], s[..., None, :])))
         total = self.constant + xp.sum(value, axis=(-2, -1)) / 4
         if self._spare:
@@ -132,17 +132,18 @@ class KernelEntropy:
         own = own + kernel.second_divided_difference(column, row, column, column)
         own = (own - kernel.mixed_divided_difference(column, column, row, column)) / kernel(row, column)
 
-        def others(j: Any, k: Any, l: Any) -> Any:  # noqa: E741
-            curve = kernel.second_divided_difference(j, k, k, l) + kernel.second_divided_difference(j, k, l, l)
-            turn = kernel.divided_difference(j, l, l) * kernel.divided_difference(j, k, l) / kernel(l, j)
-            return (curve - turn) / kernel(k, j)
+        def with_third(third: Any, one: Any, two: Any) -> Any:
+            curve = kernel.second_divided_difference(third, one, one, two)
+            curve = curve + kernel.second_divided_difference(third, one, two, two)
+            turn = kernel.divided_difference(third, two, two) * kernel.divided_difference(third, one, two)
+            return (curve - turn / kernel(two, third)) / kernel(one, third)
 
-        k, l, j = xp.broadcast_arrays(s[..., :, None, None], s[..., None, :, None], s[..., None, None, :])  # noqa: E741
+        one, two, third = xp.broadcast_arrays(s[..., :, None, None], s[..., None, :, None], s[..., None, None, :])
         index = xp.arange(self.rank)
         mine = (index == index[:, None, None]) | (index == index[:, None])
-        total = own + xp.sum(xp.where(mine, 0.0, others(j, k, l)), axis=-1)
+        total = own + xp.sum(xp.where(mine, 0.0, with_third(third, one, two)), axis=-1)
         if self._spare:
-            total = total + self._spare * others(xp.zeros_like(row), row, column)
+            total = total + self._spare * with_third(xp.zeros_like(row), row, column)
         f = 2 * s * slope
         minus = slope[..., :, None] + slope[..., None, :] + (row + column) ** 2 * total / 2
         return xp.where(_diagonal(xp, s), 0.0, minus), (f[..., :, None] + f[..., None, :]) / (row + column)
@@ -157,16 +158,9 @@ class KernelEntropy:
             total = total + self._spare / 2 * self.kernel.divided_difference(zero, s, s) / self.kernel(s, zero)
         return total
 
-    def _sized(self, xp: Any, s: Any) -> tuple[Any, Any]:
-        if s.ndim == 0 or s.shape[-1] != self.rank:
-            raise ValueError(f"{self.rank} singular values are expected, got shape {tuple(s.shape)}; the rank is r.")
-        return xp, s
-
     def _regular(self, s: Any) -> tuple[Any, Any]:
-        xp, s = self._sized(*_check.singular_values(s))
-        if not (self.kernel.smooth_at_zero or bool(xp.all(s > 0))):
-            raise ValueError(
-                f"the entropy is not differentiable at a singular matrix: the smallest singular value is "
-                f"{float(xp.min(s)):g}. Move to a point of full rank, or declare a lower rank."
-            )
+        """Return ``(xp, s)`` after checking that S is differentiable at s."""
+        xp, s = sized(self.rank, *_check.singular_values(s))
+        if not self.kernel.smooth_at_zero:
+            require_positive(xp, s)
         return xp, s

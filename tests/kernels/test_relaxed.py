@@ -215,10 +215,19 @@ def test_the_retraction_multiplies_layers_that_are_stepped(offsets):
     np.testing.assert_allclose(oracles.dense(*end), stepped, atol=1e-14)
 
 
-@pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 3), 3), ((3, 4), 3), ((5, 4), 2)])
+@pytest.mark.parametrize(
+    ("shape", "rank", "offsets"),
+    [
+        ((3, 3), 3, [0.0, 0.5, 0.0, 1.3]),
+        ((5, 4), 2, [0.0, 0.5, 0.0, 1.3]),
+        # One outer layer has an offset: the other one, on the side of the null space, must have none.
+        ((4, 3), 3, [0.0, 0.5, 1.3]),
+        ((3, 4), 3, [0.0, 0.5, 1.3]),
+    ],
+)
 @pytest.mark.parametrize("normalized", [False, True])
-def test_the_retraction_is_of_second_order(shape, rank, normalized):
-    kernel = RelaxedDepthKernel([0.0, 0.5, 0.0, 1.3], normalized)
+def test_the_retraction_is_of_second_order(shape, rank, offsets, normalized):
+    kernel = RelaxedDepthKernel(offsets, normalized)
     space = FixedRank(*shape, rank, kernel=kernel, rng=0)
     x = space.random_point()
     v = space.random_tangent_vector(x)

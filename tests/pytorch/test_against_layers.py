@@ -224,13 +224,14 @@ def test_layers_and_the_step_agree_on_what_a_layer_is():
     torch.testing.assert_close(product(balanced_layers(x, 5)), x)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(4, 6), (6, 4)])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("depth", [2, 3, 5])
-def test_the_second_moment_is_that_of_all_layers(momentum, depth):
+def test_the_second_moment_is_that_of_all_layers(momentum, depth, rows, columns):
     """Layers stepped by their gradients over the root of a mean of squares that they share, and balanced again."""
     torch.manual_seed(0)
-    x, y = torch.randn(12, 6, dtype=torch.float64), torch.randn(12, 4, dtype=torch.float64)
-    start = torch.randn(4, 6, dtype=torch.float64) / 3
+    x, y = (torch.randn(12, d, dtype=torch.float64) for d in (columns, rows))
+    start = torch.randn(rows, columns, dtype=torch.float64) / 3
     p, layers = torch.nn.Parameter(start.clone()), balanced_layers(start, depth)
     optimizer = DepthSGD([p], 0.02, depth, momentum, second_moment=0.9)
     mean, buffer = 0.0, torch.zeros_like(start)

@@ -12,21 +12,12 @@ from dlngeo.pymanopt import FixedRank, GradientFlow
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_without_offset_it_is_the_flow_of_the_depth():
-    cell = script.compute("depth 3 to 2", 0.0, 1)
-    truth, data = script.instance(1)
-    start = data.initial_point(rank=8, size=script.START, rng=1)
-    u, s, vt = GradientFlow().run(data.problem(FixedRank(40, 40, 8, depth=3)), initial_point=start).point
-    gap = (u * s) @ vt - truth
-    gap[data.rows, data.cols] = truth[data.rows, data.cols] = 0
-    assert cell["error"] == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(truth), rel=0.1)
-
-
-def test_a_far_offset_takes_a_layer_away():
-    cell = script.compute("depth 3 to 2", 1e6, 0)
-    truth, data = script.instance(0)
-    start = data.initial_point(rank=8, size=script.START, rng=0)
-    u, s, vt = GradientFlow().run(data.problem(FixedRank(40, 40, 8, depth=2)), initial_point=start).point
+@pytest.mark.parametrize(("offset", "depth", "seed"), [(0.0, 3, 1), (1e6, 2, 0)])
+def test_no_offset_is_the_depth_and_a_far_one_takes_a_layer_away(offset, depth, seed):
+    cell = script.compute("depth 3 to 2", offset, seed)
+    truth, data = script.instance(seed)
+    start = data.initial_point(rank=8, size=script.START, rng=seed)
+    u, s, vt = GradientFlow().run(data.problem(FixedRank(40, 40, 8, depth=depth)), initial_point=start).point
     gap = (u * s) @ vt - truth
     gap[data.rows, data.cols] = truth[data.rows, data.cols] = 0
     assert cell["error"] == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(truth), rel=0.1)
