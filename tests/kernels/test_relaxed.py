@@ -140,6 +140,8 @@ def test_what_is_infinite_at_zero():
         assert math.isinf(kernel.second_divided_difference(ONE, ONE, ZERO, ZERO)[0]) == infinite
         assert math.isinf(kernel.mixed_divided_difference(ZERO, ZERO, ONE, ONE)[0]) == infinite
     assert RelaxedDepthKernel([0.0, 1.0, 2.0])(ZERO, ZERO)[0] == 2.0
+    # h is of degree two, and has no third difference.
+    assert RelaxedDepthKernel([0.0, 0.0]).mixed_divided_difference(ZERO, ZERO, ONE, ONE)[0] == 0
 
 
 def test_two_layers_mix_dynamics():
@@ -164,7 +166,7 @@ def layers(u, s, vt, offsets, rng):
 
 
 def gradients(weights, force):
-    product = [np.eye(len(force))]
+    product = [np.eye(force.shape[1])]
     for w in weights:
         product.append(w @ product[-1])
     above, out = np.eye(len(force)), []
@@ -209,6 +211,17 @@ def test_the_retraction_multiplies_layers_that_are_stepped(offsets):
     rng = np.random.default_rng(0)
     u, s, vt = oracles.orthogonal(rng, 3), np.array([1.1, 0.6, 0.2]), oracles.orthogonal(rng, 3)
     frame, force = Frame(u, s, vt, RelaxedDepthKernel(offsets)), 0.1 * rng.standard_normal((3, 3))
+    weights = layers(u, s, vt, offsets, rng)
+    stepped = multiplied([w + g for w, g in zip(weights, gradients(weights, force), strict=True)])
+    end = retract(frame, frame.split(frame.cometric(force)))
+    np.testing.assert_allclose(oracles.dense(*end), stepped, atol=1e-14)
+
+
+@pytest.mark.parametrize(("shape", "offsets"), [((4, 3), [0.7, 1.3, 0.0]), ((3, 4), [0.0, 1.3, 0.7])])
+def test_the_outer_layer_without_offset_moves_the_null_space(shape, offsets):
+    rng = np.random.default_rng(0)
+    u, s, vt = oracles.factors(rng, *shape, np.array([1.1, 0.6, 0.2]))
+    frame, force = Frame(u, s, vt, RelaxedDepthKernel(offsets)), 0.1 * rng.standard_normal(shape)
     weights = layers(u, s, vt, offsets, rng)
     stepped = multiplied([w + g for w, g in zip(weights, gradients(weights, force), strict=True)])
     end = retract(frame, frame.split(frame.cometric(force)))
