@@ -6,8 +6,9 @@ volume
 .. math:: J = \prod_{k<l} \frac{\sigma_k^2 - \sigma_l^2}{\varphi(\sigma_k, \sigma_l)}
     \prod_k \Big[\frac{\sigma_k}{\varphi(\sigma_k, 0)^{1/2}}\Big]^{m+n-2r} .
 
-At depth N, integer or not, ``y = √N λ`` and J is that of flat r×(m + n − r) matrices, ``∏ (y_k² − y_l²) ∏ y_k^{m+n−2r}``,
-whose Brownian motion has an exact step. At infinite depth ``y = log σ`` and J is ``∏ (y_k − y_l)``, that of symmetric ones.
+At depth N, integer or not, ``y = √N λ`` and J is ``∏ (y_k² − y_l²) ∏ y_k^{m+n−2r}``, of flat r×(m + n − r) matrices,
+whose Brownian motion has an exact step. At infinite depth ``y = log σ`` and J is ``∏ (y_k − y_l)``, that of symmetric
+ones.
 Of any other kernel J differs by a factor: its logarithm ω, smooth where singular values coincide, acts as
 a potential ``−ω/β`` of the singular values does. The flat matrices are those that have the same end at ``σ = 0``: where
 it is at a finite distance, rectangular ones, ``y = ∫_0^σ φ(s, s)^{−1/2} ds``, whose singular values pass zero as the

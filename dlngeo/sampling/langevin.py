@@ -69,8 +69,8 @@ class Langevin(Sampler):
         Inverse temperature.
     step_size : float
         Step h in time. The bias of averages is of first order in it, but for spectral metrics in a potential of
-        singular values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for ``E = ½Σλ²`` its
-        time is N/2.
+        singular values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for
+        ``E = ½Σλ²`` its time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
     noise : {"base", "isotropic"} or Noise
