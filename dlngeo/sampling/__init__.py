@@ -1,5 +1,6 @@
 """Samplers: Riemannian Langevin dynamics on any space."""
 
+from dlngeo.sampling.brownian import BrownianMotion
 from dlngeo.sampling.chain import Sampler, Samples
 from dlngeo.sampling.from_pymanopt import from_pymanopt
 from dlngeo.sampling.hmc import ConstrainedHMC
@@ -11,6 +12,7 @@ from dlngeo.sampling.upstairs import UpstairsLangevin
 from dlngeo.thermodynamics.noise import Noise
 
 __all__ = [
+    "BrownianMotion",
     "Cell",
     "CheckpointError",
     "ConstrainedHMC",
