@@ -9,14 +9,16 @@ from dlngeo.sampling.potentials import SpectralPotential, StepSizeWarning
 from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, sweep
 from dlngeo.sampling.upstairs import UpstairsLangevin
-from dlngeo.thermodynamics.noise import Noise
+from dlngeo.thermodynamics.noise import LabelNoise, MinibatchNoise, Noise
 
 __all__ = [
     "BrownianMotion",
     "Cell",
     "CheckpointError",
     "ConstrainedHMC",
+    "LabelNoise",
     "Langevin",
+    "MinibatchNoise",
     "Noise",
     "Sampler",
     "Samples",

@@ -6,15 +6,15 @@ In ``y`` with ``dy/dσ = φ(σ, σ)^{−1/2}`` they move by a stochastic differe
     J = \prod_{k<l} \frac{\sigma_k^2 - \sigma_l^2}{\varphi(\sigma_k, \sigma_l)}
     \prod_k \Big[\frac{\sigma_k}{\varphi(\sigma_k, 0)^{1/2}}\Big]^{m+n-2r} ,
 
-for the volume is ``J dy`` and Haar measure on the frames, and the metric has no cross terms between them. At depth N the
-factors of J are ``λ_k² − λ_l²`` and ``λ_k``: the equation is that of the singular values of flat matrices, so that at
+for the volume is ``J dy`` and Haar measure on the frames, and the metric has no cross terms between them. At depth N
+the factors of J are ``λ_k² − λ_l²`` and ``λ_k``: the equation is that of the singular values of flat matrices, so that at
 every real N
 
 .. math:: \Lambda_t \sim \text{singular values of } \Lambda_0 + (t/N)^{1/2}\,G, \qquad
     G \in \mathbb R^{r \times (m+n-r)} \text{ Gaussian},
 
-a non-central Wishart law of λ². At infinite depth ``y = log σ`` and J is ``∏ (y_k − y_l)``: ``log σ`` are the eigenvalues of
-``log Σ_0 + t^{1/2}(G + Gᵀ)/2``, and ``log |det X|`` is a Brownian motion of variance rt. With ``c = m + n − r``, from
+a non-central Wishart law of λ². At infinite depth ``y = log σ`` and J is ``∏ (y_k − y_l)``: ``log σ`` are the
+eigenvalues of ``log Σ_0 + t^{1/2}(G + Gᵀ)/2``, and ``log |det X|`` is a Brownian motion of variance rt. With ``c = m + n − r``, from
 ``Δ‖Y‖² = 2rc`` and ``Δ tr(YYᵀ)² = 4(r + c + 1)‖Y‖²`` of flat matrices,
 
 .. math:: \Delta_g \sum \lambda_k^2 = \frac{2rc}N, \qquad
@@ -103,8 +103,8 @@ def brownian_moments(s: Any, t: float, depth: float, shape: tuple[int, int]) -> 
     .. math:: \langle\Sigma\lambda^2\rangle = p + \frac{rct}N, \qquad
         \langle\Sigma\lambda^4\rangle = q + \frac{2(r + c + 1)}N \Big[pt + \frac{rct^2}{2N}\Big],
 
-    with ``p = Σλ²`` and ``q = Σλ⁴`` at the start and ``c = m + n − r``. At infinite depth, of ``y = log σ``, the means of
-    ``Σy_k`` and ``Σy_k²``, which are ``Σy_k`` and ``Σy_k² + tr(r + 1)/2``.
+    with ``p = Σλ²`` and ``q = Σλ⁴`` at the start and ``c = m + n − r``. At infinite depth, of ``y = log σ``, the means
+    of ``Σy_k`` and ``Σy_k²``, which are ``Σy_k`` and ``Σy_k² + tr(r + 1)/2``.
 
     Parameters
     ----------
