@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.factors import Factors, factored
 from dlngeo.sampling.potentials import SpectralPotential, gradients
 from dlngeo.sampling.state import State
-
-if TYPE_CHECKING:
-    from dlngeo.sampling.langevin import Langevin
 
 __all__ = ["Descent"]
 
@@ -25,7 +22,7 @@ class Descent:
     At integer depth and ``h = η`` that is a step of the layers themselves, which are balanced again before the next.
     """
 
-    def __init__(self, sampler: Langevin) -> None:
+    def __init__(self, sampler: Any) -> None:
         self.sampler, self.metric = sampler, sampler.space.metric
         if sampler.noise.atoms.shape[1:] != tuple(sampler.space.shape):
             raise ValueError(
@@ -42,7 +39,6 @@ class Descent:
     def step(self, state: State, rng: np.random.Generator) -> State:
         h, noise, new = self.sampler.step_size, self.sampler.noise, {k: a.copy() for k, a in state.items()}
         points = self.points(state)
-        assert not isinstance(self.sampler.potential_gradient, SpectralPotential)
         covectors = h * gradients(self.sampler.potential_gradient, points)
         covectors += math.sqrt(h * noise.learning_rate) * noise.draw(points, rng)
         for c, covector in enumerate(covectors):

@@ -7,15 +7,15 @@ In ``y`` with ``dy/dσ = φ(σ, σ)^{−1/2}`` they move by a stochastic differe
     \prod_k \Big[\frac{\sigma_k}{\varphi(\sigma_k, 0)^{1/2}}\Big]^{m+n-2r} ,
 
 for the volume is ``J dy`` and Haar measure on the frames, and the metric has no cross terms between them. At depth N
-the factors of J are ``λ_k² − λ_l²`` and ``λ_k``: the equation is that of the singular values of flat matrices, so that at
-every real N
+the factors of J are ``λ_k² − λ_l²`` and ``λ_k``: the equation is that of the singular values of flat matrices, so that
+at every real N
 
 .. math:: \Lambda_t \sim \text{singular values of } \Lambda_0 + (t/N)^{1/2}\,G, \qquad
     G \in \mathbb R^{r \times (m+n-r)} \text{ Gaussian},
 
 a non-central Wishart law of λ². At infinite depth ``y = log σ`` and J is ``∏ (y_k − y_l)``: ``log σ`` are the
-eigenvalues of ``log Σ_0 + t^{1/2}(G + Gᵀ)/2``, and ``log |det X|`` is a Brownian motion of variance rt. With ``c = m + n − r``, from
-``Δ‖Y‖² = 2rc`` and ``Δ tr(YYᵀ)² = 4(r + c + 1)‖Y‖²`` of flat matrices,
+eigenvalues of ``log Σ_0 + t^{1/2}(G + Gᵀ)/2``, and ``log |det X|`` is a Brownian motion of variance rt. With
+``c = m + n − r``, from ``Δ‖Y‖² = 2rc`` and ``Δ tr(YYᵀ)² = 4(r + c + 1)‖Y‖²`` of flat matrices,
 
 .. math:: \Delta_g \sum \lambda_k^2 = \frac{2rc}N, \qquad
     \Delta_g \sum \lambda_k^4 = \frac{4(r + c + 1)}N \sum \lambda_k^2 .

@@ -71,8 +71,8 @@ def test_paths_have_the_exact_moments_and_the_exact_law(m, n, r, depth, steps):
 
 def test_other_kernels_move_by_the_equation_of_dyson():
     # Short steps of Euler's method for σ, from far apart, beside two of the chains.
-    chains, t, kernel, shape = 4000, 0.02, RELAXED, (3, 2)
-    s = np.tile([1.5, 0.7], (chains, 1))
+    chains, t, kernel, shape = 4000, 0.005, RELAXED, (3, 2)
+    s = np.tile([2.5, 1.0], (chains, 1))
     start = np.broadcast_to(np.eye(3, 2) * s[0], (chains, 3, 2))
     samples = BrownianMotion(space_of(kernel, 3, 2, 2), t / 2).sample(start, 2, thin=2, rng=0)
     rng = np.random.default_rng(1)
