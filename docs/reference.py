@@ -69,17 +69,18 @@ def public_names() -> dict[str, dict[str, str]]:
 
 
 def resolve(name: str) -> Any:
-    """Find the object of a dotted name, or None."""
+    """Find the object of a dotted name, or None; where a function has the name of its module, the function."""
+    found: Any = None
     parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[count:]:
-            found = getattr(found, part, None)
-        return found
-    return None
+    for count in range(1, len(parts) + 1):
+        value = getattr(found, parts[count - 1], None)
+        if value is None:
+            try:
+                value = importlib.import_module(".".join(parts[:count]))
+            except (ImportError, ValueError):
+                return None
+        found = value
+    return found
 
 
 def _table(names: list[str], toctree: bool) -> list[str]:

@@ -1,0 +1,34 @@
+"""Every example in the docstring of a public name runs, and prints what it says."""
+
+import doctest
+import importlib.util
+
+import pytest
+import reference
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+HOMES = sorted(
+    {
+        home
+        for names in (reference.public_names() if importlib.util.find_spec("torch") else {}).values()
+        for home in names.values()
+        if callable(reference.resolve(home))
+    }
+)
+
+
+def examples(home):
+    """Examples of an object: those of a class and of its methods."""
+    value = reference.resolve(home)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return finder.find(value, home, module=False, globs={})
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_examples_run(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for found in examples(home):
+        runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
+        output = []
+        runner.run(found, out=output.append)
+        assert runner.failures == 0, "".join(output)
