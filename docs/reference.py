@@ -27,7 +27,6 @@ ROOMS = [
     ("Thermodynamics", "Volume of the fibres, entropy, equilibria and exact laws.", ["dlngeo.thermodynamics.*"]),
     ("Matrices", "Downstairs: `X = U Σ Vᵀ` in the metric of a kernel.", ["dlngeo.matrices.*"]),
     ("Weights", "Upstairs: `W = (W_1, …, W_N)`, and the balanced ones among them.", ["dlngeo.weights.*"]),
-    ("Geodesics", "On any surface: one integrator and one search for those between two points.", ["dlngeo.shooting"]),
     ("Errors", "What is raised beside `ValueError` and `TypeError`.", ["dlngeo.errors"]),
 ]
 

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import sys
 
 import pytest
 import reference
@@ -21,7 +22,7 @@ def examples(home):
     """Examples of an object: those of a class and of its methods."""
     value = reference.resolve(home)
     finder = doctest.DocTestFinder(exclude_empty=True)
-    return finder.find(value, home, module=False, globs={})
+    return finder.find(value, home, module=False, globs=dict(vars(sys.modules[value.__module__])))
 
 
 @pytest.mark.parametrize("home", HOMES)

@@ -98,6 +98,16 @@ def log_orthogonal_volume(d: int) -> float:
     ------
     TypeError, ValueError
         If ``d`` is not such an integer.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.log_stiefel_volume
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import log_orthogonal_volume
+    >>> round(float(log_orthogonal_volume(2)), 6)
+    2.877598
     """
     return log_stiefel_volume(d, d)
 
