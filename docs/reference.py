@@ -62,7 +62,7 @@ def public_names() -> dict[str, dict[str, str]]:
         names[module] = {}
         for name in loaded.__all__:
             full = f"{module}.{name}"
-            if full not in MODULES:
+            if full not in MODULES and not name.startswith("__"):  # the version is no object
                 names[module][name] = homes.setdefault(canonical(getattr(loaded, name), full), full)
     return names
 

@@ -221,6 +221,22 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+    dlngeo.training_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel, balanced_weights
+    >>> from dlngeo.matrices.differentiable import frame_at
+    >>> from dlngeo.weights.network import effective_cometric
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> moved = effective_cometric(np.ones((2, 2)), balanced_weights(x, 3, rng=0))
+    >>> bool(np.allclose(moved, frame_at(x, DepthKernel(3), 2).cometric(np.ones((2, 2)))))
+    True
     """
     layers, p = layers_of(weights), _check.plain(p, "the covector")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
