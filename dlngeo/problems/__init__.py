@@ -3,8 +3,12 @@
 from dlngeo.problems.approximation import LowRankApproximation
 from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
+from dlngeo.problems.branches import Branch, Transition, continuation
 from dlngeo.problems.completion import MatrixCompletion
+from dlngeo.problems.confined import Confinement, UnboundedError, confinement
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
+from dlngeo.problems.equilibrium import Equilibrium, equilibria
+from dlngeo.problems.free_energy import FreeEnergy, FunctionCost
 from dlngeo.problems.growth import Followed
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
@@ -16,10 +20,15 @@ from dlngeo.problems.tables import FittedTable, fit_table
 
 __all__ = [
     "AutodiffCost",
+    "Branch",
     "Completed",
+    "Confinement",
     "DistributedCompletion",
+    "Equilibrium",
     "FittedTable",
     "Followed",
+    "FreeEnergy",
+    "FunctionCost",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",
@@ -32,6 +41,11 @@ __all__ = [
     "RowBlock",
     "Solution",
     "Sweep",
+    "Transition",
+    "UnboundedError",
+    "confinement",
+    "continuation",
+    "equilibria",
     "fit_table",
     "solve",
 ]
