@@ -99,6 +99,13 @@ def test_offsets_that_no_weights_have_are_refused(widths, offsets, match):
         balanced_weights(np.eye(3), widths, offsets=offsets)
 
 
+def test_many_layers_of_different_offsets(rng):
+    x, offsets = matrix(rng, 3, 2, 2), 1e-3 * np.arange(1500)
+    w = balanced_weights(x, 1500, rng=rng, offsets=offsets)
+    require_offsets(w, offsets)
+    np.testing.assert_allclose(oracles.multiply(w), x, atol=1e-10)
+
+
 def test_offsets_take_batches_and_tensors(rng):
     torch = pytest.importorskip("torch")
     x, c = rng.standard_normal((5, 3, 4)), [0.5, 0.0, 0.2]
