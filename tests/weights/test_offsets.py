@@ -334,6 +334,8 @@ def test_initialisations_of_pytorch_are_far_from_offsets_and_the_fit_says_so(wid
 def test_singular_products_and_one_layer(rng):
     fit = fit_offsets([np.diag([1.0, 0.0]), np.diag([1.0, 0.0])])
     assert (fit.error, float(fit.bound(np.diag([1.0, 0.0])))) == (pytest.approx(0, abs=1e-14), math.inf)
+    none = fit_offsets(np.zeros((2, 3, 3)))  # of which no flow moves anything, as the kernel says
+    assert (none.error, none.imbalance, none.exact) == (0.0, 0.0, True)
     one = fit_offsets([rng.standard_normal((3, 2))])
     assert one.error < 1e-12
     assert one.bound(rng.standard_normal((3, 2))) == 0
