@@ -15,7 +15,7 @@ from dlngeo._autodiff import untraced
 from dlngeo.kernels import of_depth
 from dlngeo.thermodynamics.free_energy import entropy
 from dlngeo.weights.model import is_model, layers_of_model
-from dlngeo.weights.network import effective_cometric, end_to_end, imbalance, widths
+from dlngeo.weights.network import cometric_factors, effective_cometric, end_to_end, imbalance, widths
 
 __all__ = ["AtDepth", "Description", "describe", "effective_rank"]
 
@@ -248,11 +248,7 @@ def _eigenvalues(layers: list[np.ndarray], s: np.ndarray, off: float) -> tuple[f
     (n, m), r = (layers[0].shape[1], layers[-1].shape[0]), s.size
     if off <= _BALANCED:
         return *_at_depth(s, (m, n), len(layers), False), True
-    above, below = [np.eye(m)], [np.eye(n)]
-    for upper, lower in zip(layers[:0:-1], layers, strict=False):
-        above.append(above[-1] @ upper)
-        below.append(lower @ below[-1])
-    pairs = [(a @ a.T, b.T @ b) for a, b in zip(reversed(above), below, strict=True)]
+    pairs = cometric_factors(layers)
     if m * n <= _DENSE:
         values = np.linalg.eigvalsh(sum(np.kron(left, right) for left, right in pairs))
         return max(0.0, float(values[m * n - r * (m + n - r)])), float(values[-1]), True
