@@ -43,6 +43,7 @@ from dlngeo.sampling.potentials import (
     gradients,
     refuse_failed,
     require,
+    require_confined,
     slopes,
     watch,
 )
@@ -138,6 +139,9 @@ class Langevin(Sampler):
         temperature = self.noise.kappa / self.beta
         if isinstance(metric, SpectralMetric) and fills(space):
             self._mover: _Frames | _Geodesic = _Frames(self, temperature, widths)
+            if deep and metric.depth is not None:
+                rank = getattr(space, "rank", None)
+                require_confined(potential_gradient, metric.depth, rank, widths, self.noise)
         else:
             self._mover = _Geodesic(self, temperature)
 

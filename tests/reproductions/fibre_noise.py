@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,10 @@ def squared(w: Array) -> Array:
 def sides(w: Array) -> tuple[list[Array], list[Array]]:
     """``W_N ⋯ W_{p+1}`` and ``W_{p−1} ⋯ W_1`` for each p."""
     n, d = w.shape[-3], w.shape[-1]
-    left, right = [np.broadcast_to(np.eye(d), (*w.shape[:-3], d, d))], [np.broadcast_to(np.eye(d), (*w.shape[:-3], d, d))]
+    left, right = (
+        [np.broadcast_to(np.eye(d), (*w.shape[:-3], d, d))],
+        [np.broadcast_to(np.eye(d), (*w.shape[:-3], d, d))],
+    )
     for p in range(n - 1):
         right.append(w[..., p, :, :] @ right[-1])
         left.append(left[-1] @ w[..., n - 1 - p, :, :])
@@ -126,7 +130,7 @@ def balanced(d: int, depth: int, rng: np.random.Generator) -> Array:
     """Balanced layers of a matrix with singular values between ½ and 1½."""
     s = np.linspace(1.5, 0.5, d) if d > 1 else np.ones(1)
     frames = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(depth + 1)]
-    return np.stack([(b * s ** (1 / depth)) @ a.T for a, b in zip(frames[:-1], frames[1:], strict=True)])
+    return np.stack([(b * s ** (1 / depth)) @ a.T for a, b in pairwise(frames)])
 
 
 def moved(w: Array, size: float, rng: np.random.Generator) -> Array:
@@ -168,10 +172,24 @@ def fibre_noise() -> list[dict[str, Any]]:
                 now += STEP
                 if any(abs(now - t) < STEP / 2 for t in TIMES):
                     value = squared(w)
-                    means.append([now, float(np.median(value)), float(1.25 * value.std() / math.sqrt(CHAINS)), float(value.mean())])
+                    means.append(
+                        [
+                            now,
+                            float(np.median(value)),
+                            float(1.25 * value.std() / math.sqrt(CHAINS)),
+                            float(value.mean()),
+                        ]
+                    )
             row[name] = means
         rows.append(row)
     return rows
+
+
+def _median(value: Array) -> tuple[float, float]:
+    """Median, and half the distance of the order statistics one standard error apart."""
+    ordered, half = np.sort(value), math.sqrt(len(value)) / 2
+    low, high = (ordered[round(len(value) / 2 + sign * half)] for sign in (-1, 1))
+    return float(np.median(value)), float(high - low) / 2
 
 
 def _opposite(chains: Array, h: float, seed: int) -> Array:

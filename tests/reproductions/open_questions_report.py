@@ -26,7 +26,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def phase_change(rows: list[Row]) -> str:
-    head = ["depth", "β where rank 2 is lost", "σ₂/σ₁ just before", "how", "β of the way back", "power of σ₂ in β_c − β"]
+    head = [
+        "depth",
+        "β where rank 2 is lost",
+        "σ₂/σ₁ just before",
+        "how",
+        "β of the way back",
+        "power of σ₂ in β_c − β",
+    ]
     out = []
     for row in rows:
         power = number(row.get("exponent"), row.get("exponent_error"))
@@ -70,7 +77,16 @@ def fibre_noise(rows: list[Row]) -> str:
 
 
 def strata(rows: list[Row]) -> str:
-    head = ["matrices", "rank", "N", "noise", "δ derived", "δ measured", "reached", "sign of det changes, a unit of time"]
+    head = [
+        "matrices",
+        "rank",
+        "N",
+        "noise",
+        "δ derived",
+        "δ measured",
+        "reached",
+        "sign of det changes, a unit of time",
+    ]
     out = []
     for row in rows:
         reached = "yes" if row["derived"] < 2 else "no"
@@ -116,7 +132,9 @@ def draw(found: dict[str, list[Row]]) -> Figure:
     ends = [0.5, 1 + max(row["derived"] for row in found["strata"])]
     bessel.plot(ends, ends, "k", lw=0.8)
     bessel.axvspan(0.5, 2, color="0.9", label="zero is reached")
-    bessel.set(xlabel="Bessel dimension derived", ylabel="measured, ± 2 s.e.", title="The least λ at the edge of a rank")
+    bessel.set(
+        xlabel="Bessel dimension derived", ylabel="measured, ± 2 s.e.", title="The least λ at the edge of a rank"
+    )
     for axes in (change, share, limit, fibre, growth, bessel):
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
