@@ -12,9 +12,9 @@ so that F is not bounded below at any β, unless the bracket vanishes: at depth 
 
 **Finite mass.** The law is ``e^{−βE + νS} dvol_g`` with ν = 1 for isotropic noise, whose ``e^{−βF}`` it is, 1/κ for
 noise of anisotropy κ, and 0 for noise of the metric. Where q singular values are of size t, the q(m + n − q) directions
-that turn or stretch them have ``φ ~ t^{2ε}``, so that relative to the flat volume the density is ``t^{−ε q(m + n − q)}``
-times ``e^{νS}``. Matrices within O(1) of the cone of kernel matrices of rank q, of dimension ``p_q``, up to the size t have a flat
-volume like ``t^{p_q}``. The mass is finite if for every q
+that turn or stretch them have ``φ ~ t^{2ε}``, so that relative to the flat volume the density is
+``t^{−ε q(m + n − q)}`` times ``e^{νS}``. Matrices within O(1) of the cone of kernel matrices of rank q, of dimension
+``p_q``, up to the size t have a flat volume like ``t^{p_q}``. The mass is finite if for every q
 
 .. math:: p_q + \nu \Big[\varepsilon \frac{q(q-1)}{2} + \varepsilon q (r - q) + \kappa q\Big]
     < \varepsilon\, q (m + n - q)

@@ -172,14 +172,7 @@ def fibre_noise() -> list[dict[str, Any]]:
                 now += STEP
                 if any(abs(now - t) < STEP / 2 for t in TIMES):
                     value = squared(w)
-                    means.append(
-                        [
-                            now,
-                            float(np.median(value)),
-                            float(1.25 * value.std() / math.sqrt(CHAINS)),
-                            float(value.mean()),
-                        ]
-                    )
+                    means.append([now, *_median(value)])
             row[name] = means
         rows.append(row)
     return rows

@@ -23,7 +23,7 @@ CASES = (
     (3, 3, 2, 2, "isotropic"),
     (3, 3, 2, 3, "isotropic"),
 )
-CHAINS, STEPS, THIN, STEP = 1000, 2000, 100, 0.01
+CHAINS, STEPS, THIN, STEP = 500, 1500, 50, 0.01
 NEAR = 0.3  # values of λ_r below this tell the exponent
 
 
