@@ -45,9 +45,9 @@ def phase_change() -> list[dict[str, Any]]:
     rows = []
     for depth in (2, 3, 4):
         at = {"depth": depth, "decay": DECAY}
-        betas = np.linspace(6.0, 60.0, 28)
+        betas = np.linspace(6.0, 40.0, 18)
         # The highest branch of rank 2 that leads to the data: X_22 > b².
-        found = equilibria(data, beta=betas[0], n_starts=12, rng=depth, **at)
+        found = equilibria(data, beta=betas[0], n_starts=6, rng=depth, **at)
         start = next(one for one in found if one.rank == 2 and one.x[1, 1] > B**2)
         up = continuation(data, start, betas, **at)
         down = continuation(data, up.equilibria[-1], betas[::-1], **at)
