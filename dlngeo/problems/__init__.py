@@ -5,7 +5,6 @@ from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.branches import Branch, Transition, continuation
 from dlngeo.problems.completion import MatrixCompletion
-from dlngeo.problems.confined import Confinement, UnboundedError, confinement
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.equilibrium import Equilibrium, equilibria
 from dlngeo.problems.free_energy import FreeEnergy, FunctionCost
@@ -17,6 +16,7 @@ from dlngeo.problems.regression import Regression
 from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
 from dlngeo.problems.tables import FittedTable, fit_table
+from dlngeo.thermodynamics.confined import Confinement, UnboundedError, confinement
 
 __all__ = [
     "AutodiffCost",

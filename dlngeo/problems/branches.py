@@ -256,6 +256,9 @@ def _zero(free: FreeEnergy, here: Equilibrium, low: float, high: float, of: Call
         return of(known[beta])
 
     try:
+        ends = value(float(low)), value(float(high))
+        if ends[0] * ends[1] >= 0:  # it vanishes at an end, to round-off
+            return float(low if abs(ends[0]) < abs(ends[1]) else high)
         return float(brentq(value, float(low), float(high), xtol=_PRECISION * low, rtol=_PRECISION))
     except ValueError:
         return float(high)

@@ -16,8 +16,8 @@ from dlngeo.flows.limits import hessian_modes
 from dlngeo.matrices.frame import Frame
 from dlngeo.matrices.retraction import retract
 from dlngeo.problems.base import MatrixCost
-from dlngeo.problems.confined import UnboundedError, confinement
 from dlngeo.problems.free_energy import FreeEnergy
+from dlngeo.thermodynamics.confined import UnboundedError, confinement
 
 __all__ = ["Equilibrium", "classified", "equilibria", "newton", "settle"]
 

@@ -44,6 +44,7 @@ from dlngeo.sampling.potentials import (
     gradients,
     refuse_failed,
     require,
+    require_confined,
     slopes,
     watch,
 )
@@ -143,6 +144,8 @@ class Langevin(Sampler):
             self._mover: Descent | _Frames | _Geodesic = (
                 Descent(self) if trained else _Frames(self, temperature, widths)
             )
+            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+                require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
         elif isinstance(self.noise, GradientNoise):
             raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
         else:

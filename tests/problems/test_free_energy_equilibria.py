@@ -1,13 +1,16 @@
 """Free energies of any cost: derivatives, equilibria, branches over the temperature, and what confines them."""
 
 import math
+import warnings
 
 import numpy as np
 import oracles
 import pytest
+from geomstats.geometry.general_linear import GeneralLinear
 from scipy.optimize import minimize
 
 from dlngeo.flows.limits import hessian_eigenvalues
+from dlngeo.geomstats import DLNMetric
 from dlngeo.problems import (
     FreeEnergy,
     FunctionCost,
@@ -20,6 +23,7 @@ from dlngeo.problems import (
     continuation,
     equilibria,
 )
+from dlngeo.sampling import ConstrainedHMC, Langevin, UnconfinedWarning, UpstairsLangevin
 
 DIAGONAL = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2))
 CORNER = MatrixCompletion([0, 0, 1], [0, 1, 0], [1.0, 0.5, 0.5], (2, 2))  # X_22 is hidden
@@ -83,6 +87,7 @@ def test_the_minimisers_of_the_quadratic_energy_are_orthogonal_matrices(d, depth
     np.testing.assert_allclose(found.x.T @ found.x, found.s[0] ** 2 * np.eye(d), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3])
 def test_minimisers_are_those_of_a_search_on_the_entries(rng, depth):
     """Nelder–Mead from a grid of 2×2 matrices, on the literal formula, finds the same and no other minima."""
@@ -110,6 +115,7 @@ def test_minimisers_are_those_of_a_search_on_the_entries(rng, depth):
         assert one.residual < 1e-9
 
 
+@pytest.mark.slow
 def test_saddles_have_the_index_of_the_hessian():
     """With the diagonal observed and a ridge, the antisymmetric pair of minima surrounds a saddle of index 1."""
     found = equilibria(DIAGONAL, beta=8.0, depth=2, ridge=DECAY, n_starts=9, saddles=True, rng=0)
@@ -191,6 +197,7 @@ def test_two_layers_lose_rank_continuously():
     assert back.s[-1, 1] in (pytest.approx(exact_corner(10)[1]), pytest.approx(1.1043560, abs=1e-6))
 
 
+@pytest.mark.slow
 def test_three_layers_lose_rank_by_a_jump():
     """One more layer, and the term ``−e λ³`` makes the change of first order: the way back is another."""
     at = {"depth": 3, "decay": DECAY}
@@ -290,6 +297,25 @@ def test_what_confines():
     assert confinement(DIAGONAL, 2, rank=1).bounded is False
     unknown = FunctionCost(lambda x: 0.0, lambda x: 0 * x, (2, 2))
     assert confinement(unknown, 2).bounded is None
+
+
+def test_samplers_say_that_there_is_no_law():
+    space = GeneralLinear(2, equip=False)
+    space.equip_with_metric(DLNMetric, depth=3)
+    confined = MatrixCompletion.from_matrix(np.eye(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Langevin(space, DIAGONAL.euclidean_gradient, 1.0, 0.01)  # of base noise at N = 3
+        Langevin(space, confined.euclidean_gradient, 1.0, 0.01, noise="isotropic")
+        Langevin(space, DIAGONAL.euclidean_gradient, 1.0, 0.01, noise="isotropic", kappa=4.0)
+        Langevin(space, lambda x: 0 * x, 1.0, 0.01)
+    for make in (
+        lambda: Langevin(space, DIAGONAL.euclidean_gradient, 1.0, 0.01, noise="isotropic"),
+        lambda: UpstairsLangevin((2, 2, 2), DIAGONAL.euclidean_gradient, 1.0, 0.01),
+        lambda: ConstrainedHMC((2, 2, 2), DIAGONAL.cost, DIAGONAL.euclidean_gradient, 1.0, 0.1, 3),
+    ):
+        with pytest.warns(UnconfinedWarning, match="ridge"):
+            make()
 
 
 def test_regression_and_sensing(rng):

@@ -10,11 +10,11 @@ E is bounded along ``X_t = Y + tZ`` with Y of the rank r − q that is missing, 
 
 so that F is not bounded below at any β, unless the bracket vanishes: at depth 1, and for r = 1 without excess.
 
-**Finite mass.** The law is ``e^{−βE + νS} dvol_g`` with ν = 1 for isotropic noise, whose ``e^{−βF}`` it is, and ν = 0
-for noise of the metric. Where q singular values are of size t, the q(m + n − q) directions that turn or stretch them
-have ``φ ~ t^{2ε}``, so that relative to the flat volume the density is ``t^{−ε q(m + n − q)}`` times ``e^{νS}``.
-Matrices within O(1) of the cone of kernel matrices of rank q, of dimension ``p_q``, up to the size t have a flat
-volume like ``t^{p_q}``. The mass is finite if for every q
+**Finite mass.** The law is ``e^{−βE + νS} dvol_g`` with ν = 1 for isotropic noise, whose ``e^{−βF}`` it is, 1/κ for
+noise of anisotropy κ, and 0 for noise of the metric. Where q singular values are of size t, the q(m + n − q) directions
+that turn or stretch them have ``φ ~ t^{2ε}``, so that relative to the flat volume the density is
+``t^{−ε q(m + n − q)}`` times ``e^{νS}``. Matrices within O(1) of the cone of kernel matrices of rank q, of dimension
+``p_q``, up to the size t have a flat volume like ``t^{p_q}``. The mass is finite if for every q
 
 .. math:: p_q + \nu \Big[\varepsilon \frac{q(q-1)}{2} + \varepsilon q (r - q) + \kappa q\Big]
     < \varepsilon\, q (m + n - q)
@@ -32,19 +32,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from dlngeo import _check
-from dlngeo.problems.base import MatrixCost
-from dlngeo.problems.completion import MatrixCompletion
-from dlngeo.problems.least_squares import LeastSquares
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
 
 __all__ = ["Confinement", "UnboundedError", "confinement"]
 
-_MOST_ENTRIES = 4096  # of matrices whose linear map is formed
+_MOST_ENTRIES = 1024  # of matrices whose linear map is formed
 _MOST_ROWS = 12  # of which all subsets are tried
 
 
@@ -79,7 +77,7 @@ class Confinement:
 
 
 def confinement(
-    cost: MatrixCost,
+    cost: Any,
     depth: float,
     rank: int | None = None,
     widths: Sequence[int] | None = None,
@@ -95,8 +93,9 @@ def confinement(
 
     Parameters
     ----------
-    cost : MatrixCost
-        The energy. Of costs that are no least squares nothing is known, unless they are confined.
+    cost : object
+        The energy, with its ``shape``: any cost of :mod:`dlngeo.problems`. Of those without a ``null_space``, which are
+        no least squares, nothing is known, unless they are confined.
     depth, rank, widths, decay, ridge
         As for :class:`~dlngeo.problems.FreeEnergy`.
     noise : {"isotropic", "base"} or Noise
@@ -124,17 +123,18 @@ def confinement(
     r = entropy.rank
     if decay or ridge:
         return Confinement(True, True, None, "weight decay confines all matrices.")
-    if not isinstance(cost, LeastSquares) or m * n > _MOST_ENTRIES:
+    if not hasattr(cost, "null_space") or m * n > _MOST_ENTRIES:
         return Confinement(None, None, None, "nothing is known of the growth of this cost.")
-    kernel = _kernel(cost)
+    kernel = cost.null_space()
     if len(kernel) == 0:
         return Confinement(True, True, None, "the data determine every matrix.")
-    ray, least = _low_rank(cost, kernel, r)
+    hidden = _hidden(kernel)
+    ray, least = _low_rank(kernel, hidden, r)
     if ray is None:
         return Confinement(None, None, None, "whether the data determine every matrix of this rank is not known.")
     q = int(np.linalg.matrix_rank(ray))
     grows = _growth(entropy, q) > 0
-    finite = _finite(cost, kernel, entropy, least, noise)
+    finite = _finite(kernel, hidden, entropy, least, noise)
     words = {True: "finite", False: "infinite", None: "perhaps infinite"}[finite]
     reason = (
         f"the data leave {len(kernel)} directions free, along one of rank {q} "
@@ -149,27 +149,18 @@ def _growth(entropy: SpectralEntropy, q: int) -> float:
     return (1 - 1 / entropy.depth) * q * (q - 1 + 2 * (entropy.rank - q)) / 2 + entropy.excess * q
 
 
-def _kernel(cost: LeastSquares) -> np.ndarray:
-    """Orthonormal basis of the kernel of the linear map, shape=[k, m, n]."""
-    m, n = cost.shape
-    if isinstance(cost, MatrixCompletion):
-        hidden = np.ones((m, n), dtype=bool)
-        hidden[cost.rows, cost.cols] = False
-        return np.eye(m * n).reshape(m * n, m, n)[hidden.ravel()]
-    units = np.eye(m * n).reshape(m * n, m, n)
-    images = np.stack([np.ravel(cost._adjoint(cost._apply(z), False)) for z in units])
-    values, vectors = np.linalg.eigh((images + images.T) / 2)
-    return vectors.T[values <= 1e-12 * max(float(values[-1]), 0.0)].reshape(-1, m, n)
+def _hidden(kernel: np.ndarray) -> np.ndarray | None:
+    """Return the entries that are not observed, shape=[m, n], where the kernel is that of matrix completion."""
+    return np.any(kernel != 0, axis=0) if np.all(np.count_nonzero(kernel, axis=(1, 2)) == 1) else None
 
 
-def _low_rank(cost: LeastSquares, kernel: np.ndarray, r: int) -> tuple[np.ndarray | None, int]:
+def _low_rank(kernel: np.ndarray, hidden: np.ndarray | None, r: int) -> tuple[np.ndarray | None, int]:
     """Find a matrix of the kernel of rank at most r, or None where none is known; and the dimension of those of rank 1.
 
     The second is a lower bound of ``p_1``, exact for completion of few rows.
     """
-    m, n = cost.shape
-    if isinstance(cost, MatrixCompletion):
-        hidden = np.any(kernel != 0, axis=0)
+    m, n = kernel.shape[1:]
+    if hidden is not None:
         ray, least = kernel[0], _block(hidden if m <= n else hidden.T)
     else:
         ray, least = _rank_one(kernel), 0
@@ -207,19 +198,21 @@ def _block(hidden: np.ndarray) -> int:
     return max(best, int(hidden.sum(axis=0).max()))
 
 
-def _finite(cost: LeastSquares, kernel: np.ndarray, entropy: SpectralEntropy, least: int, noise: Noise) -> bool | None:
+def _finite(
+    kernel: np.ndarray, hidden: np.ndarray | None, entropy: SpectralEntropy, least: int, noise: Noise
+) -> bool | None:
     """Compare the dimensions with the fall of the density, at each rank q of matrices of the kernel."""
-    (m, n), r, full = cost.shape, entropy.rank, min(cost.shape)
+    (m, n), r = entropy.shape, entropy.rank
     weights = np.random.default_rng(1).standard_normal(len(kernel))
     most = int(np.linalg.matrix_rank(np.tensordot(weights, kernel, 1)))
-    exact = isinstance(cost, MatrixCompletion) and full <= _MOST_ROWS
+    exact = hidden is not None and min(m, n) <= _MOST_ROWS
     decided: bool | None = True
     for q in range(1, min(r, most) + 1):
         low = least if q == 1 else 0
         high = least if q == 1 and exact else min(len(kernel), q * (m + n - q))
         if q == most:
             low = high = len(kernel)
-        fall = (1 - 1 / entropy.depth) * q * (m + n - q) - noise.vertical * _growth(entropy, q)
+        fall = (1 - 1 / entropy.depth) * q * (m + n - q) - noise.vertical / noise.kappa * _growth(entropy, q)
         if low >= fall - 1e-12:
             return False
         if high >= fall - 1e-12:
