@@ -23,7 +23,7 @@ class MatrixCompletion(LeastSquares):
 
     The sum is neither divided by the number of entries nor by the variance of the values. The gradient
     ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
-    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs ``O(|Ω| r)`` time and ``O(|Ω|)`` memory.
 
     Parameters
     ----------
