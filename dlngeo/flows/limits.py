@@ -44,6 +44,7 @@ __all__ = [
     "end_to_end_step",
     "escape_time",
     "hessian_eigenvalues",
+    "hessian_modes",
     "loss_bound",
     "observed_rate",
 ]
@@ -186,17 +187,36 @@ def hessian_eigenvalues(
     if math.isinf(depth) and r < max(x.shape):
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         problem, x, rank = _Core(problem, u[:, :r], vt[:r]), np.diag(s[:r]), r
-    frame = Frame.at(x, of_depth(depth, normalized), rank)
-    left, _, right = np.linalg.svd(x, full_matrices=True)
-    r, (m, n) = frame.rank, x.shape
+    return hessian_modes(problem, Frame.at(x, of_depth(depth, normalized), rank))[0]
+
+
+def hessian_modes(problem: Any, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of the Riemannian Hessian, ascending, and eigenvectors that are orthonormal in the metric.
+
+    Parameters
+    ----------
+    problem : object
+        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``.
+    frame : Frame
+        The point, with a metric.
+
+    Returns
+    -------
+    eigenvalues : array, shape=[k]
+    modes : array, shape=[k, m, n]
+    """
+    point, (m, n), r = frame.point, (frame.m, frame.n), frame.rank
+    left, right = (np.linalg.svd(a, full_matrices=True) for a in (frame.u, frame.vt))
+    left, right = np.hstack((frame.u, left[0][:, r:])), np.vstack((frame.vt, right[2][r:]))
     units = [np.outer(left[:, i], right[j]) for i in range(m) for j in range(n) if i < r or j < r]
     orthonormal = [frame.half_power(unit) for unit in units]
-    gradient = returned(problem.euclidean_gradient(frame.point), x.shape, "the gradient")
-    hessians = [returned(problem.euclidean_hessian(frame.point, z), x.shape, "the Hessian") for z in orthonormal]
+    gradient = returned(problem.euclidean_gradient(point), point.shape, "the gradient")
+    hessians = [returned(problem.euclidean_hessian(point, z), point.shape, "the Hessian") for z in orthonormal]
     images = [frame.hessian(z, gradient, h) for z, h in zip(orthonormal, hessians, strict=True)]
     momenta = np.stack([frame.metric(z) for z in orthonormal]).reshape(len(units), -1)
     matrix = momenta @ np.stack(images).reshape(len(units), -1).T
-    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return values, np.tensordot(vectors.T, np.stack(orthonormal), 1)
 
 
 class _Core:

@@ -53,8 +53,8 @@ class SpectralMetric(Border, RiemannianMetric):
     TypeError
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
     ValueError
-        If the points of ``space`` are no matrices, or the kernel vanishes at a zero singular value and the matrices of
-        the space have some.
+        If the points of ``space`` are no matrices, or the matrices have zero singular values and the kernel vanishes
+        there, or is that of layers with offsets whose flow does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
 
@@ -82,13 +82,7 @@ class SpectralMetric(Border, RiemannianMetric):
         self.kernel = kernel
         self.rank = int(getattr(space, "rank", min(space.shape)))
         m, n = space.shape
-        invertible = m == n == self.rank
-        require_kernel(kernel, zero=not invertible)
-        if not invertible and not np.all(kernel(np.zeros(1), np.ones(1)) > 0):
-            raise ValueError(
-                f"{kernel!r} vanishes at a zero singular value, so its metric lives on square invertible matrices "
-                f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
-            )
+        require_kernel(kernel, m, n, self.rank)
         super().__init__(space=space)
         self._surface = surface = KernelSurface(kernel, self.rank)
         self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)

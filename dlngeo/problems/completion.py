@@ -115,6 +115,13 @@ class MatrixCompletion(LeastSquares):
         """Observe the stored entries of a SciPy sparse matrix, stored zeros included."""
         return cls(*_observations.of_sparse(matrix))
 
+    def null_space(self) -> np.ndarray:
+        """Return the unit matrices of the entries that are not observed, shape=[k, m, n]."""
+        m, n = self.shape
+        hidden = np.ones((m, n), dtype=bool)
+        hidden[self.rows, self.cols] = False
+        return np.eye(m * n)[hidden.ravel()].reshape(-1, m, n)
+
     def __len__(self) -> int:
         return self.values.size
 

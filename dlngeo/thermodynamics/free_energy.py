@@ -32,7 +32,15 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.kernel_entropy import KernelEntropy
 
-__all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
+__all__ = [
+    "entropy",
+    "entropy_gradient",
+    "entropy_hessian",
+    "free_energy",
+    "free_energy_gradient",
+    "orbit_volume",
+    "spectral_hessian",
+]
 
 
 def entropy(
@@ -352,15 +360,24 @@ def _gradient_value(at: _Point, x: Any) -> Any:
 
 
 def _hessian_value(at: _Point, x: Any, z: Any) -> Any:
-    frame, spectral = at.frame, at.spectral
-    xp, s = frame._xp, frame.s
-    core, left, right = frame.split(z)
-    minus, plus = spectral.quotients(s)
+    spectral, s = at.spectral, at.frame.s
+    if spectral.flat:
+        return 0.0 * (z + x)
+    return spectral_hessian(at.frame, z, spectral.gradient(s), spectral.hessian(s), *spectral.quotients(s))
+
+
+def spectral_hessian(frame: Any, z: Any, slopes: Any, bend: Any, minus: Any, plus: Any) -> Any:
+    """Euclidean Hessian product of a spectral function, shape=[..., m, n]; see :func:`entropy_hessian`.
+
+    It takes the partial derivatives ``f_k``, shape=[..., r], theirs, shape=[..., r, r], and the quotients
+    ``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, whose diagonals do not count.
+    """
+    xp, (core, left, right) = frame._xp, frame.split(z)
     index = xp.arange(frame.rank)
-    along = (spectral.hessian(s) @ xp.linalg.diagonal(core)[..., None])[..., 0]
+    along = (bend @ xp.linalg.diagonal(core)[..., None])[..., 0]
     across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
     core = xp.where(index[:, None] == index, along[..., None], across)
-    turn = (spectral.gradient(s) / s)[..., None, :] if not spectral.flat else 0.0
+    turn = (slopes / frame.s)[..., None, :]
     return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
 
 
