@@ -23,7 +23,7 @@ class MatrixCompletion(LeastSquares):
 
     The sum is neither divided by the number of entries nor by the variance of the values. The gradient
     ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
-    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs ``O(|Ω| r)`` time and ``O(|Ω|)`` memory.
 
     Parameters
     ----------
@@ -52,6 +52,12 @@ class MatrixCompletion(LeastSquares):
         If places are not integers or values not real numbers, or ``dtype`` is neither float64 nor float32.
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
+
+    See Also
+    --------
+    dlngeo.sklearn.LowRankImputer
+    dlngeo.problems.MatrixSensing
+    dlngeo.FixedRank
 
     Notes
     -----
@@ -108,6 +114,13 @@ class MatrixCompletion(LeastSquares):
     def from_sparse(cls, matrix: Any) -> MatrixCompletion:
         """Observe the stored entries of a SciPy sparse matrix, stored zeros included."""
         return cls(*_observations.of_sparse(matrix))
+
+    def null_space(self) -> np.ndarray:
+        """Return the unit matrices of the entries that are not observed, shape=[k, m, n]."""
+        m, n = self.shape
+        hidden = np.ones((m, n), dtype=bool)
+        hidden[self.rows, self.cols] = False
+        return np.eye(m * n)[hidden.ravel()].reshape(-1, m, n)
 
     def __len__(self) -> int:
         return self.values.size

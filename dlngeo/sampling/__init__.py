@@ -5,7 +5,7 @@ from dlngeo.sampling.chain import Sampler, Samples
 from dlngeo.sampling.from_pymanopt import from_pymanopt
 from dlngeo.sampling.hmc import ConstrainedHMC
 from dlngeo.sampling.langevin import Langevin
-from dlngeo.sampling.potentials import SpectralPotential, StepSizeWarning
+from dlngeo.sampling.potentials import SpectralPotential, StepSizeWarning, UnconfinedWarning
 from dlngeo.sampling.runs.store import CheckpointError
 from dlngeo.sampling.runs.sweep import Cell, WorkerLostError, sweep
 from dlngeo.sampling.upstairs import UpstairsLangevin
@@ -24,6 +24,7 @@ __all__ = [
     "Samples",
     "SpectralPotential",
     "StepSizeWarning",
+    "UnconfinedWarning",
     "UpstairsLangevin",
     "WorkerLostError",
     "from_pymanopt",

@@ -44,6 +44,7 @@ from dlngeo.sampling.potentials import (
     gradients,
     refuse_failed,
     require,
+    require_confined,
     slopes,
     watch,
 )
@@ -89,6 +90,11 @@ class Langevin(Sampler):
     TypeError, ValueError
         If a number is out of range, or the noise is not defined on the space.
 
+    See Also
+    --------
+    dlngeo.sampling.ConstrainedHMC
+    dlngeo.thermodynamics.laws.SpectralLaw
+
     Notes
     -----
     Statistics: ``energy``, if the potential is given; and for metrics of finite depth ``virial``,
@@ -109,6 +115,18 @@ class Langevin(Sampler):
     Markovian. The sign of ``det X`` of square matrices of full rank changes where the metric is regular at singular
     matrices, and at odd depth, as by the layers; at any other depth a chain samples the matrices of the sign it starts
     from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> from dlngeo import DLNMetric
+    >>> from dlngeo.sampling import Langevin
+    >>> space = GeneralLinear(2, equip=False)
+    >>> space = space.equip_with_metric(DLNMetric, depth=3)
+    >>> sampler = Langevin(space, lambda x: x, beta=2.0, step_size=0.02, noise="isotropic")
+    >>> sampler.sample(np.broadcast_to(np.eye(2), (5, 2, 2)), 20, rng=0).points.shape
+    (5, 20, 2, 2)
     """
 
     def __init__(
@@ -143,6 +161,8 @@ class Langevin(Sampler):
             self._mover: Descent | _Frames | _Geodesic = (
                 Descent(self) if trained else _Frames(self, temperature, widths)
             )
+            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+                require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
         elif isinstance(self.noise, GradientNoise):
             raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
         else:

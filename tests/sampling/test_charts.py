@@ -102,7 +102,7 @@ CASES = [
     (DepthKernel(2.5), (2, 2, 2), 0.05, squares),
     (DepthKernel(3.7), (2, 2, 2), 0.02, squares),
     (InfiniteDepthKernel(), (3, 3, 3), 0.02, barrier),
-    (RELAXED, (4, 4, 3), 0.03, squares),
+    (RELAXED, (4, 3, 3), 0.03, squares),
     (CONSERVED, (4, 3, 2), 0.02, squares),
     (RegularizedKernel(DepthKernel(3), 0.4), (3, 3, 3), 0.02, squares),
     (Sum(), (3, 3, 2), 0.05, squares),
