@@ -55,19 +55,20 @@ def has_logarithms(kernel: Kernel) -> bool:
 
 
 class _DepthRates:
-    """``φ(σ, τ) = r e^x (1 − e^{−2γ})/2γ · max(σ, τ)²`` as r and x, of ``η = log σ``, ``γ = |log σ − log τ|``."""
+    """``φ(σ, τ) = r e^x (1 − e^{−2γ})/2γ · max(σ, τ)²`` and ``φ(σ, 0) = r₀ e^{x₀} σ²``, of ``γ = |log σ − log τ|``.
+
+    Called with ``η = log σ`` it gives r and x of all pairs, ``r₀`` and ``x₀``.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         assert kernel.depth is not None
         self.eps = 1 / kernel.depth  # 0 at infinite depth
         self.scale = kernel.at_one  # φ(s, s)/s^{2−2/N}
 
-    def pairs(self, column: np.ndarray, row: np.ndarray) -> tuple[Any, np.ndarray]:
-        return self.scale * _deformed(2 * self.eps * np.abs(column - row)), -2 * self.eps * np.maximum(column, row)
-
-    def null(self, eta: np.ndarray) -> tuple[Any, np.ndarray]:
-        """``φ(σ, 0) = r e^x σ²``."""
-        return self.scale * self.eps, -2 * self.eps * eta
+    def __call__(self, eta: np.ndarray) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+        column, row, eps = eta[..., :, None], eta[..., None, :], self.eps
+        ratio = self.scale * _deformed(2 * eps * np.abs(column - row))
+        return ratio, -2 * eps * np.maximum(column, row), self.scale * eps, -2 * eps * eta
 
 
 class _OffsetRates:
@@ -76,12 +77,12 @@ class _OffsetRates:
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
 
-    def pairs(self, column: np.ndarray, row: np.ndarray) -> tuple[Any, np.ndarray]:
-        logarithm = self.kernel.logarithm(column, row) - 2 * np.maximum(column, row)
-        return _deformed(2 * np.abs(column - row)), logarithm
-
-    def null(self, eta: np.ndarray) -> tuple[Any, np.ndarray]:
-        return 1.0, self.kernel.logarithm(eta, np.full_like(eta, -np.inf)) - 2 * eta
+    def __call__(self, eta: np.ndarray) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+        column, row = eta[..., :, None], eta[..., None, :]
+        with_null = np.concatenate([eta, np.full_like(eta[..., :1], -np.inf)], axis=-1)
+        logarithm = self.kernel.logarithm(column, with_null[..., None, :])
+        power = logarithm[..., :-1] - 2 * np.maximum(column, row)
+        return _deformed(2 * np.abs(column - row)), power, 1.0, logarithm[..., -1] - 2 * eta
 
 
 class FactoredState:
@@ -152,10 +153,10 @@ class FactoredState:
         kt, column, row = k.swapaxes(-1, -2), eta[..., :, None], eta[..., None, :]
         top, gap = np.maximum(column, row), np.abs(column - row)
         # φ_kl/(2φ^∞_kl) = (ratio/2) e^power; exponents are added before exp, so that nothing overflows.
-        (ratio, power), (null_ratio, null_power) = self.rates.pairs(column, row), self.rates.null(row)
+        ratio, power, null_ratio, null_power = self.rates(eta)
         half = ratio / 2 * np.exp(column + power) * k
         skew = ratio / 2 * np.exp(top + power) * _mean(gap) * (kt - k)
-        null = null_ratio * np.exp(row + null_power)
+        null = null_ratio * np.exp(eta + null_power)[..., None, :]
         p_dot, q_dot = u @ skew, np.zeros_like(v)
         if self.m > self.rank:
             p_dot -= (ev - u @ k) * null
@@ -173,7 +174,7 @@ class FactoredState:
         ev, etu = e @ v, e.swapaxes(-1, -2) @ u
         k = ut @ ev
         top, gap = np.maximum(column, row), np.abs(column - row)
-        (ratio, power), (null_ratio, null_power) = self.rates.pairs(column, row), self.rates.null(eta)
+        ratio, power, null_ratio, null_power = self.rates(eta)
         phi = ratio * _mean(2 * gap) * np.exp(2 * top + power)
         null = null_ratio * np.exp(2 * eta + null_power)
         off = np.sum((ev - u @ k) ** 2, axis=-2) + np.sum((etu - v @ k.swapaxes(-1, -2)) ** 2, axis=-2)

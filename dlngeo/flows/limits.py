@@ -247,6 +247,18 @@ def observed_rate(t: Any, values: Any, *, tail: float = 0.5) -> float:
     ------
     ValueError
         If less than three times are in the tail, or a value there is not positive.
+
+    See Also
+    --------
+    dlngeo.flows.limits.hessian_eigenvalues
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import observed_rate
+    >>> times = np.linspace(0, 5, 50)
+    >>> round(float(observed_rate(times, np.exp(-3 * times))), 6)
+    3.0
     """
     t, values = _check.real(t, "t"), _check.real(values, "the values")
     if t.ndim != 1 or t.shape != values.shape:
@@ -357,6 +369,16 @@ def escape_time(start: float, target: float, depth: float, *, part: float = 0.5,
     ------
     ValueError
         If the values are not in this order.
+
+    See Also
+    --------
+    dlngeo.flows.limits.observed_rate
+
+    Examples
+    --------
+    >>> from dlngeo.flows.limits import escape_time
+    >>> round(escape_time(1e-3, 1.0, 3) / escape_time(1e-6, 1.0, 3), 3)  # nearly (1e-3)^(1/3)
+    0.092
     """
     if not 0 < start < part * target < target:
         raise ValueError(f"expected 0 < start < part·target < target, got {start:g}, {part:g} · {target:g}.")

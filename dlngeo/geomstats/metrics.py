@@ -57,6 +57,21 @@ class SpectralMetric(Border, RiemannianMetric):
         there, or is that of layers with offsets whose flow does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
+
+    See Also
+    --------
+    dlngeo.DLNMetric
+    dlngeo.Kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import InfiniteDepthKernel
+    >>> from dlngeo.geomstats import SpectralMetric
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> metric = SpectralMetric(GeneralLinear(2, equip=False), InfiniteDepthKernel())
+    >>> round(float(metric.norm(np.eye(2), np.diag([2.0, 1.0]))), 6)
+    1.118034
     """
 
     def __init__(self, space: Any, kernel: Kernel) -> None:
@@ -344,6 +359,12 @@ class DLNMetric(SpectralMetric):
         Depth N, real, at least 1, or ``inf``.
     normalized : bool
         Divide the cometric by N. Infinite depth always is normalised.
+
+    See Also
+    --------
+    dlngeo.geomstats.SpectralMetric
+    dlngeo.geomstats.FixedRankMatrices
+    dlngeo.FixedRank
 
     References
     ----------

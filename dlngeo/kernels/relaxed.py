@@ -17,6 +17,7 @@ for large offsets, are pairs of a mantissa and a power of two.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,6 @@ class _Wide:
 
     def at(self, index: Any) -> _Wide:
         return _Wide(self.mantissa[index], self.exponent[index])
-
-    def split(self) -> list[_Wide]:
-        return [self.at(i) for i in range(len(self.mantissa))]
 
     def logarithm(self) -> Array:
         """Natural logarithm, ``−inf`` at zero."""
@@ -119,6 +117,11 @@ class RelaxedDepthKernel(Kernel):
     ValueError
         If there is no offset, or one that is not finite.
 
+    See Also
+    --------
+    dlngeo.DepthKernel
+    dlngeo.entropy
+
     Notes
     -----
     φ and its first differences are sums of positive terms, and hold some 1e-14 of their value at all singular values
@@ -175,8 +178,11 @@ class RelaxedDepthKernel(Kernel):
 
     def logarithm(self, u: Array, v: Array) -> Array:
         """``log φ(e^u, e^v)`` of logarithms of singular values, which need not be doubles themselves; −∞ for zero."""
-        x, y = self._inverse(_exponential(np.stack(np.broadcast_arrays(u, v)))).split()
-        return (self._wide_difference(x, y) / self._unit).logarithm()
+        one, other = (np.logaddexp(self._log_shared(value)[..., None], self._logs) for value in (u, v))
+        none = np.zeros_like(one[..., :1]), np.zeros_like(other[..., :1])
+        above = np.concatenate([np.cumsum(one[..., :0:-1], axis=-1)[..., ::-1], none[0]], axis=-1)
+        below = np.concatenate([none[1], np.cumsum(other[..., :-1], axis=-1)], axis=-1)
+        return np.logaddexp.reduce(above + below, axis=-1) - self._unit.logarithm()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(offsets={self.offsets.tolist()}, normalized={self.normalized})"
@@ -235,19 +241,7 @@ class RelaxedDepthKernel(Kernel):
         """Solve ``h(x) = σ²``: by Newton's method in the logarithms, in which h is convex, and on x itself at last."""
         positive = sigma.mantissa > 0
         root = _Wide(np.where(positive, sigma.mantissa, 1.0), np.where(positive, sigma.exponent, 0))
-        target = 2 * root.logarithm()[..., None]
-        above = self.offsets[self.offsets > 0]
-        logs = np.concatenate([np.log(above), np.full(self.offsets.size - above.size, -np.inf)])
-        # Of each factor the larger term alone: an upper bound, for any number of large offsets.
-        sums = np.concatenate([[0.0], np.cumsum(np.log(above))])
-        y = np.min((target - sums) / (self.offsets.size - np.arange(sums.size)), axis=-1)[..., None]
-        for _ in range(_NEWTON):
-            terms = np.logaddexp(y, logs)
-            step = (terms.sum(axis=-1, keepdims=True) - target) / np.exp(y - terms).sum(axis=-1, keepdims=True)
-            y = y - step
-            if not np.any(step > 1e-9 * (1 + np.abs(y))):
-                break
-        x = _exponential(y[..., 0])
+        x = _exponential(self._log_shared(root.logarithm()))
         x = _Wide(np.where(positive, x.mantissa, 0.0), np.where(positive, x.exponent, _FAR))
         for _ in range(_POLISH):
             factors = self._factors(x)
@@ -255,6 +249,27 @@ class RelaxedDepthKernel(Kernel):
             excess = (_product(factors) / root / root).to_double() - 1
             x = _wide(np.where(positive, x.mantissa * (1 - excess / np.where(positive, slope, 1.0)), 0.0), x.exponent)
         return x
+
+    @functools.cached_property
+    def _logs(self) -> Array:
+        """``log c_p``."""
+        above = self.offsets[self.offsets > 0]
+        return np.concatenate([np.log(above), np.full(self.offsets.size - above.size, -np.inf)])
+
+    def _log_shared(self, u: Array) -> Array:
+        """``log x`` at ``u = log σ``, of which h is a convex function."""
+        positive = u > -np.inf
+        target = 2 * np.where(positive, u, 0.0)[..., None]
+        # Of each factor the larger term alone: an upper bound, for any number of large offsets.
+        sums = np.concatenate([[0.0], np.cumsum(self._logs[self.offsets > 0])])
+        y = np.min((target - sums) / (self.offsets.size - np.arange(sums.size)), axis=-1)[..., None]
+        for _ in range(_NEWTON):
+            terms = np.logaddexp(y, self._logs)
+            step = (terms.sum(axis=-1, keepdims=True) - target) / np.exp(y - terms).sum(axis=-1, keepdims=True)
+            y = y - step
+            if not np.any(step > 1e-9 * (1 + np.abs(y))):
+                break
+        return np.where(positive, y[..., 0], -np.inf)
 
     def _factors(self, x: _Wide) -> _Wide:
         """``x + c_p``, on a new last axis."""

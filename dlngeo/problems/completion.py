@@ -23,7 +23,7 @@ class MatrixCompletion(LeastSquares):
 
     The sum is neither divided by the number of entries nor by the variance of the values. The gradient
     ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
-    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs ``O(|Ω| r)`` time and ``O(|Ω|)`` memory.
 
     Parameters
     ----------
@@ -52,6 +52,12 @@ class MatrixCompletion(LeastSquares):
         If places are not integers or values not real numbers, or ``dtype`` is neither float64 nor float32.
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
+
+    See Also
+    --------
+    dlngeo.sklearn.LowRankImputer
+    dlngeo.problems.MatrixSensing
+    dlngeo.FixedRank
 
     Notes
     -----

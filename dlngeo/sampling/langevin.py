@@ -35,6 +35,7 @@ from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.charts import chart_of
 from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.compiled.slopes import entropy_slope
+from dlngeo.sampling.descent import Descent
 from dlngeo.sampling.factors import Factors, dense, factored
 from dlngeo.sampling.potentials import (
     Potential,
@@ -49,7 +50,7 @@ from dlngeo.sampling.potentials import (
 )
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
-from dlngeo.thermodynamics.noise import Noise
+from dlngeo.thermodynamics.noise import GradientNoise, Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
 
@@ -74,9 +75,10 @@ class Langevin(Sampler):
         ``E = ½Σλ²`` its time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
-    noise : {"base", "isotropic"} or Noise
+    noise : {"base", "isotropic"} or Noise or GradientNoise
         ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the
-        balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
+        balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_. A
+        :class:`LabelNoise` or :class:`MinibatchNoise`: that of training, for which β does not matter.
     kappa : float
         Anisotropy κ of isotropic noise: strength along horizontal directions, that along the fibres being 1. The law is
         ``∝ e^{−(β/κ)(E − S/β)} dvol_g``, and κ → 0 the gradient flow of the free energy [3]_.
@@ -87,6 +89,11 @@ class Langevin(Sampler):
     ------
     TypeError, ValueError
         If a number is out of range, or the noise is not defined on the space.
+
+    See Also
+    --------
+    dlngeo.sampling.ConstrainedHMC
+    dlngeo.thermodynamics.laws.SpectralLaw
 
     Notes
     -----
@@ -108,6 +115,18 @@ class Langevin(Sampler):
     Markovian. The sign of ``det X`` of square matrices of full rank changes where the metric is regular at singular
     matrices, and at odd depth, as by the layers; at any other depth a chain samples the matrices of the sign it starts
     from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> from dlngeo import DLNMetric
+    >>> from dlngeo.sampling import Langevin
+    >>> space = GeneralLinear(2, equip=False)
+    >>> space = space.equip_with_metric(DLNMetric, depth=3)
+    >>> sampler = Langevin(space, lambda x: x, beta=2.0, step_size=0.02, noise="isotropic")
+    >>> sampler.sample(np.broadcast_to(np.eye(2), (5, 2, 2)), 20, rng=0).points.shape
+    (5, 20, 2, 2)
     """
 
     def __init__(
@@ -118,7 +137,7 @@ class Langevin(Sampler):
         step_size: float,
         *,
         potential: Potential | None = None,
-        noise: str | Noise = "base",
+        noise: str | Noise | GradientNoise = "base",
         kappa: float = 1.0,
         widths: Sequence[int] | None = None,
     ) -> None:
@@ -138,10 +157,14 @@ class Langevin(Sampler):
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
         if isinstance(metric, SpectralMetric) and fills(space):
-            self._mover: _Frames | _Geodesic = _Frames(self, temperature, widths)
-            if deep and metric.depth is not None:
-                rank = getattr(space, "rank", None)
-                require_confined(potential_gradient, metric.depth, rank, widths, self.noise)
+            trained = isinstance(self.noise, GradientNoise)
+            self._mover: Descent | _Frames | _Geodesic = (
+                Descent(self) if trained else _Frames(self, temperature, widths)
+            )
+            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+                require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
+        elif isinstance(self.noise, GradientNoise):
+            raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
         else:
             self._mover = _Geodesic(self, temperature)
 

@@ -84,6 +84,22 @@ def entropy(
         If the depth, the rank or a width is not of its type.
     ValueError
         If they do not fit together and to the shape, or ``x`` has NaN or infinite entries.
+
+    See Also
+    --------
+    dlngeo.free_energy
+    dlngeo.thermodynamics.free_energy.entropy_gradient
+    dlngeo.thermodynamics.free_energy.orbit_volume
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> round(float(entropy(x, 3)), 6)
+    6.354608
+    >>> float(entropy(x, 1))  # one layer has no fibre
+    0.0
     """
     return _entropy(_at(x, depth, rank, widths, kernel), x)
 
@@ -112,6 +128,19 @@ def entropy_gradient(
     ------
     TypeError, ValueError
         As :func:`entropy`, and if a singular value vanishes and N > 1: there S is not differentiable.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.entropy_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import entropy_gradient
+    >>> entropy_gradient(np.diag([2.0, 1.0]), 2).round(6)
+    array([[0.166667, 0.      ],
+           [0.      , 0.166667]])
     """
     return _gradient(_at(x, depth, rank, widths, kernel), x)
 
@@ -208,6 +237,21 @@ def free_energy(
     TypeError, ValueError
         As :func:`entropy`, and if ``beta`` is not a positive number, or the energies are NaN or not one for each
         matrix.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.free_energy_gradient
+    dlngeo.thermodynamics.equilibria.minimisers
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy, free_energy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> energy = free_energy(lambda x: np.sum(x**2) / 2, x, 3, beta=2.0)
+    >>> bool(np.isclose(energy, np.sum(x**2) / 2 - entropy(x, 3) / 2))
+    True
     """
     beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths, kernel=kernel)
     return _energy(cost, x, tuple(value.shape)) - value / beta

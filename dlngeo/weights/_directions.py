@@ -34,37 +34,29 @@ def zero_directions(offsets: Sequence[float], widths: Sequence[int], rank: int) 
     ValueError
         If there are no layers of these widths, offsets and rank.
     """
-    spare = [width - rank for width in widths]
+    spare, depth = [width - rank for width in widths], len(offsets)
     found: list[Block] = []
-
-    def fill(first: int, last: int, above: int) -> None:
-        """Split a block at its least offsets, of whose directions so many are taken by the blocks around it."""
+    # Blocks of widths to be split at their least offsets, and how many directions the blocks around them take.
+    blocks = [(0, depth, 0)]
+    while blocks:
+        first, last, above = blocks.pop()
         level = min(offsets[first:last], default=0.0)
         cuts = [p for p in range(first + 1, last + 1) if offsets[p - 1] == level]
-        ends = [first, *cuts, last + 1]
-        parts = [(a, b - 1) for a, b in pairwise(ends)] if cuts else []
-        # Directions that x = −level would let cross the layer at the end of this block are none.
-        if first > 0:
-            parts = parts[1:]
-        if last < len(offsets):
-            parts = parts[:-1]
+        parts = [(a, b - 1) for a, b in pairwise([first, *cuts, last + 1])] if cuts else []
+        # Directions of ``x = −level`` do not end at the layers of lower offset at the ends of the block.
+        parts = parts[1 if first > 0 else 0 : -1 if last < depth else None]
         covered = {p for a, b in parts for p in range(a, b + 1)}
         rest = [p for p in range(first, last + 1) if p not in covered]
-        whole = first == 0 and last == len(offsets)
-        here = 0 if whole else spare[rest[0]] - above
+        here = spare[rest[0]] - above if rest else 0  # of the whole, whose directions are those of the product
         for p in rest[1:]:
             if spare[p] - above != here:
                 raise _impossible(offsets, widths, rank, rest[0], p, "equal")
         if here < 0:
-            outer = next(p for p in (first - 1, last + 1) if 0 <= p <= len(offsets))
+            outer = first - 1 if first > 0 else last + 1
             raise _impossible(offsets, widths, rank, outer, rest[0], "at least")
         if here and first < last:
-            x = -(offsets[first - 1] if first > 0 else offsets[last])
-            found.append(Block(first, last, x, here))
-        for a, b in parts:
-            fill(a, b, above + here)
-
-    fill(0, len(offsets), 0)
+            found.append(Block(first, last, -(offsets[first - 1] if first > 0 else offsets[last]), here))
+        blocks += [(a, b, above + here) for a, b in parts]
     return found
 
 

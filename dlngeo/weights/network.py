@@ -50,7 +50,19 @@ Weights = Any  # a sequence of matrices, or one array of shape (..., N, d, d)
 
 
 def widths(weights: Weights) -> tuple[int, ...]:
-    """Widths ``(d_0, …, d_N)``: inputs first."""
+    """Widths ``(d_0, …, d_N)``: inputs first.
+
+    See Also
+    --------
+    dlngeo.end_to_end
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import widths
+    >>> widths([np.ones((2, 3)), np.ones((1, 2))])
+    (3, 2, 1)
+    """
     layers = layers_of(weights)
     return (layers[0].shape[-1], *(w.shape[-2] for w in layers))
 
@@ -71,6 +83,18 @@ def end_to_end(weights: Weights) -> Any:
     ------
     ValueError
         If the widths of neighbouring layers differ.
+
+    See Also
+    --------
+    dlngeo.balanced_weights
+    dlngeo.weights.network.differential
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import end_to_end
+    >>> end_to_end([np.ones((2, 3)), np.ones((1, 2))])
+    array([[2., 2., 2.]])
     """
     return reduce(lambda product, w: w @ product, layers_of(weights))
 
@@ -88,6 +112,19 @@ def imbalance(weights: Weights) -> Any:
     Returns
     -------
     list of array, shape=[..., d_p, d_p], or array, shape=[..., N−1, d, d]
+
+    See Also
+    --------
+    dlngeo.balanced_weights
+    dlngeo.balancing_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> imbalance([np.eye(2), 2 * np.eye(2)])
+    [array([[3., 0.],
+           [0., 3.]])]
     """
     if is_stack(weights):
         (stack,) = _check.floating(weights)[1:]
@@ -101,6 +138,20 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     """Gradient in the weights of a cost E of their product, ``∂L/∂W_p = (W_N ⋯ W_{p+1})ᵀ E′(X) (W_{p−1} ⋯ W_1)ᵀ``.
 
     It is the adjoint of :func:`differential`, and costs 3N products.
+
+    See Also
+    --------
+    dlngeo.weights.network.differential
+    dlngeo.weights.network.layer_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import layer_gradient
+    >>> weights = [np.eye(2), 2 * np.eye(2)]
+    >>> layer_gradient(np.ones((2, 2)), weights)[0]
+    array([[2., 2.],
+           [2., 2.]])
     """
     layers = layers_of(weights)
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
@@ -117,6 +168,19 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     With ``A_p = W_N ⋯ W_p`` and ``B_p = W_p ⋯ W_1`` it is
     ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
     The Euclidean ones are ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
+
+    See Also
+    --------
+    dlngeo.weights.network.layer_gradient
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import layer_hessian
+    >>> weights, weights_dot = [np.eye(2), 2 * np.eye(2)], [np.eye(2), np.zeros((2, 2))]
+    >>> layer_hessian(np.ones((2, 2)), np.zeros((2, 2)), weights_dot, weights)[1]
+    array([[1., 1.],
+           [1., 1.]])
     """
     layers, velocities = layers_of(weights), layers_of(weights_dot)
     below, below_dot = [None, layers[0]], [None, velocities[0]]
@@ -133,7 +197,22 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
 
 
 def differential(weights_dot: Weights, weights: Weights) -> Any:
-    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product."""
+    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product.
+
+    See Also
+    --------
+    dlngeo.weights.network.layer_gradient
+    dlngeo.weights.network.horizontal_lift
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import differential
+    >>> weights = [np.eye(2), 2 * np.eye(2)]
+    >>> differential([np.eye(2), np.zeros((2, 2))], weights)
+    array([[2., 0.],
+           [0., 2.]])
+    """
     layers, velocities = layers_of(weights), layers_of(weights_dot)
     product, velocity = layers[0], velocities[0]
     for w, v in zip(layers[1:], velocities[1:], strict=True):
@@ -146,6 +225,22 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+    dlngeo.training_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel, balanced_weights
+    >>> from dlngeo.matrices.differentiable import frame_at
+    >>> from dlngeo.weights.network import effective_cometric
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> moved = effective_cometric(np.ones((2, 2)), balanced_weights(x, 3, rng=0))
+    >>> bool(np.allclose(moved, frame_at(x, DepthKernel(3), 2).cometric(np.ones((2, 2)))))
+    True
     """
     layers, p = layers_of(weights), _check.plain(p, "the covector")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
@@ -216,6 +311,23 @@ def balanced_weights(
     ValueError
         If the widths do not fit X, or the rank exceeds the least of them, or X has NaN or infinite entries; if the
         offsets are not N finite numbers, or no weights of these widths have them.
+
+    See Also
+    --------
+    dlngeo.end_to_end
+    dlngeo.imbalance
+    dlngeo.weights.network.rebalance
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, end_to_end, imbalance
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> weights = balanced_weights(x, 3, rng=0)
+    >>> len(weights), bool(np.allclose(end_to_end(weights), x))
+    (3, True)
+    >>> bool(np.allclose(imbalance(weights), 0))
+    True
     """
     xp, x = _check.floating(x)
     _check.finite(xp, x, "the matrix")
@@ -266,6 +378,20 @@ def rebalance(weights: Weights, rank: int | None = None, *, offsets: Iterable[fl
     Their inner frames are coordinate vectors; the balancing flow ends on the same orbit. The product is truncated to
     the rank, by default the least width. With ``offsets`` they are balanced up to multiples of the identity, see
     :func:`balanced_weights`; :func:`dlngeo.weights.offsets.fit_offsets` finds those of given weights.
+
+    See Also
+    --------
+    dlngeo.balancing_flow
+    dlngeo.balanced_weights
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.weights.network import rebalance
+    >>> weights = rebalance([np.eye(2), 2 * np.eye(2)])
+    >>> bool(np.allclose(imbalance(weights), 0))
+    True
     """
     return stack_like(weights, balanced_weights(end_to_end(weights), widths(weights), rank, offsets=offsets))
 
@@ -276,6 +402,21 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
     ``H_p = (W_N ⋯ W_{p+1})ᵀ P (W_{p−1} ⋯ W_1)ᵀ``, of squared length ``Σ_p ‖H_p‖² = g(Z, Z)`` [1]_: the same map as
     :func:`layer_gradient`, since the gradient of E upstairs is the lift of its gradient downstairs.
     For ``P = A⁻¹(Z)`` see :meth:`dlngeo.matrices.frame.Frame.metric`.
+
+    See Also
+    --------
+    dlngeo.weights.network.differential
+    dlngeo.geomstats.EndToEndBundle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.network import differential, effective_cometric, horizontal_lift
+    >>> weights = balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0)
+    >>> lift = horizontal_lift(np.ones((2, 2)), weights)
+    >>> bool(np.allclose(differential(lift, weights), effective_cometric(np.ones((2, 2)), weights)))
+    True
     """
     return layer_gradient(momentum, weights)
 

@@ -226,6 +226,8 @@ def _apart(a: Array, diagonal: Array) -> tuple[float, float]:
     positive = diagonal > 0
     if not positive.all() and np.abs(a[~positive]).max() > _ROUND * np.abs(a).max():
         return 1.0, math.inf
+    if not positive.any():
+        return 0.0, 0.0
     scale = diagonal[positive] ** -0.5
     values = np.linalg.eigvalsh(scale[:, None] * a[np.ix_(positive, positive)] * scale)
     return max(0.0, 1 - float(values[0])), max(0.0, float(values[-1]) - 1)

@@ -99,6 +99,13 @@ def test_offsets_that_no_weights_have_are_refused(widths, offsets, match):
         balanced_weights(np.eye(3), widths, offsets=offsets)
 
 
+def test_many_layers_of_different_offsets(rng):
+    x, offsets = matrix(rng, 3, 2, 2), 1e-3 * np.arange(1500)
+    w = balanced_weights(x, 1500, rng=rng, offsets=offsets)
+    require_offsets(w, offsets)
+    np.testing.assert_allclose(oracles.multiply(w), x, atol=1e-10)
+
+
 def test_offsets_take_batches_and_tensors(rng):
     torch = pytest.importorskip("torch")
     x, c = rng.standard_normal((5, 3, 4)), [0.5, 0.0, 0.2]
@@ -327,6 +334,8 @@ def test_initialisations_of_pytorch_are_far_from_offsets_and_the_fit_says_so(wid
 def test_singular_products_and_one_layer(rng):
     fit = fit_offsets([np.diag([1.0, 0.0]), np.diag([1.0, 0.0])])
     assert (fit.error, float(fit.bound(np.diag([1.0, 0.0])))) == (pytest.approx(0, abs=1e-14), math.inf)
+    none = fit_offsets(np.zeros((2, 3, 3)))  # of which no flow moves anything, as the kernel says
+    assert (none.error, none.imbalance, none.exact) == (0.0, 0.0, True)
     one = fit_offsets([rng.standard_normal((3, 2))])
     assert one.error < 1e-12
     assert one.bound(rng.standard_normal((3, 2))) == 0
