@@ -88,8 +88,8 @@ def confinement(
 ) -> Confinement:
     """Decide whether the free energy of a cost is bounded below and its Gibbs law normalisable.
 
-    Exact where the cost is least squares and the kernel of its linear map tells: :mod:`dlngeo.thermodynamics.confined` has
-    the theorems.
+    Exact where the cost is least squares and the kernel of its linear map tells:
+    :mod:`dlngeo.thermodynamics.confined` has the theorems.
 
     Parameters
     ----------
