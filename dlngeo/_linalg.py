@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from scipy.linalg import schur
 
 __all__ = [
+    "adjoint",
     "combine",
+    "gaussian",
     "gram",
     "haar",
     "haar_from",
+    "inner",
+    "is_complex",
     "nearest_orthogonal",
     "rotation_between",
     "rotation_logs",
@@ -51,12 +55,32 @@ def combine(*terms: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
 
 
 def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Multiply ``xᵀ y`` for tall arrays x and y."""
+    """Multiply ``x* y`` for tall arrays x and y."""
     blocks = _blocks(x.shape[0])
-    total = x[first := next(blocks)].T @ y[first]
+    total = adjoint(x[first := next(blocks)]) @ y[first]
     for block in blocks:
-        total += x[block].T @ y[block]
+        total += adjoint(x[block]) @ y[block]
     return total
+
+
+def is_complex(a: Any) -> bool:
+    """Whether an array, of any library, is complex."""
+    dtype = a.dtype
+    return dtype.kind == "c" if isinstance(dtype, np.dtype) else dtype.is_complex
+
+
+def adjoint(a: Any) -> Any:
+    """Conjugate transposes of matrices, shape=[..., n, m]: transposes of real ones, at no cost."""
+    return a.conj().mT if is_complex(a) else a.mT
+
+
+def inner(a: Any, b: Any) -> Any:
+    """Real inner products ``Re Tr a* b`` of matrices, shape=[...]."""
+    if is_complex(a) and is_complex(b):
+        return (a.real * b.real + a.imag * b.imag).sum(axis=(-2, -1))
+    if is_complex(a) or is_complex(b):
+        return (a.real * b.real).sum(axis=(-2, -1))
+    return (a * b).sum(axis=(-2, -1))
 
 
 def _blocks(rows: int) -> Iterator[slice]:
@@ -69,13 +93,13 @@ def span(first: Array, second: Array | None) -> Array:
 
 
 def symmetric(a: Any) -> Any:
-    """Symmetric part of matrices, shape=[..., d, d]."""
-    return (a + a.mT) / 2
+    """Symmetric part of matrices, Hermitian of complex ones, shape=[..., d, d]."""
+    return (a + adjoint(a)) / 2
 
 
 def skew(a: Any) -> Any:
-    """Skew part of matrices, shape=[..., d, d]."""
-    return (a - a.mT) / 2
+    """Skew part of matrices, skew-Hermitian of complex ones, shape=[..., d, d]."""
+    return (a - adjoint(a)) / 2
 
 
 def rotation_between(o0: Array, o1: Array) -> Callable[[Array], Array]:
@@ -129,9 +153,17 @@ def nearest_orthogonal(a: Array, signs: Any) -> Array:
     return u @ vt
 
 
-def haar(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+def gaussian(rng: np.random.Generator, shape: Sequence[int], field: str = "real") -> Any:
+    """Sample independent entries, whose real parts and, of a complex field, imaginary parts are standard normal."""
+    if field == "real":
+        return rng.standard_normal(shape)
+    parts = rng.standard_normal((*shape, 2))
+    return parts[..., 0] + 1j * parts[..., 1]
+
+
+def haar(rng: np.random.Generator, shape: Sequence[int], field: str = "real") -> Any:
     """Sample matrices with orthonormal columns from Haar measure, shape=[..., d, r]."""
-    return haar_from(rng.standard_normal(shape))
+    return haar_from(gaussian(rng, shape, field))
 
 
 def small_factors(m: int, n: int, rank: int, size: float, rng: Any) -> tuple[Array, Array, Array]:
@@ -143,9 +175,9 @@ def small_factors(m: int, n: int, rank: int, size: float, rng: Any) -> tuple[Arr
     return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
 
 
-def haar_from(gauss: Array) -> Array:
+def haar_from(gauss: Any) -> Any:
     """Orthonormal columns, of Haar measure, from Gaussian matrices: QR with positive diagonal of R, which is unique."""
     if gauss.size == 0:
-        return np.zeros(gauss.shape)
+        return np.zeros_like(gauss)
     q, upper = np.linalg.qr(gauss)
     return q * np.sign(np.diagonal(upper, axis1=-2, axis2=-1))[..., None, :]
