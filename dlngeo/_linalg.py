@@ -71,7 +71,7 @@ def is_complex(a: Any) -> bool:
 
 def adjoint(a: Any) -> Any:
     """Conjugate transposes of matrices, shape=[..., n, m]: transposes of real ones, at no cost."""
-    return a.conj().mT if is_complex(a) else a.mT
+    return a.conj().mT  # conj returns a real array itself
 
 
 def inner(a: Any, b: Any) -> Any:
@@ -87,7 +87,7 @@ def _blocks(rows: int) -> Iterator[slice]:
     return (slice(k, k + _ROWS) for k in range(0, rows, _ROWS))
 
 
-def span(first: Array, second: Array | None) -> Array:
+def span(first: Any, second: Any | None) -> Any:
     """Orthonormal basis of the columns of both; where these are dependent, arbitrary vectors fill it up."""
     return first if second is None else np.linalg.qr(np.hstack((first, second)))[0]
 

@@ -164,7 +164,7 @@ def shoot(
     """
     times = np.ones(1) if times is None else np.atleast_1d(np.asarray(times, float))
     start = np.stack([x, v])
-    out = np.empty((len(times), *start.shape))
+    out = np.empty((len(times), *start.shape), start.dtype)
     for ahead in (True, False):
         wanted = np.flatnonzero(times > 0 if ahead else times < 0)
         if wanted.size:

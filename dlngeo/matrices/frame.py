@@ -69,6 +69,8 @@ class Frame:
         self.u, self.s, self.vt = u, s, vt
         self.kernel = kernel
         self.m, self.n, self.rank = u.shape[-2], vt.shape[-1], s.shape[-1]
+        #: The field of the matrices: it decides on the dimension, and so on volume and noise.
+        self.field: Literal["real", "complex"] = "complex" if is_complex(u) else "real"
 
     @property
     def _xp(self) -> Any:
@@ -107,11 +109,6 @@ class Frame:
         if rank is not None and rank < s.shape[-1]:
             u, s, vt = u[..., :, :rank], s[..., :rank], vt[..., :rank, :]
         return cls(u, s, vt, kernel)
-
-    @property
-    def field(self) -> Literal["real", "complex"]:
-        """Field of the matrices: it decides on the dimension, and so on volume and noise."""
-        return "complex" if is_complex(self.u) else "real"
 
     @property
     def point(self) -> Any:

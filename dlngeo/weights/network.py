@@ -5,7 +5,7 @@ given, first layer first, as a sequence of N matrices of any widths, or stacked 
 ``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. A PyTorch
 ``Sequential`` of ``Linear`` layers without biases stands for the list of its weights. Everything
 batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace). Derivatives, covectors and
-velocities of the product are arrays, shape=[..., d_N, d_0].
+velocities of the product are arrays, shape=[..., d_N, d_0]. All may be complex; transposes are then adjoints.
 
 References
 ----------
@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._linalg import haar
+from dlngeo._linalg import adjoint, haar, is_complex
 from dlngeo.weights.model import is_model, layers_of_model
 
 __all__ = [
@@ -47,7 +47,7 @@ Weights = Any  # a sequence of matrices, or one array of shape (..., N, d, d)
 
 def widths(weights: Weights) -> tuple[int, ...]:
     """Widths ``(d_0, …, d_N)``: inputs first."""
-    layers = layers_of(weights)
+    layers = layers_of(weights, "complex")
     return (layers[0].shape[-1], *(w.shape[-2] for w in layers))
 
 
@@ -68,7 +68,7 @@ def end_to_end(weights: Weights) -> Any:
     ValueError
         If the widths of neighbouring layers differ.
     """
-    return reduce(lambda product, w: w @ product, layers_of(weights))
+    return reduce(lambda product, w: w @ product, layers_of(weights, "complex"))
 
 
 def imbalance(weights: Weights) -> Any:
@@ -86,11 +86,11 @@ def imbalance(weights: Weights) -> Any:
     list of array, shape=[..., d_p, d_p], or array, shape=[..., N−1, d, d]
     """
     if is_stack(weights):
-        (stack,) = _check.floating(weights)[1:]
-        layers_of(stack)
+        (stack,) = _check.floating(weights, field="complex")[1:]
+        layers_of(stack, "complex")
         upper, lower = stack[..., 1:, :, :], stack[..., :-1, :, :]
-        return upper.mT @ upper - lower @ lower.mT
-    return [upper.mT @ upper - lower @ lower.mT for lower, upper in pairwise(layers_of(weights))]
+        return adjoint(upper) @ upper - lower @ adjoint(lower)
+    return [adjoint(upper) @ upper - lower @ adjoint(lower) for lower, upper in pairwise(layers_of(weights, "complex"))]
 
 
 def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
@@ -98,12 +98,12 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
 
     It is the adjoint of :func:`differential`, and costs 3N products.
     """
-    layers = layers_of(weights)
+    layers = layers_of(weights, "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
-    gradient, out = _check.plain(euclidean_gradient, "the gradient"), []
+    gradient, out = _check.plain(euclidean_gradient, "the gradient", "complex"), []
     for w, product in zip(reversed(layers), reversed(below), strict=True):
-        out.append(gradient if product is None else gradient @ product.mT)
-        gradient = w.mT @ gradient
+        out.append(gradient if product is None else gradient @ adjoint(product))
+        gradient = adjoint(w) @ gradient
     return stack_like(weights, out[::-1])
 
 
@@ -114,23 +114,23 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
     The Euclidean ones are ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
     """
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     below, below_dot = [None, layers[0]], [None, velocities[0]]
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    gradient, change = (_check.plain(a, "the derivative") for a in (euclidean_gradient, euclidean_hessian))
+    gradient, change = (_check.plain(a, "the derivative", "complex") for a in (euclidean_gradient, euclidean_hessian))
     out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
-        out.append(change if b is None else change @ b.mT + gradient @ b_dot.mT)
-        gradient, change = w.mT @ gradient, v.mT @ gradient + w.mT @ change
+        out.append(change if b is None else change @ adjoint(b) + gradient @ adjoint(b_dot))
+        gradient, change = adjoint(w) @ gradient, adjoint(v) @ gradient + adjoint(w) @ change
     return stack_like(weights, out[::-1])
 
 
 def differential(weights_dot: Weights, weights: Weights) -> Any:
     """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product."""
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     product, velocity = layers[0], velocities[0]
     for w, v in zip(layers[1:], velocities[1:], strict=True):
         product, velocity = w @ product, v @ product + w @ velocity
@@ -143,13 +143,13 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
     """
-    layers, p = layers_of(weights), _check.plain(p, "the covector")
+    layers, p = layers_of(weights, "complex"), _check.plain(p, "the covector", "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
     for a, b in zip(reversed(above), below, strict=True):
-        term = p if b is None else (p @ b.mT) @ b
-        total = total + (term if a is None else a @ (a.mT @ term))
+        term = p if b is None else (p @ adjoint(b)) @ b
+        total = total + (term if a is None else a @ (adjoint(a) @ term))
     return total
 
 
@@ -182,24 +182,25 @@ def balanced_weights(
     ValueError
         If the widths do not fit X, or the rank exceeds the least of them, or X has NaN or infinite entries.
     """
-    xp, x = _check.floating(x)
+    xp, x = _check.floating(x, field="complex")
+    field: _check.Field = "complex" if is_complex(x) else "real"
     _check.finite(xp, x, "the matrix")
     m, n = x.shape[-2:]
     sizes = _widths_for(depth_or_widths, m, n)
     least = min(sizes)
     rank = least if rank is None else _check.rank(rank, least, least)
     u, s, vt = xp.linalg.svd(x, full_matrices=False)
-    frames = [vt[..., :rank, :].mT]
+    frames = [adjoint(vt[..., :rank, :])]
     generator = None if rng is None else np.random.default_rng(rng)
     for width in sizes[1:-1]:
         if generator is None:
             q = xp.eye(width, rank, dtype=x.dtype)
         else:
-            q = xp.asarray(haar(generator, (*x.shape[:-2], width, rank)), dtype=x.dtype)
+            q = xp.asarray(haar(generator, (*x.shape[:-2], width, rank), field), dtype=x.dtype)
         frames.append(q)
     frames.append(u[..., :rank])
     lam = s[..., None, :rank] ** (1 / (len(sizes) - 1))
-    return [(upper * lam) @ lower.mT for lower, upper in pairwise(frames)]
+    return [(upper * lam) @ adjoint(lower) for lower, upper in pairwise(frames)]
 
 
 def rebalance(weights: Weights, rank: int | None = None) -> Any:
@@ -221,8 +222,11 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
     return layer_gradient(momentum, weights)
 
 
-def layers_of(weights: Weights) -> list[Any]:
-    """Return the list of matrices of weights in either form, after checking that they fit together."""
+def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
+    """Return the list of matrices of weights in either form, after checking that they fit together.
+
+    Complex ones are refused unless the field is so.
+    """
     if is_model(weights):
         weights, biases = layers_of_model(weights)
         if biases:
@@ -235,12 +239,12 @@ def layers_of(weights: Weights) -> list[Any]:
     if not is_stack(weights):
         if not weights:
             raise ValueError("there are no weights: give at least one matrix.")
-        layers = list(_check.floating(*weights)[1:])
+        layers = list(_check.floating(*weights, field=field)[1:])
         for p, w in enumerate(layers, 1):
             if w.ndim < 2:
                 raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices, leave out biases.")
     else:
-        (stack,) = _check.floating(weights)[1:]
+        (stack,) = _check.floating(weights, field=field)[1:]
         if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2]:
             raise ValueError(
                 f"stacked weights of shape {tuple(stack.shape)}; expected (..., N, d, d), or a list of matrices."
@@ -264,7 +268,7 @@ def stack_like(weights: Weights, layers: list[Any]) -> Any:
     """Return per-layer results in the form in which the weights came."""
     if not is_stack(weights):
         return layers
-    xp = _check.floating(layers[0])[0]
+    xp = _check.floating(layers[0], field="complex")[0]
     return xp.stack(layers, axis=-3)
 
 
