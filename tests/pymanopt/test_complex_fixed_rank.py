@@ -186,13 +186,13 @@ def test_a_real_manifold_refuses_complex_arrays_and_says_what_to_do(rng):
         lambda: manifold.projection(point, 1j * np.eye(3)),
     ]
     for call in refusing:
-        with pytest.raises(TypeError, match='must be real numbers.*field="complex"'):
+        with pytest.raises(TypeError, match=r'must be real numbers.*field="complex"'):
             call()
     complex_ones = FixedRank(3, 3, 2, field="complex", rng=0)
     point = complex_ones.random_point()
     with pytest.raises(TypeError, match="with respect to u, s and vt"):
         complex_ones.euclidean_to_riemannian_gradient(point, (point.u, point.s, point.vt))
-    with pytest.raises(TypeError, match="singular values.*must be real"):
+    with pytest.raises(TypeError, match=r"singular values.*must be real"):
         complex_ones.inner_product(type(point)(point.u.copy(), point.s + 0j, point.vt), v, v)
     with pytest.raises(ValueError, match='"real" or "complex"'):
         FixedRank(3, 3, 2, field="quaternion")

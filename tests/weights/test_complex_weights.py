@@ -1,5 +1,7 @@
 """Complex weights and their balanced manifold, against their real forms, differences and Gram matrices."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from complex_numbers import adjoint, cometric, gaussian, matrix, real_form
@@ -27,7 +29,7 @@ CASES = [((2, 2, 2, 2), 2), ((3, 4, 2, 3), 2), ((3, 2, 3), 1), ((2, 3), 2)]
 
 
 def weights_of(rng, sizes):
-    return [gaussian(rng, b, a) / 2 for a, b in zip(sizes, sizes[1:], strict=False)]
+    return [gaussian(rng, b, a) / 2 for a, b in pairwise(sizes)]
 
 
 @pytest.fixture(params=CASES, ids=str)
