@@ -166,13 +166,13 @@ def haar(rng: np.random.Generator, shape: Sequence[int], field: str = "real") ->
     return haar_from(gaussian(rng, shape, field))
 
 
-def small_factors(m: int, n: int, rank: int, size: float, rng: Any) -> tuple[Array, Array, Array]:
+def small_factors(m: int, n: int, rank: int, size: float, rng: Any, field: str = "real") -> tuple[Any, Array, Any]:
     """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal; see ``initial_point``."""
     # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them: the
     # figures of docs/bias.md and of the README start here.
     sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
-    u, v = (np.linalg.qr(source.standard_normal((rank, side)).T)[0] for source, side in sources)
-    return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
+    u, v = (np.linalg.qr(gaussian(source, (rank, side), field).T)[0] for source, side in sources)
+    return u, np.full(rank, float(size)), np.ascontiguousarray(adjoint(v))
 
 
 def haar_from(gauss: Any) -> Any:

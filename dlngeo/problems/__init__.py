@@ -4,6 +4,7 @@ from dlngeo.problems.approximation import LowRankApproximation
 from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.completion import MatrixCompletion
+from dlngeo.problems.complex_completion import ComplexCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.growth import Followed
 from dlngeo.problems.line_search import QuadraticLineSearcher
@@ -17,6 +18,7 @@ from dlngeo.problems.tables import FittedTable, fit_table
 __all__ = [
     "AutodiffCost",
     "Completed",
+    "ComplexCompletion",
     "DistributedCompletion",
     "FittedTable",
     "Followed",
