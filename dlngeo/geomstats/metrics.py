@@ -125,9 +125,8 @@ class SpectralMetric(Border, RiemannianMetric):
     def _matrix(self, base_point: Any, operator: str) -> Any:
         basis = self._basis(base_point)
         images = getattr(self.frame(base_point[..., None, :, :]), operator)(basis)
-        if self.field == "complex":  # rows are images of the basis, and columns those of a Hermitian matrix
-            images = gs.conj(images)
-        return gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
+        matrix = gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
+        return gs.moveaxis(matrix, -1, -2) if self.field == "complex" else matrix  # rows are images of the basis
 
     def _basis(self, like: Any) -> Any:
         """Return the matrix units, row by row, shape=[mn, m, n]."""

@@ -13,10 +13,8 @@ import geomstats.backend as gs
 import numpy as np
 from geomstats.numerics.geodesic import ExpSolver, LogSolver
 
-from dlngeo._check import Field
 from dlngeo.geomstats._backend import coarsest, common_type, untraced
 from dlngeo.geomstats.derivatives import Joined, Shot, differentiates, exponential, logarithm
-from dlngeo.matrices.complex_geodesics import ComplexSurface
 from dlngeo.shooting import Surface, connect_all, shoot
 
 __all__ = ["ShootingExp", "ShootingLog"]
@@ -64,7 +62,7 @@ class ShootingExp(ExpSolver):
         return path
 
     def _solve(self, tangent_vec: Any, base_point: Any, times: np.ndarray) -> Any:
-        field = _field(self.surface)
+        field = self.surface.field
         named = (base_point, "base_point"), (tangent_vec, "tangent_vec")
         x, v = np.broadcast_arrays(*(untraced(array, name, field) for array, name in named))
         points = gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
@@ -98,13 +96,9 @@ class ShootingLog(LogSolver):
         if differentiates(self.surface, base_point, point):
             return logarithm(Joined(self), base_point, point)
 
-        field, named = _field(self.surface), ((base_point, "base_point"), (point, "point"))
+        field, named = self.surface.field, ((base_point, "base_point"), (point, "point"))
         starts, ends = np.broadcast_arrays(*(untraced(array, name, field) for array, name in named))
         # Points of single precision are on the manifold to that only.
         tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
         velocity = connect_all(starts, ends, self.surface, tolerance).velocity
         return gs.cast(gs.from_numpy(velocity), common_type(base_point, point))
-
-
-def _field(surface: Surface) -> Field:
-    return "complex" if isinstance(surface, ComplexSurface) else "real"

@@ -58,6 +58,7 @@ class ComplexSurface(Surface):
     """Complex matrices of one rank with the metric of a kernel."""
 
     point_ndim = 2
+    field = "complex"
 
     def __init__(self, kernel: Kernel, rank: int) -> None:
         self.kernel, self.rank = kernel, rank

@@ -96,11 +96,13 @@ class ComplexCompletion(LeastSquares):
         return train, heldout
 
     def follow(self, *_: Any, **__: Any) -> Any:
-        """Raise: a rank is to be given, see :class:`dlngeo.pymanopt.GradientFlow`."""
+        """Raise, as ``complete`` does: a rank is to be given, see :class:`dlngeo.pymanopt.GradientFlow`."""
         raise NotImplementedError(
-            "ranks of complex matrices are not found by following the flow; give one, and run GradientFlow on "
+            "the rank of a complex matrix is not searched for; give one, and run GradientFlow on "
             'problem(FixedRank(m, n, rank, field="complex")) from initial_point(rank, size).'
         )
+
+    complete = follow
 
     # The calculus, by two products of real matrices for the two parts.
 
