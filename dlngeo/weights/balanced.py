@@ -361,6 +361,16 @@ def dimension(widths: Sequence[int], rank: int, field: _check.Field = "real") ->
     """Dimension ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` of the balanced weights of rank r.
 
     Of complex weights ``2r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (2 d_p r − r²)``.
+
+    See Also
+    --------
+    dlngeo.weights.balanced.BalancedFrame
+
+    Examples
+    --------
+    >>> from dlngeo.weights.balanced import dimension
+    >>> dimension((3, 3, 3), 3)
+    12
     """
     if field == "complex":
         return 2 * rank * (widths[-1] + widths[0] - rank) + sum(2 * d * rank - rank**2 for d in widths[1:-1])
