@@ -1,4 +1,4 @@
-"""From how many entries is a complex matrix completed as such, and from how many by its real and imaginary parts? A channel.
+"""How many fewer entries complete a complex matrix than its real and imaginary parts: the channel of two arrays.
 
 The channel between two arrays of 16 antennas with two paths is ``X = Σ_k g_k a(θ_k) a(φ_k)*``, of rank 2, with
 ``a(θ)_p = e^{iπp sin θ}``. The flow of depth N is followed from a small start at rank 3 over the complex numbers, and
