@@ -47,8 +47,7 @@ def test_example_metric_in_geomstats(tmp_path):
 def test_example_complex_completion(tmp_path):
     errors = run("complex_completion", tmp_path)
     for depth in (2, 3):
-        # At each fraction the parts are further off, by the factor of ten where the complex matrix is found.
-        assert all(a < b for a, b in zip(errors["complex"][depth], errors["stacked"][depth], strict=True))
+        # At half of the entries the complex matrix is found, and the one of its parts is not.
         assert errors["complex"][depth][1] < 0.1 < errors["stacked"][depth][1]
     # Depth 1 does not prefer low rank.
     assert errors["complex"][1][1] > 3 * errors["complex"][3][1]

@@ -150,7 +150,7 @@ class Langevin(Sampler):
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
         if getattr(metric, "field", "real") == "complex":
             raise NotImplementedError(
-                f"{type(space).__name__} is complex, and samplers step through real matrices; the exact laws of singular "
+                f"{type(space).__name__} is complex, and samplers step through real matrices; exact laws of singular "
                 'values are those of SpectralLaw, with SpectralEntropy(m, n, depth, field="complex").'
             )
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
