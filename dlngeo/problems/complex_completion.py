@@ -48,6 +48,11 @@ class ComplexCompletion(LeastSquares):
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
 
+    See Also
+    --------
+    dlngeo.problems.MatrixCompletion
+    dlngeo.pymanopt.FixedRank
+
     Examples
     --------
     >>> import numpy as np
