@@ -18,7 +18,7 @@ __all__ = ["FixedRankMatrices"]
 
 
 class FixedRankMatrices(Border, Manifold):
-    r"""Manifold of real m×n matrices of rank r.
+    r"""Manifold of real or complex m×n matrices of rank r.
 
     Points are dense matrices, shape=[..., m, n]; tangent vectors at ``X = U Σ Vᵀ`` are the matrices
     ``U M Vᵀ + Z_l Vᵀ + U Z_rᵀ`` with ``Uᵀ Z_l = 0`` and ``Vᵀ Z_r = 0``, also dense. The dimension is ``r(m + n − r)``
@@ -34,13 +34,16 @@ class FixedRankMatrices(Border, Manifold):
         Equip with :class:`DLNMetric`.
     depth : float
         Depth of that metric.
+    field : "real" or "complex"
+        Numbers that the matrices have as entries. Of complex ones the transposes above are adjoints, the dimension is
+        twice as large, and the metric is a real inner product, see ``docs/complex.md``.
 
     Raises
     ------
     TypeError
         If a size is no integer.
     ValueError
-        If the rank does not lie between 1 and ``min(m, n)``.
+        If the rank does not lie between 1 and ``min(m, n)``, or ``field`` is neither.
 
     See Also
     --------
@@ -62,13 +65,14 @@ class FixedRankMatrices(Border, Manifold):
     True
     """
 
-    def __init__(self, m: int, n: int, rank: int, equip: bool = True, depth: float = 2) -> None:
+    def __init__(
+        self, m: int, n: int, rank: int, equip: bool = True, depth: float = 2, field: _check.Field = "real"
+    ) -> None:
         self.m, self.n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self.rank = _check.rank(rank, m, n)
-        self.depth = depth
-        super().__init__(
-            dim=self.rank * (self.m + self.n - self.rank), shape=(self.m, self.n), intrinsic=False, equip=equip
-        )
+        self.depth, self.field = depth, _check.field(field)
+        dim = self.rank * (self.m + self.n - self.rank) * (2 if field == "complex" else 1)
+        super().__init__(dim=dim, shape=(self.m, self.n), intrinsic=False, equip=equip)
 
     def default_metric(self) -> tuple[type, dict[str, Any]]:
         """Metric to equip the space with if equip is True."""
@@ -78,7 +82,7 @@ class FixedRankMatrices(Border, Manifold):
         """Check shape and rank: exactly r singular values exceed ``atol``, shape=[...]."""
         if tuple(point.shape[-2:]) != self.shape:
             return gs.zeros(point.shape[:-2], dtype=bool)
-        xp, x = _check.floating(point)
+        xp, x = _check.floating(point, field=self.field)
         finite = xp.all(xp.isfinite(x), axis=(-2, -1))
         s = xp.linalg.svdvals(xp.where(finite[..., None, None], x, 0.0))
         return finite & (xp.sum(xp.astype(s > atol, xp.int64), axis=-1) == self.rank)
@@ -115,7 +119,7 @@ class FixedRankMatrices(Border, Manifold):
             Unused; the interface of geomstats has it for sampling in boxes.
         """
         many = batch(n_samples)
-        left, right = draw((*many, self.m, self.rank)), draw((*many, self.rank, self.n))
+        left, right = (draw((*many, *shape), field=self.field) for shape in ((self.m, self.rank), (self.rank, self.n)))
         return left @ right / self.rank**0.5
 
     def _frame(self, point: Any) -> Frame:

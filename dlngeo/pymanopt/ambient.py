@@ -127,7 +127,8 @@ def products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.
     if (shape := tuple(vector.shape)) != (m, n):
         raise ValueError(f"the derivative has shape {shape}, the matrices are {(m, n)}; pass it unreshaped.")
     if not isinstance(vector, LinearOperator):
-        return vector @ v, vector.conj().T @ u
+        adjoint_vector = vector.conj().T if is_complex(vector) else vector.T  # SciPy copies what it conjugates
+        return vector @ v, adjoint_vector @ u
     ev = vector.matmat(v)
     try:
         return ev, vector.rmatmat(u)

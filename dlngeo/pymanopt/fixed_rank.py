@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._linalg import adjoint, combine, gaussian, gram, haar, is_complex
+from dlngeo._linalg import adjoint, combine, gaussian, gram, haar, inner, is_complex
 from dlngeo.kernels import Kernel, of_depth, require_kernel
 from dlngeo.matrices.factored import connect_factored, shoot_factored
 from dlngeo.matrices.frame import Blocks, Frame
@@ -221,7 +221,7 @@ class FixedRank(Remembering):
         core, left, right = self._frame(point).scale(
             Blocks(a.core, None if a.left is None else one, None if a.right is None else one), -1
         )
-        total = np.sum(core.conj() * b.core).real
+        total = inner(core, b.core)
         for weight, x, y in ((left, a.left, b.left), (right, a.right, b.right)):
             if x is not None:
                 total = total + weight[0] @ np.einsum("ij,ij->j", x.conj(), y).real
@@ -364,9 +364,9 @@ class FixedRank(Remembering):
         """Blocks of a triple, of this name if it must be finite; what is orthogonal to a full space is dropped."""
         for a in vector if finite else ():
             _check.finite(np, a, finite)
-        if self._field == "real" and any(map(is_complex, vector)):
-            _check.real(next(filter(is_complex, vector)), "the vector")
         left, core, right = vector
+        if self._field == "real" and (is_complex(left) or is_complex(core) or is_complex(right)):
+            _check.real(next(filter(is_complex, vector)), "the vector")
         return Blocks(core, None if self._m == self._rank else left, None if self._n == self._rank else right)
 
     def _tangent(self, blocks: Blocks) -> TangentVector:

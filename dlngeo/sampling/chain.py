@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dlngeo import _check
+from dlngeo._linalg import is_complex
 from dlngeo.sampling.diagnostics import diagnose
 from dlngeo.sampling.factors import Factors, named
 from dlngeo.sampling.runs import store as _store
@@ -99,6 +100,7 @@ class Samples:
         ----------
         **observables : callable
             Functions of the points by name, see :meth:`observe`; without any, the entries of the points themselves.
+            Of complex ones the real and the imaginary part, ``name.real`` and ``name.imag``.
 
         Returns
         -------
@@ -143,7 +145,13 @@ class Samples:
         return arviz.from_dict(groups, attrs={"/": self.settings})
 
     def _observed(self, observables: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: self.observe(function) for name, function in observables.items()} or {"points": self.points}
+        found = {name: self.observe(function) for name, function in observables.items()} or {"points": self.points}
+        # Diagnostics are those of real numbers.
+        parts = {
+            name: {f"{name}.real": values.real, f"{name}.imag": values.imag} if is_complex(values) else {name: values}
+            for name, values in found.items()
+        }
+        return {name: values for part in parts.values() for name, values in part.items()}
 
 
 class Sampler(ABC):
@@ -151,6 +159,9 @@ class Sampler(ABC):
 
     Implement :meth:`start`, :meth:`step`, :meth:`points` and :meth:`settings`; :meth:`sample` runs it.
     """
+
+    #: What points hold: complex ones are refused by samplers of real ones.
+    field: _check.Field = "real"
 
     @abstractmethod
     def start(self, points: Any) -> State:
@@ -235,7 +246,7 @@ class Sampler(ABC):
         if isinstance(given, dict):
             state = _copy(given)
         else:
-            given = named(given)
+            given = named(given, self.field)
             state = self.start(given["points"] if "points" in given else Factors(**given))
         at, draws, status = Standing(state, 0, 0, generator.bit_generator.state), Draws([], []), "interrupted"
         shape = list(np.shape(self.points(state)))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlngeo import _check
+from dlngeo._linalg import adjoint
 
 __all__ = ["Factors", "dense", "factored", "named"]
 
@@ -18,18 +19,28 @@ _ORTHONORMAL = 1e-10  # how far from it frames may be
 
 
 class Factors(NamedTuple):
-    """Matrices ``U Λ^N Vᵀ``: u, shape=[chains, m, r], lam, shape=[chains, r], and vt, shape=[chains, r, n]."""
+    """Matrices ``U Λ^N Vᵀ``: u, shape=[chains, m, r], lam, shape=[chains, r], and vt, shape=[chains, r, n].
+
+    Of complex matrices vt is ``V*``.
+    """
 
     u: np.ndarray
     lam: np.ndarray
     vt: np.ndarray
 
 
-def named(points: Any) -> dict[str, np.ndarray]:
-    """Copy finite points, or three factors, of which the second has an axis less than the first, to arrays by name."""
+def named(points: Any, field: _check.Field = "real") -> dict[str, np.ndarray]:
+    """Copy finite points, or three factors, of which the second has an axis less than the first, to arrays by name.
+
+    Those of a complex ``field`` become complex, but for λ.
+    """
     triple = isinstance(points, tuple) and len(points) == 3 and 0 < np.ndim(points[1]) == np.ndim(points[0]) - 1
     parts = zip(Factors._fields, points, strict=True) if triple else [("points", points)]
-    arrays = {name: np.array(_check.real(part, f"the initial {name}"), dtype=float) for name, part in parts}
+    arrays = {}
+    for name, part in parts:
+        kind: _check.Field = "real" if name == "lam" else field
+        array = _check.numbers(part, f"the initial {name}", kind)
+        arrays[name] = np.array(array, dtype=complex if kind == "complex" else float)
     if not all(np.isfinite(part).all() for part in arrays.values()):
         raise ValueError("the initial points hold NaN or infinite entries; start from points of the space.")
     return arrays
@@ -67,15 +78,15 @@ def factored(
                 f"of rank {rank}; dense ones hold λ = σ^(1/N) above {held:.1g} of the largest only, and factors "
                 "(u, lam, vt) any."
             )
-        return u[..., :rank].copy(), s[:, :rank] ** (1 / depth), np.swapaxes(vt[:, :rank], 1, 2).copy()
+        return u[..., :rank].copy(), s[:, :rank] ** (1 / depth), adjoint(vt[:, :rank]).copy()
     u, lam, vt = (part[None] if points.lam.ndim == 1 else part for part in points)
     expected = [(len(lam), shape[0], rank), (len(lam), rank), (len(lam), rank, shape[1])]
     if [u.shape, lam.shape, vt.shape] != expected:
         found = f"{u.shape}, {lam.shape}, {vt.shape}"
         raise ValueError(f"initial factors u, lam, vt of shapes {found}; expected {expected}.")
-    v = np.swapaxes(vt, 1, 2)
+    v = adjoint(vt)
     for name, q in (("u", u), ("vt", v)):
-        off = float(np.max(np.abs(np.swapaxes(q, 1, 2) @ q - np.eye(rank))))
+        off = float(np.max(np.abs(adjoint(q) @ q - np.eye(rank))))
         if not off <= _ORTHONORMAL:
             raise ValueError(f"{name} of the initial factors is not orthonormal, by {off:.1e}; take the Q of its QR.")
     if not (lam > 0).all():

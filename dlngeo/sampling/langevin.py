@@ -10,6 +10,7 @@ order: weak order 1 in the step size, with no drift term to compute. How it move
   vectors (:mod:`dlngeo.sampling.compiled.steps`). At every depth, real or infinite, the singular values of the noise
   have their exact law, so that nothing is lost near singular matrices; of other kernels they have that of flat matrices
   and a drift that is smooth (:mod:`dlngeo.sampling.charts`). In a potential of theirs the bias is of second order;
+- complex matrices with the metric of finite depth: the same (:mod:`dlngeo.sampling.complex_frames`);
 - anything else: the exponential map of the space.
 
 References
@@ -35,6 +36,7 @@ from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.charts import chart_of
 from dlngeo.sampling.compiled import steps as _steps
 from dlngeo.sampling.compiled.slopes import entropy_slope
+from dlngeo.sampling.complex_frames import ComplexFrames
 from dlngeo.sampling.descent import Descent
 from dlngeo.sampling.factors import Factors, dense, factored
 from dlngeo.sampling.potentials import (
@@ -148,11 +150,7 @@ class Langevin(Sampler):
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
-        if getattr(metric, "field", "real") == "complex":
-            raise NotImplementedError(
-                f"{type(space).__name__} is complex, and samplers step through real matrices; exact laws of singular "
-                'values are those of SpectralLaw, with SpectralEntropy(m, n, depth, field="complex").'
-            )
+        self.field = getattr(metric, "field", "real")
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
         if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
@@ -161,11 +159,11 @@ class Langevin(Sampler):
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
-        if isinstance(metric, SpectralMetric) and fills(space):
+        if self.field == "complex":
+            self._mover: ComplexFrames | Descent | _Frames | _Geodesic = ComplexFrames(self, temperature)
+        elif isinstance(metric, SpectralMetric) and fills(space):
             trained = isinstance(self.noise, GradientNoise)
-            self._mover: Descent | _Frames | _Geodesic = (
-                Descent(self) if trained else _Frames(self, temperature, widths)
-            )
+            self._mover = Descent(self) if trained else _Frames(self, temperature, widths)
             if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
                 require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
         elif isinstance(self.noise, GradientNoise):

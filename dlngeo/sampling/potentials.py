@@ -10,6 +10,7 @@ from warnings import warn
 import numpy as np
 
 from dlngeo import _check
+from dlngeo._linalg import is_complex
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.confined import confinement
 from dlngeo.thermodynamics.noise import Noise
@@ -107,13 +108,14 @@ def slopes(potential: SpectralPotential, lam: np.ndarray, *, finite: bool = True
 
 
 def gradients(gradient: Potential, points: np.ndarray, *, finite: bool = True) -> np.ndarray:
-    """``E′`` at points, of their shape."""
-    return _returned(gradient(points), points.shape, "the gradient of the potential", finite)
+    """``E′`` at points, of their shape, and complex where they are."""
+    field: _check.Field = "complex" if is_complex(points) else "real"
+    return _returned(gradient(points), points.shape, "the gradient of the potential", finite, field)
 
 
-def _returned(values: Any, shape: tuple[int, ...], name: str, finite: bool) -> np.ndarray:
+def _returned(values: Any, shape: tuple[int, ...], name: str, finite: bool, field: _check.Field = "real") -> np.ndarray:
     remedy = f"The function gets all {shape[0]} chains at once, and must treat each apart."
-    return _check.returned(values, shape, name, finite=finite, remedy=remedy)
+    return _check.returned(values, shape, name, finite=finite, remedy=remedy, field=field)
 
 
 def finite_or_raise(values: np.ndarray, what: str) -> None:

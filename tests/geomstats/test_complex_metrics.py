@@ -13,7 +13,6 @@ import dlngeo
 from dlngeo.geomstats import DLNMetric
 from dlngeo.matrices.frame import Frame
 from dlngeo.pymanopt import from_geomstats
-from dlngeo.sampling import Langevin
 
 
 @pytest.fixture
@@ -86,8 +85,6 @@ def test_what_is_real_refuses_complex_arrays_and_what_is_missing_says_so(space, 
     for name, call in missing.items():
         with pytest.raises(NotImplementedError, match=name):
             call(space.metric)
-    with pytest.raises(NotImplementedError, match="samplers step through real matrices"):
-        Langevin(space, lambda y: y, 1.0, 0.1)
     with pytest.raises(ValueError, match="is complex"):
         from_geomstats(space)
     from geomstats.geometry.matrices import Matrices
