@@ -66,8 +66,8 @@ def _quotients(lam: Array, depth: float) -> tuple[Array, Array, Array, Array]:
     q = sums / terms
     series = root * (depth**2 - 1) * gap / (6 * total**2)
     plus = np.where(near, series, (np.sqrt(q) - root) / np.where(near, 1.0, gap))
-    size = big ** (depth - 1) / 2
-    return plus, (1 / np.sqrt(q) - root) / total, size * sums, size * terms
+    size = big ** (depth - 1)
+    return plus, (1 / np.sqrt(q) - root) / total, size * sums / np.sqrt(q), size * terms * np.sqrt(q)
 
 
 def _outside(rest: Array, columns: int) -> Array:
@@ -104,17 +104,25 @@ def advance(
     """
     u, lam, v = state["u"], state["lam"], state["v"]
     (m, r), n = u.shape[1:], v.shape[1]
-    amplitude, pair = math.sqrt(2 * h * temperature), np.arange(r)
-    core, left, right = noise[..., :r], adjoint(noise[..., r:m]), adjoint(noise[..., m:])
+    amplitude, root, pair = math.sqrt(2 * h * temperature), 1 / math.sqrt(depth), np.arange(r)
+    kick, mean = state.get("kick"), noise
+    if kick is not None:
+        mean = noise / 2
+        mean[..., : kick.shape[2]] += kick / 2
+    left, right, core = adjoint(noise[..., r:m]), adjoint(noise[..., m:]), mean[..., :r]
+    plus, minus = amplitude * (core + adjoint(core)), amplitude * (core - adjoint(core))
     turn_plus, turn_minus, force_plus, force_minus = _quotients(lam, depth)
-    plus, minus = turn_plus * (core + adjoint(core)), turn_minus * (core - adjoint(core))
-    turned_u, turned_v = (q + amplitude / 2 * q @ turn for q, turn in ((u, plus + minus), (v, plus - minus)))
-    flat = np.zeros_like(noise)
-    flat[:, pair, pair] = lam - h * radial
     if gradient.size:
         sides = gradient @ v, adjoint(gradient) @ u
         inner = adjoint(u) @ sides[0]
-        flat[..., :r] -= h * (force_plus * (inner + adjoint(inner)) + force_minus * (inner - adjoint(inner)))
+        plus = plus - h * force_plus * (inner + adjoint(inner))
+        minus = minus - h * force_minus * (inner - adjoint(inner))
+    flat = amplitude * root * mean
+    flat[..., :r] = root / 2 * (plus + minus)
+    flat[:, pair, pair] += lam - h * radial
+    plus, minus = turn_plus * plus, turn_minus * minus
+    turned_u, turned_v = (q + q @ turn / 2 for q, turn in ((u, plus + minus), (v, plus - minus)))
+    if gradient.size:
         pull = h * lam[:, None] ** (depth - 2)
         turned_u = turned_u - pull * (sides[0] - u @ inner)
         turned_v = turned_v - pull * (sides[1] - v @ adjoint(inner))
@@ -122,23 +130,16 @@ def advance(
         turned_u = turned_u + amplitude / lam[:, None] * (np.linalg.qr(u, mode="complete")[0][..., r:] @ left)
     if n > r:
         turned_v = turned_v + amplitude / lam[:, None] * (np.linalg.qr(v, mode="complete")[0][..., r:] @ right)
-    kick = state.get("kick")
-    weight = amplitude / math.sqrt(depth) / (1 if kick is None else 2)
-    flat += weight * noise
-    if kick is not None:
-        flat[..., : kick.shape[2]] += weight * kick
     finite = np.isfinite(flat).all(axis=(1, 2))
     finite &= np.isfinite(turned_u).all(axis=(1, 2)) & np.isfinite(turned_v).all(axis=(1, 2))
     if not finite.all():
         return state, ~finite
     a, s, rows = np.linalg.svd(flat, full_matrices=False)
     b = adjoint(rows[..., :r])
-    new = {
-        **state,
-        "u": haar_from(turned_u) @ a,
-        "lam": s,
-        "v": haar_from(turned_v) @ (haar_from(b) if flat.shape[2] > r else b),
-    }
+    if flat.shape[2] > r:  # the nearest unitary matrix, which does not mind how equal singular values are ordered
+        one, _, other = np.linalg.svd(b)
+        b = one @ other
+    new = {**state, "u": haar_from(turned_u) @ a, "lam": s, "v": haar_from(turned_v) @ b}
     if kick is not None:
         remembered = adjoint(a) @ noise
         core = remembered @ adjoint(rows)
@@ -162,8 +163,8 @@ class ComplexFrames:
             )
         if not fills(space):
             raise NotImplementedError(
-                f"{type(space).__name__} is complex and a part of the matrices of its rank, where nothing samples; take "
-                "ComplexMatrices, whose points are all of them."
+                f"{type(space).__name__} is complex and a part of the matrices of its rank, where nothing samples; "
+                "take ComplexMatrices, whose points are all of them."
             )
         if metric.depth in (None, math.inf):
             raise NotImplementedError(
