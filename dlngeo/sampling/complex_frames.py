@@ -13,22 +13,23 @@ independent and standard normal. The volume ``∏_{k,l} φ_kl^{−1}``, with two
 
 .. math:: J = \prod_{k<l} (y_k^2 - y_l^2)^2 \prod_k y_k^{2(c-r)+1} ,
 
-so that λ moves as the singular values of those: Dyson's motion at β = 2, of Laguerre's kind. With
-``q = tanh(x/2)/tanh(Nx/2)``, ``x = log λ_k/λ_l``, and ``φ_N(σ_k, σ_l) = q^{±1} (σ_l ∓ σ_k)²/(λ_l ∓ λ_k)²``, a step is
+so that λ moves as the singular values of those: Dyson's motion at β = 2, of Laguerre's kind. In the orthonormal frame
+of the metric a step is ``K_kl = √(2h/β) ξ_kl − h φ_kl^{1/2} C_kl``, ``C = U* E′ V``. With ``q = tanh(x/2)/tanh(Nx/2)``,
+``x = log λ_k/λ_l``, so that ``φ_N(σ_k, σ_l)^{1/2}/(σ_l ∓ σ_k) = q^{±1/2}/(λ_l ∓ λ_k)``, the flat matrix takes the part
+``N^{−1/2}`` of it, which is all of its noise, and the frames turn by the rest:
 
-.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + \sqrt{2h/\beta N}\,\xi - hF = A \Lambda' B^*,
+.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + N^{-1/2} K = A \Lambda' B^*, \qquad
+    (E^U \pm E^V)_{kl} = \frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k} (K_{kl} \pm \bar K_{lk}) .
 
-.. math:: (E^U \pm E^V)_{kl} = \sqrt{2h/\beta}\,\frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k}
-    (\xi_{kl} \pm \bar\xi_{lk}), \qquad
-    F_{kl} \pm \bar F_{lk} = \frac{\sigma_k \pm \sigma_l}{\lambda_k \pm \lambda_l} (C_{kl} \pm \bar C_{lk}),
+At ``k = l`` that is ``q = 1/N``: λ moves by ``N^{−1/2} Re K_kk``, and the phase by ``N^{1/2} Im K_kk/λ_k``, N times as
+far as that of the flat matrix. For 1×1 matrices ``X = Y^N`` with Y in a plane, or at real N on a cone. Directions
+outside of the frames have the noise ``√(2h/β) ξ/λ_l`` and the force ``λ_l^{N−2} (1 − UU*) E′V``; their noise is that of
+the ``c − r`` further columns of the flat matrix, of which only the Gram matrix matters. No determinant has a sign to
+keep.
 
-``C = U* E′ V``. At ``k = l`` that is ``q = 1/N``: the phase turns by ``√(2h/β) (N^{1/2} − N^{−1/2}) Im ξ_kk/λ_k``
-more than that of the flat matrix, and its force is ``N λ^{N−1} Im C``, that of λ being ``λ^{N−1} Re C``. For 1×1
-matrices X is ``|Y|^N e^{iNψ}`` of ``Y = |Y| e^{iψ}`` in a plane, or at real N on a cone. Directions outside of the
-frames have the noise ``√(2h/β) ξ/λ_l`` and the force ``λ_l^{N−2} (1 − UU*) E′V``; their noise is that of the ``c − r``
-further columns of the flat matrix, of which only the Gram matrix matters. No determinant has a sign to keep.
-
-The noise of the flat matrix is the mean of that of this step and of the last, as there.
+The ξ of K is the mean of that of this step and of the last, as there in the flat matrix alone. That it may be in the
+turns too, without a drift of its own, is because their size depends on λ, which noise of other entries moves; and it is
+what keeps the bias small where a force turns phases.
 """
 
 from __future__ import annotations
@@ -54,20 +55,18 @@ Array = np.ndarray
 _CLOSE = 1e-4  # depth times relative gap below which the leading term of √q − N^{−1/2} is exact to 1e-9
 
 
-def _quotients(lam: Array, depth: float) -> tuple[Array, Array, Array, Array]:
-    """Coefficients of the pairs, shape=[chains, r, r]: of the turns of ``+`` and ``−``, and of the forces of both."""
+def _pairs(lam: Array, depth: float) -> tuple[Array, Array, Array]:
+    """Coefficients of pairs, shape=[chains, r, r]: of the turns of ``+`` and of ``−``, and ``φ_N(σ_k, σ_l)^{1/2}``."""
     one, two = lam[:, :, None], lam[:, None, :]
     big, gap, total, root = np.maximum(one, two), two - one, one + two, 1 / math.sqrt(depth)
     x = np.log1p(np.abs(gap) / np.minimum(one, two))
     same, near = x == 0, depth * np.abs(gap) < _CLOSE * big
-    # (1 − ρ^N)/(1 − ρ) and (1 + ρ^N)/(1 + ρ) of the ratio ρ = e^{−x}.
+    # (1 − ρ^N)/(1 − ρ) and (1 + ρ^N)/(1 + ρ) of the ratio ρ = e^{−x}, of quotient q and product φ/λ^{2N−2}.
     terms = np.where(same, depth, np.expm1(-depth * x) / np.where(same, 1.0, np.expm1(-x)))
     sums = (1 + np.exp(-depth * x)) / (1 + np.exp(-x))
-    q = sums / terms
-    series = root * (depth**2 - 1) * gap / (6 * total**2)
-    plus = np.where(near, series, (np.sqrt(q) - root) / np.where(near, 1.0, gap))
-    size = big ** (depth - 1)
-    return plus, (1 / np.sqrt(q) - root) / total, size * sums / np.sqrt(q), size * terms * np.sqrt(q)
+    tangent, series = np.sqrt(sums / terms), root * (depth**2 - 1) * gap / (6 * total**2)
+    plus = np.where(near, series, (tangent - root) / np.where(near, 1.0, gap))
+    return plus, (1 / tangent - root) / total, big ** (depth - 1) * np.sqrt(sums * terms)
 
 
 def _outside(rest: Array, columns: int) -> Array:
@@ -109,18 +108,16 @@ def advance(
     if kick is not None:
         mean = noise / 2
         mean[..., : kick.shape[2]] += kick / 2
-    left, right, core = adjoint(noise[..., r:m]), adjoint(noise[..., m:]), mean[..., :r]
-    plus, minus = amplitude * (core + adjoint(core)), amplitude * (core - adjoint(core))
-    turn_plus, turn_minus, force_plus, force_minus = _quotients(lam, depth)
+    left, right, core = adjoint(noise[..., r:m]), adjoint(noise[..., m:]), amplitude * mean[..., :r]
+    turn_plus, turn_minus, stretch = _pairs(lam, depth)
     if gradient.size:
         sides = gradient @ v, adjoint(gradient) @ u
         inner = adjoint(u) @ sides[0]
-        plus = plus - h * force_plus * (inner + adjoint(inner))
-        minus = minus - h * force_minus * (inner - adjoint(inner))
+        core = core - h * stretch * inner
     flat = amplitude * root * mean
-    flat[..., :r] = root / 2 * (plus + minus)
+    flat[..., :r] = root * core
     flat[:, pair, pair] += lam - h * radial
-    plus, minus = turn_plus * plus, turn_minus * minus
+    plus, minus = turn_plus * (core + adjoint(core)), turn_minus * (core - adjoint(core))
     turned_u, turned_v = (q + q @ turn / 2 for q, turn in ((u, plus + minus), (v, plus - minus)))
     if gradient.size:
         pull = h * lam[:, None] ** (depth - 2)

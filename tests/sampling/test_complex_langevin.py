@@ -196,6 +196,26 @@ def test_an_energy_that_is_not_invariant_has_the_law_of_a_quadrature(depth, rng)
     assert abs(cross.mean()) < 4 * cross.std() / chains**0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("m", "n", "depth"), [(2, 2, 2), (2, 2, 3), (3, 2, 2.5)])
+def test_energies_that_turn_frames_have_a_virial_of_one_and_no_mean_drift(m, n, depth, rng):
+    """Of ``½‖X − C‖²``. The entries of X are harmonic, so that ``⟨A_X(E′)⟩ = 0`` is the mean of their generator."""
+    chains, c = 2500, matrix(rng, m, n, [1.5, 1.0])
+    sampler = Langevin(space_of(m, n, 2, depth), lambda x: x - c, 1.5, 0.02)
+    samples = sampler.sample(np.repeat(c[None], chains, axis=0), 200, burn_in=100, thin=10, rng=rng)
+    virial = samples.statistics["virial"].mean(axis=1)
+    assert virial.std() / chains**0.5 < 0.008
+    assert abs(virial.mean() - 1) < 3 * virial.std() / chains**0.5 + 0.005
+    x = samples.points.reshape(-1, m, n)
+    frame = Frame.at(x, DepthKernel(depth))
+    along = np.sum(c.conj() * frame.cometric(x - c), axis=(1, 2)).reshape(chains, -1).mean(axis=1)
+    pull = np.sum(c.conj() * frame.cometric(c), axis=(1, 2)).real.mean()  # what it is made of
+    for part in (along.real, along.imag):
+        error = part.std() / chains**0.5
+        assert error < 0.01 * pull
+        assert abs(part.mean()) < 3 * error + 0.005 * pull
+
+
 @pytest.mark.parametrize(("m", "n", "r", "depth"), [(2, 2, 2, 3), (4, 2, 2, 2), (4, 3, 2, 2.5)])
 def test_brownian_motion_has_the_moments_of_gaussian_matrices(m, n, r, depth, rng):
     """``⟨Σλ²⟩ = Σλ₀² + 2r(m + n − r) t/N``, with as many steps as one likes."""
