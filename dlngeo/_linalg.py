@@ -37,8 +37,8 @@ _ROWS = 8192
 def combine(*terms: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
     """Sum ``Σ_k X_k A_k`` over pairs of a tall ``X_k`` and a small ``A_k``, where None is the identity."""
     (tall, small), *others = terms
-    if 0 < tall.shape[0] <= _ROWS and small is not None:
-        out = tall @ small
+    if 0 < tall.shape[0] <= _ROWS and (small is not None or others):
+        out = tall if small is None else tall @ small
         for x, a in others:
             out = out + (x if a is None else x @ a)
         return out
@@ -56,6 +56,8 @@ def combine(*terms: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
 
 def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Multiply ``x* y`` for tall arrays x and y."""
+    if 0 < x.shape[0] <= _ROWS:
+        return adjoint(x) @ y
     blocks = _blocks(x.shape[0])
     total = adjoint(x[first := next(blocks)]) @ y[first]
     for block in blocks:

@@ -130,9 +130,10 @@ def test_the_laws_are_exact_to_a_per_cent(m, n, r, depth, noise, rng):
         return np.sum(s ** (2 / depth), axis=-1) / 2
 
     law = SpectralLaw(energy, SpectralEntropy(m, n, depth, r, field="complex"), 2.0, noise)
-    chains = 4000
-    sampler = Langevin(space_of(m, n, r, depth), HALF, 2.0, 0.3 * depth, noise=noise)
-    samples = sampler.sample(start(rng, chains, m, n, r, depth), 60, burn_in=20, thin=3, rng=rng)
+    # A quadratic potential leaves no bias at any step; the entropy, whose slope is infinite at zero, one of h².
+    chains, (h, steps, thin) = 4000, (0.3, 60, 3) if noise == "base" else (0.06, 120, 8)
+    sampler = Langevin(space_of(m, n, r, depth), HALF, 2.0, h * depth, noise=noise)
+    samples = sampler.sample(start(rng, chains, m, n, r, depth), steps, burn_in=steps // 3, thin=thin, rng=rng)
     s = np.linalg.svd(samples.points, compute_uv=False)[..., :r]
     found = {"energy": energy(s), "largest": s[..., 0] ** (1 / depth)}
     exact = {"energy": law.mean(energy), "largest": law.mean(lambda s: s[:, 0] ** (1 / depth))}
@@ -140,8 +141,8 @@ def test_the_laws_are_exact_to_a_per_cent(m, n, r, depth, noise, rng):
         assert exact["energy"] == pytest.approx(r * (m + n - r) / 2.0, rel=1e-8)
     for name, values in found.items():
         mean, error = values.mean(), values.mean(axis=1).std() / chains**0.5
-        assert error < 0.0032 * exact[name]
-        assert abs(mean - exact[name]) < 3.1 * error + (0.0 if noise == "base" else 0.003 * exact[name]), name
+        assert error < 0.0035 * exact[name]
+        assert abs(mean - exact[name]) < min(3.2 * error, 0.01 * exact[name]), name
 
 
 def test_the_laws_of_invariant_energies_and_their_phases(rng):
@@ -179,8 +180,8 @@ def test_an_energy_that_is_not_invariant_has_the_law_of_a_quadrature(depth, rng)
     p = lam * np.exp(-beta * (np.abs(x) ** 2 / 2 - (c.conjugate() * x).real))
     p /= p.sum()
     x0 = x.ravel()[rng.choice(p.size, chains, p=p.ravel())].reshape(-1, 1, 1)
-    sampler = Langevin(space_of(1, 1, 1, depth), lambda x: x - c, beta, 0.02)
-    samples = sampler.sample(x0, 150, burn_in=50, thin=10, rng=rng)
+    sampler = Langevin(space_of(1, 1, 1, depth), lambda x: x - c, beta, 0.04)
+    samples = sampler.sample(x0, 250, burn_in=50, thin=5, rng=rng)
     z, weights = samples.points[..., 0, 0], p
     observables = (
         lambda x: (c.conjugate() * x).real,
@@ -190,8 +191,8 @@ def test_an_energy_that_is_not_invariant_has_the_law_of_a_quadrature(depth, rng)
     for observable in observables:
         values, exact = observable(z).mean(axis=1), np.sum(weights * observable(x))
         error = values.std() / chains**0.5
-        assert error < 0.007 * exact
-        assert abs(values.mean() - exact) < 3 * error + 0.005 * exact
+        assert error < 0.006 * exact
+        assert abs(values.mean() - exact) < min(3 * error, 0.01 * exact)
     cross = (c.conjugate() * z).imag.mean(axis=1)
     assert abs(cross.mean()) < 4 * cross.std() / chains**0.5
 
