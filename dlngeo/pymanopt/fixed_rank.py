@@ -128,7 +128,7 @@ class FixedRank(Remembering):
             raise ValueError(f"scale must be positive and finite, got {scale}; it is the size of a typical entry.")
         self._kernel, self._field = kernel, _check.field(field)
         self._dtype = np.dtype(np.complex128 if field == "complex" else np.float64)
-        self._scale = float(scale)
+        self._scale, self._one = float(scale), np.ones((1, self._rank))
         self._geodesics = bool(geodesics)
         self._rng = np.random.default_rng(rng)
         self._frame_memo: tuple[Frame, np.ndarray] | None = None
@@ -216,7 +216,7 @@ class FixedRank(Remembering):
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
         """Evaluate ``g_X(A, B) = Re Tr(A* A_X⁻¹ B)``."""
         a, b = self._blocks(tangent_vector_a), self._blocks(tangent_vector_b)
-        one = np.ones((1, self._rank))
+        one = self._one
         # 1/φ(σ, 0) weighs whole columns, so the tall parts are summed before they are weighed, with no tall temporary.
         core, left, right = self._frame(point).scale(
             Blocks(a.core, None if a.left is None else one, None if a.right is None else one), -1

@@ -180,7 +180,7 @@ def test_an_energy_that_is_not_invariant_has_the_law_of_a_quadrature(depth, rng)
     p = lam * np.exp(-beta * (np.abs(x) ** 2 / 2 - (c.conjugate() * x).real))
     p /= p.sum()
     x0 = x.ravel()[rng.choice(p.size, chains, p=p.ravel())].reshape(-1, 1, 1)
-    sampler = Langevin(space_of(1, 1, 1, depth), lambda x: x - c, beta, 0.04)
+    sampler = Langevin(space_of(1, 1, 1, depth), lambda x: x - c, beta, 0.16 / depth**2)
     samples = sampler.sample(x0, 250, burn_in=50, thin=5, rng=rng)
     z, weights = samples.points[..., 0, 0], p
     observables = (
