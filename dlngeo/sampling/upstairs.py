@@ -70,6 +70,20 @@ class UpstairsLangevin(BalancedSampler):
     ------
     TypeError, ValueError
         If a number is out of range, or the space has no balanced weights.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import UpstairsLangevin
+    >>> cold = UpstairsLangevin((2, 2, 2), lambda x: x, beta=1e16, step_size=1e-3)
+    >>> end = cold.sample(np.diag([2.0, 1.0])[None], 1, rng=0).points[0, 0]
+    >>> bool(np.allclose(end, np.diag([2 * (1 - 2e-3) ** 2, (1 - 1e-3) ** 2]), atol=1e-6))  # a step of two layers √σ
+    True
     """
 
     def __init__(
