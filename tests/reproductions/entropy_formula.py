@@ -1,7 +1,7 @@
 """Is the entropy of Menon and Yu the logarithm of the volume of the orbit, when this is measured by throwing points?
 
-Run it as ``python tests/reproductions/entropy_formula.py [--samples 16000000] [--out DIR]``: some minutes on one core. An
-interrupted run goes on. At its end it writes ``entropy_formula.json``, tables and picture.
+Run it as ``python tests/reproductions/entropy_formula.py [--samples 16000000] [--out DIR]``: two minutes on one core.
+An interrupted run goes on. At its end it writes ``entropy_formula.json``, tables and picture.
 
 G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
 """
@@ -78,9 +78,9 @@ def gram_volume(d: int, depth: int) -> float:
     """Root of the Gram determinant of the velocities of the frames, times the volume of ``O(d)^{N−1}``."""
     lam = spectrum(d) ** (1 / depth)
     velocities = []
-    for p, (k, l) in itertools.product(range(depth - 1), itertools.combinations(range(d), 2)):
+    for p, (k, j) in itertools.product(range(depth - 1), itertools.combinations(range(d), 2)):
         skew = np.zeros((d, d))
-        skew[k, l], skew[l, k] = 1 / math.sqrt(2), -1 / math.sqrt(2)
+        skew[k, j], skew[j, k] = 1 / math.sqrt(2), -1 / math.sqrt(2)
         change = np.zeros((depth, d, d))
         change[p], change[p + 1] = skew * lam, -lam[:, None] * skew
         velocities.append(change.ravel())
@@ -99,17 +99,17 @@ def bases(d: int, depth: int) -> dict[str, float]:
     parts = {name: np.asarray(make(frame)).reshape(-1, depth * d * d) for name, make in BASES.items()}
     whole = np.concatenate(list(parts.values()))
     turns = []
-    for p, (k, l) in itertools.product(range(depth - 1), itertools.combinations(range(d), 2)):
+    for p, (k, j) in itertools.product(range(depth - 1), itertools.combinations(range(d), 2)):
         skew, change = np.zeros((d, d)), np.zeros_like(weights)
-        skew[k, l], skew[l, k] = 1, -1
+        skew[k, j], skew[j, k] = 1, -1
         change[p], change[p + 1] = skew @ weights[p], -weights[p + 1] @ skew
         turns.append(change.ravel() / np.linalg.norm(change))
     off = np.array(turns) - np.array(turns) @ parts["vertical"].T @ parts["vertical"]
     momentum = rng.standard_normal((d, d))
     x, lift = dlngeo.end_to_end(weights), np.asarray(horizontal_lift(momentum, weights))
     core = u.T @ momentum @ v
-    (k, l), powers = np.meshgrid(spectrum(d), spectrum(d), indexing="ij"), range(depth)
-    image = u @ (core * sum(k ** (2 - 2 * (p + 1) / depth) * l ** (2 * p / depth) for p in powers)) @ v.T
+    (k, j), powers = np.meshgrid(spectrum(d), spectrum(d), indexing="ij"), range(depth)
+    image = u @ (core * sum(k ** (2 - 2 * (p + 1) / depth) * j ** (2 * p / depth) for p in powers)) @ v.T
     moved = sum(dlngeo.end_to_end([*weights[:p], lift[p], *weights[p + 1 :]]) for p in powers)
     gaps = np.max(np.abs(moved - image)), abs(np.sum(lift**2) - np.sum(momentum * image))
     assert np.allclose(np.linalg.svd(x, compute_uv=False), spectrum(d))

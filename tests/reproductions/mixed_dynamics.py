@@ -70,11 +70,10 @@ def compute(offset: float) -> Cell:
 def agreement(cells: list[Cell]) -> str:
     """Kernel, flow and the exponents on both sides of the threshold."""
     names = "kernel", "flow"
-    rows = [
-        [f"{c['offset']:g}", *(f"{c[name]:.0e}" for name in names), f"{c['moved']:.2f}"]
-        + [f"{c['below']:.3f}", f"{c['above']:.3f}"]
-        for c in cells
-    ]
+    rows = []
+    for c in cells:
+        gaps = (f"{c[name]:.0e}" for name in names)
+        rows.append([f"{c['offset']:g}", *gaps, f"{c['moved']:.2f}", f"{c['below']:.3f}", f"{c['above']:.3f}"])
     head = "offset c", "kernel, relative gap", "end of the layers, gap", "way"
     return table((*head, "d log φ/d log σ at σ = c/1000", "at σ = 1000c"), rows)
 
