@@ -1,6 +1,6 @@
 """Is noise orthogonal to the orbits the same as isotropic noise with a drift towards small orbits?
 
-Run it as ``python tests/reproductions/projected_noise.py [--chains 6000] [--step 0.01] [--out DIR]``: some minutes on
+Run it as ``python tests/reproductions/projected_noise.py [--chains 4000] [--step 0.02] [--out DIR]``: some minutes on
 one core. An interrupted run goes on. At its end it writes ``projected_noise.json``, tables and picture.
 
 G. Menon, A. J. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected noise", COLT
@@ -22,8 +22,8 @@ from dlngeo.thermodynamics.equilibria import relaxation
 from dlngeo.thermodynamics.free_energy import entropy_gradient
 from dlngeo.thermodynamics.laws import SpectralLaw
 
-SIDE, DEPTH, BETA, LAST, TIMES, SETTLED = 3, 2, 4.0, 2.4, 24, 6
-AT = 0, 1, 4, 9, 23
+SIDE, DEPTH, BETA, LAST, TIMES, SETTLED = 3, 2, 4.0, 6.0, 30, 8
+AT = 0, 1, 4, 9, 29
 START = np.diag([1.5, 0.8, 0.3])
 
 
@@ -58,7 +58,7 @@ def exact(noise: str, kappa: float) -> float:
 
 
 def compute(name: str, chains: int, step: float) -> Cell:
-    """Mean energy of the product over time from one start, and of its last quarter, beside what is exact."""
+    """Mean energy of the product over time from one start, and over its last quarter, beside what is exact."""
     noise, kappa, gradient, law = PROCESSES[name]
     thin = round(LAST / TIMES / step)
     sampler = UpstairsLangevin((SIDE,) * (DEPTH + 1), gradient, BETA, step, noise=noise, kappa=kappa)
@@ -133,7 +133,7 @@ def key(cell: Cell) -> tuple[Any, ...]:
 
 def main() -> None:
     """Run what is not yet run, then write tables and picture."""
-    options = parser(__doc__, "projected-noise", chains=6000, step=0.01).parse_args()
+    options = parser(__doc__, "projected-noise", chains=4000, step=0.02).parse_args()
 
     def one(name: str) -> Cell:
         return compute(name, options.chains, options.step)
