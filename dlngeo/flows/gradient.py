@@ -110,7 +110,8 @@ def gradient_flow(
         ``terminal = True`` stops the flow.
     coordinates : "auto", "factored" or "dense"
         State of the integrator. Factored: singular frames and log σ, see :mod:`dlngeo.flows.factored`; for matrices
-        with the DLN metric of depth > 1, automatic from depth 2 on. Dense: the point itself, evaluated at its
+        with the DLN metric of depth > 1, automatic from depth 2 on, and with the metric of layers with offsets, of
+        which two or more are the least. Dense: the point itself, evaluated at its
         ``space.projection``, so that it does not drift off the manifold.
     dense_output : bool, optional
         Keep the interpolants, so that the result can be called with any time. By default for one start only: those of

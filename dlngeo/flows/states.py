@@ -10,7 +10,7 @@ from geomstats.geometry.base import OpenSet, VectorSpace
 
 from dlngeo import _check
 from dlngeo.errors import SingularError
-from dlngeo.flows.factored import FactoredState, where_fits
+from dlngeo.flows.factored import FactoredState, has_logarithms, never_singular, where_fits
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import GradientConverter, fills
 from dlngeo.geomstats.metrics import SpectralMetric
@@ -34,10 +34,10 @@ class DensePoint:
             kernel, rank = space.metric.kernel, space.metric.rank
             self.rank = rank if rank < min(space.shape) or not kernel.smooth_at_zero else 0
             self.edge = f"The flow reaches a matrix of rank below {rank} there, to what the state resolves, and ends."
-            if kernel.depth is not None and kernel.depth >= 2:
+            if never_singular(kernel):
                 self.edge = (
                     "A singular value fell below what dense coordinates resolve there, and changed sign, which it "
-                    f'never does at depth {kernel.depth:g}: take coordinates="factored".'
+                    f'never does with {kernel!r}: take coordinates="factored".'
                 )
 
     def point(self, state: np.ndarray) -> np.ndarray:
@@ -138,16 +138,18 @@ def state_of(space: Any, gradient: Any, point: Any, coordinates: str) -> tuple[A
     metric = space.metric
     spectral = isinstance(metric, SpectralMetric) and fills(space)
     kernel: Any = metric.kernel if spectral else None
-    possible = spectral and kernel.depth is not None and kernel.depth > 1
+    possible = spectral and has_logarithms(kernel)
+    needed = "the DLN metric of depth > 1, or offsets of which two or more are the least"
     if coordinates == "factored" and not possible:
+        of = f" of {kernel!r}" if spectral else ""
         raise ValueError(
-            "factored coordinates exist for the DLN metric of depth > 1 on all matrices of a rank, not for "
-            f"{type(metric).__name__} on {type(space).__name__}."
+            f"factored coordinates exist on all matrices of a rank, with {needed}, not for "
+            f"{type(metric).__name__}{of} on {type(space).__name__}."
         )
     given = isinstance(point, tuple)
-    factored = coordinates == "factored" or (coordinates == "auto" and possible and kernel.depth >= 2)
+    factored = coordinates == "factored" or (coordinates == "auto" and possible and never_singular(kernel))
     if given and not factored:
-        raise ValueError("a factored start (u, s, vt) needs factored coordinates: the DLN metric of depth > 1.")
+        raise ValueError(f"a factored start (u, s, vt) needs factored coordinates: {needed}.")
     if not given:
         x = _check.returned(point, space.shape, "the start")
     if spectral:

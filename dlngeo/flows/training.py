@@ -176,6 +176,19 @@ def gradient_descent(
     ValueError
         If the weights do not fit together, the gradient has the wrong shape or is not finite at the start, or an option
         is out of range.
+
+    See Also
+    --------
+    dlngeo.training_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, gradient_descent
+    >>> weights = balanced_weights(0.1 * np.eye(2), 2, rng=0)
+    >>> found = gradient_descent(weights, lambda x: x - np.eye(2), 0.1, 200)
+    >>> bool(np.allclose(found.points[-1], np.eye(2), atol=1e-6))
+    True
     """
     step_size = _check.positive(step_size, "step_size")
     n_steps, every = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(every, "every")

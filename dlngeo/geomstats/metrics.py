@@ -53,10 +53,25 @@ class SpectralMetric(Border, RiemannianMetric):
     TypeError
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
     ValueError
-        If the points of ``space`` are no matrices, or the kernel vanishes at a zero singular value and the matrices of
-        the space have some.
+        If the points of ``space`` are no matrices, or the matrices have zero singular values and the kernel vanishes
+        there, or is that of layers with offsets whose flow does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
+
+    See Also
+    --------
+    dlngeo.DLNMetric
+    dlngeo.Kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import InfiniteDepthKernel
+    >>> from dlngeo.geomstats import SpectralMetric
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> metric = SpectralMetric(GeneralLinear(2, equip=False), InfiniteDepthKernel())
+    >>> round(float(metric.norm(np.eye(2), np.diag([2.0, 1.0]))), 6)
+    1.118034
     """
 
     def __init__(self, space: Any, kernel: Kernel) -> None:
@@ -67,13 +82,7 @@ class SpectralMetric(Border, RiemannianMetric):
         self.kernel = kernel
         self.rank = int(getattr(space, "rank", min(space.shape)))
         m, n = space.shape
-        invertible = m == n == self.rank
-        require_kernel(kernel, zero=not invertible)
-        if not invertible and not np.all(kernel(np.zeros(1), np.ones(1)) > 0):
-            raise ValueError(
-                f"{kernel!r} vanishes at a zero singular value, so its metric lives on square invertible matrices "
-                f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
-            )
+        require_kernel(kernel, m, n, self.rank)
         super().__init__(space=space)
         self._surface = surface = KernelSurface(kernel, self.rank)
         self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)

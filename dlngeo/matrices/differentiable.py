@@ -46,7 +46,21 @@ _FROBENIUS = DepthKernel(1)
 
 
 def frame_at(x: Any, kernel: Kernel, rank: int | None, *vectors: Any) -> Any:
-    """Frame of a point: a :class:`DifferentiableFrame` if it or any of the vectors to be used there is traced."""
+    """Frame of a point: a :class:`DifferentiableFrame` if it or any of the vectors to be used there is traced.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.differentiable import frame_at
+    >>> frame_at(np.diag([2.0, 1.0]), DepthKernel(2), 2).cometric(np.ones((2, 2)))
+    array([[4., 3.],
+           [3., 2.]])
+    """
     return DifferentiableFrame(x, kernel, rank) if is_traced(x, *vectors) else Frame.at(x, kernel, rank)
 
 

@@ -56,6 +56,21 @@ class Frame:
     ------
     ValueError
         If the shapes do not fit together.
+
+    See Also
+    --------
+    dlngeo.matrices.differentiable.frame_at
+    dlngeo.Kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.frame import Frame
+    >>> frame = Frame.at(np.diag([2.0, 1.0]), DepthKernel(2))
+    >>> frame.cometric(np.ones((2, 2)))
+    array([[4., 3.],
+           [3., 2.]])
     """
 
     def __init__(self, u: Any, s: Any, vt: Any, kernel: Kernel) -> None:

@@ -44,6 +44,7 @@ from scipy.linalg import lapack
 
 from dlngeo._linalg import combine, gram
 from dlngeo.kernels import RelaxedDepthKernel
+from dlngeo.kernels.check import require_conserved_rank
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["retract"]
@@ -86,6 +87,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
 
     Raises
     ------
+    ValueError
+        If the kernel is that of layers with offsets whose flow does not conserve a rank below both sides.
     OverflowError
         If the step is so long that the end point is not finite in double precision, or that a singular value is lost
         to zero beside others that have grown by more than 1e16.
@@ -93,7 +96,7 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     kernel, end = frame.kernel, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         depth = kernel.depth
-        if depth is None and isinstance(kernel, RelaxedDepthKernel):
+        if isinstance(kernel, RelaxedDepthKernel) and depth is None:
             end = _by_offsets(frame, z, kernel)
         elif depth is not None and math.isinf(depth):
             end = _by_exponential(frame, z)
@@ -194,13 +197,13 @@ def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
     return np.real(scipy.linalg.fractional_matrix_power(c / size, exponent)) * size**exponent
 
 
-def _by_offsets(frame: Frame, z: Blocks, kernel: RelaxedDepthKernel) -> Factors | None:
-    """Return the product of layers with offsets; None where the manifold is not that of its rank."""
+def _by_offsets(frame: Frame, z: Blocks, kernel: RelaxedDepthKernel) -> Factors:
+    """Return the product of layers with offsets."""
     # The outer layers take the least offsets, the least of them where there is a null space.
     middle, (one, other) = kernel.offsets[:-2], kernel.offsets[-2:]
     at_left, at_right = (other, one) if z.right is None else (one, other)
-    if (z.left is not None and at_left > 0) or (z.right is not None and at_right > 0):
-        return None
+    if z.left is not None and z.right is not None:
+        require_conserved_rank(kernel, frame.m, frame.n, frame.rank)
     root, unit = np.sqrt(frame.s), kernel.unit
     c = np.diag(kernel.shared(frame.s)) + root[:, None] * (z.core / (unit * frame.phi)) * root
     eye = np.eye(root.size)

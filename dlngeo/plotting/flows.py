@@ -62,6 +62,11 @@ def plot_flows(
         If there is no flow, they are not of matrices, or the directions are no plane, or the residual is not a number
         or k of them for each matrix.
 
+    See Also
+    --------
+    plot_singular_values : Their singular values over time.
+    dlngeo.gradient_flow : Many flows by one call.
+
     Examples
     --------
     >>> from geomstats.geometry.general_linear import GeneralLinear
@@ -160,6 +165,10 @@ def plot_singular_values(flow: Any, *, targets: Any = None, log: bool = False, a
     ------
     TypeError
         If it is none of these.
+
+    See Also
+    --------
+    plot_flows : Their paths in a plane.
 
     Examples
     --------

@@ -69,6 +69,10 @@ def plot_geodesics(
     GeodesicError
         If a metric has no geodesic between them, as those of depth above 1 between determinants of opposite sign.
 
+    See Also
+    --------
+    dlngeo.geomstats.SpectralMetric : The metric of a kernel, with lengths and distances.
+
     Examples
     --------
     >>> axes = plot_geodesics(np.diag([2.0, 0.1]), np.array([[0.5, -1.0], [0.8, 0.6]]), [1, 3, np.inf])

@@ -64,6 +64,11 @@ def plot_landscape(
     ValueError
         If the matrix is not 2×2 with two entries NaN, or the cost is not one number for each matrix.
 
+    See Also
+    --------
+    dlngeo.free_energy : What is drawn.
+    dlngeo.thermodynamics.equilibria.minimisers : Minimisers of energies of the singular values.
+
     References
     ----------
     .. [1] K. Lindsey, G. Menon, "Regularization implies balancedness in the deep linear network", arXiv:2511.01137.

@@ -23,7 +23,7 @@ class MatrixCompletion(LeastSquares):
 
     The sum is neither divided by the number of entries nor by the variance of the values. The gradient
     ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
-    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs ``O(|Ω| r)`` time and ``O(|Ω|)`` memory.
 
     Parameters
     ----------
@@ -108,6 +108,13 @@ class MatrixCompletion(LeastSquares):
     def from_sparse(cls, matrix: Any) -> MatrixCompletion:
         """Observe the stored entries of a SciPy sparse matrix, stored zeros included."""
         return cls(*_observations.of_sparse(matrix))
+
+    def null_space(self) -> np.ndarray:
+        """Return the unit matrices of the entries that are not observed, shape=[k, m, n]."""
+        m, n = self.shape
+        hidden = np.ones((m, n), dtype=bool)
+        hidden[self.rows, self.cols] = False
+        return np.eye(m * n)[hidden.ravel()].reshape(-1, m, n)
 
     def __len__(self) -> int:
         return self.values.size

@@ -17,6 +17,8 @@ from dlngeo.problems.growth import follow
 
 __all__ = ["LeastSquares", "gram_squares"]
 
+_NULL = 1e-12  # of the largest eigenvalue of 𝒜*𝒜
+
 
 class LeastSquares(MatrixCost):
     """The cost ``½ ‖𝒜X − b‖²`` of a linear map 𝒜, which subclasses give with its adjoint.
@@ -101,6 +103,14 @@ class LeastSquares(MatrixCost):
         return error if np.ndim(error) else float(error)
 
     follow = follow
+
+    def null_space(self) -> np.ndarray:
+        """Orthonormal basis of the matrices Z with ``𝒜Z = 0``, shape=[k, m, n]; it applies 𝒜 to all m n units."""
+        m, n = self.shape
+        units = np.eye(m * n).reshape(m * n, m, n)
+        images = np.stack([np.ravel(self._adjoint(self._apply(z), False)) for z in units])
+        values, vectors = np.linalg.eigh((images + images.T) / 2)
+        return vectors.T[values <= _NULL * max(float(values[-1]), 0.0)].reshape(-1, m, n)
 
     # Inside.
 

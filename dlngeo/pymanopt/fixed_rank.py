@@ -72,7 +72,7 @@ class FixedRank(Remembering):
         If ``depth`` or a dimension is no number, or ``kernel`` no :class:`~dlngeo.Kernel`.
     ValueError
         If the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and finite, or the metric is
-        infinite on this manifold.
+        infinite on this manifold, or is that of layers with offsets whose flow does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
 
@@ -107,17 +107,8 @@ class FixedRank(Remembering):
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
-        square = self._m == self._n == self._rank
-        if kernel is None:
-            kernel = of_depth(depth)
-        else:
-            require_kernel(kernel, zero=not square)
-        if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
-            raise ValueError(
-                f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "
-                f"on square invertible matrices only, not on {m}×{n} matrices of rank {rank}; use a finite depth, or "
-                "m = n = rank."
-            )
+        kernel = of_depth(depth) if kernel is None else kernel
+        require_kernel(kernel, self._m, self._n, self._rank)
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}; it is the size of a typical entry.")
         self._kernel = kernel

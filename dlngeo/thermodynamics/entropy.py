@@ -98,6 +98,16 @@ def log_orthogonal_volume(d: int) -> float:
     ------
     TypeError, ValueError
         If ``d`` is not such an integer.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.log_stiefel_volume
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import log_orthogonal_volume
+    >>> round(float(log_orthogonal_volume(2)), 6)
+    2.877598
     """
     return log_stiefel_volume(d, d)
 
@@ -116,6 +126,16 @@ def log_stiefel_volume(d: int, r: int) -> float:
     ------
     TypeError, ValueError
         If they are not integers, or ``r`` is not between 0 and ``d``.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.log_orthogonal_volume
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import log_orthogonal_volume, log_stiefel_volume
+    >>> bool(abs(log_stiefel_volume(3, 3) - log_orthogonal_volume(3)) < 1e-12)
+    True
     """
     d = _check.integer(d, "d", 0)
     if not 0 <= r <= d:
@@ -164,6 +184,21 @@ class SpectralEntropy:
         If the depth, the rank or a width is not of its type.
     ValueError
         If they do not fit together.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.laws.SpectralLaw
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> s = np.array([2.0, 1.0])
+    >>> value = SpectralEntropy(2, 2, 3).value(np.log(s))
+    >>> bool(np.isclose(value, entropy(np.diag(s), 3)))
+    True
     """
 
     def __init__(

@@ -32,7 +32,15 @@ from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.kernel_entropy import KernelEntropy
 
-__all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
+__all__ = [
+    "entropy",
+    "entropy_gradient",
+    "entropy_hessian",
+    "free_energy",
+    "free_energy_gradient",
+    "orbit_volume",
+    "spectral_hessian",
+]
 
 
 def entropy(
@@ -76,6 +84,22 @@ def entropy(
         If the depth, the rank or a width is not of its type.
     ValueError
         If they do not fit together and to the shape, or ``x`` has NaN or infinite entries.
+
+    See Also
+    --------
+    dlngeo.free_energy
+    dlngeo.thermodynamics.free_energy.entropy_gradient
+    dlngeo.thermodynamics.free_energy.orbit_volume
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> round(float(entropy(x, 3)), 6)
+    6.354608
+    >>> float(entropy(x, 1))  # one layer has no fibre
+    0.0
     """
     return _entropy(_at(x, depth, rank, widths, kernel), x)
 
@@ -104,6 +128,19 @@ def entropy_gradient(
     ------
     TypeError, ValueError
         As :func:`entropy`, and if a singular value vanishes and N > 1: there S is not differentiable.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.entropy_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import entropy_gradient
+    >>> entropy_gradient(np.diag([2.0, 1.0]), 2).round(6)
+    array([[0.166667, 0.      ],
+           [0.      , 0.166667]])
     """
     return _gradient(_at(x, depth, rank, widths, kernel), x)
 
@@ -200,6 +237,21 @@ def free_energy(
     TypeError, ValueError
         As :func:`entropy`, and if ``beta`` is not a positive number, or the energies are NaN or not one for each
         matrix.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.free_energy_gradient
+    dlngeo.thermodynamics.equilibria.minimisers
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy, free_energy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> energy = free_energy(lambda x: np.sum(x**2) / 2, x, 3, beta=2.0)
+    >>> bool(np.isclose(energy, np.sum(x**2) / 2 - entropy(x, 3) / 2))
+    True
     """
     beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths, kernel=kernel)
     return _energy(cost, x, tuple(value.shape)) - value / beta
@@ -308,15 +360,24 @@ def _gradient_value(at: _Point, x: Any) -> Any:
 
 
 def _hessian_value(at: _Point, x: Any, z: Any) -> Any:
-    frame, spectral = at.frame, at.spectral
-    xp, s = frame._xp, frame.s
-    core, left, right = frame.split(z)
-    minus, plus = spectral.quotients(s)
+    spectral, s = at.spectral, at.frame.s
+    if spectral.flat:
+        return 0.0 * (z + x)
+    return spectral_hessian(at.frame, z, spectral.gradient(s), spectral.hessian(s), *spectral.quotients(s))
+
+
+def spectral_hessian(frame: Any, z: Any, slopes: Any, bend: Any, minus: Any, plus: Any) -> Any:
+    """Euclidean Hessian product of a spectral function, shape=[..., m, n]; see :func:`entropy_hessian`.
+
+    It takes the partial derivatives ``f_k``, shape=[..., r], theirs, shape=[..., r, r], and the quotients
+    ``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, whose diagonals do not count.
+    """
+    xp, (core, left, right) = frame._xp, frame.split(z)
     index = xp.arange(frame.rank)
-    along = (spectral.hessian(s) @ xp.linalg.diagonal(core)[..., None])[..., 0]
+    along = (bend @ xp.linalg.diagonal(core)[..., None])[..., 0]
     across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
     core = xp.where(index[:, None] == index, along[..., None], across)
-    turn = (spectral.gradient(s) / s)[..., None, :] if not spectral.flat else 0.0
+    turn = (slopes / frame.s)[..., None, :]
     return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
 
 

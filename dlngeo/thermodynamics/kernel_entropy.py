@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from dlngeo import _check
 from dlngeo.kernels import Kernel, RelaxedDepthKernel, require_kernel
 from dlngeo.thermodynamics.entropy import _diagonal, _log, log_orthogonal_volume, require_positive, sized
@@ -55,19 +53,15 @@ class KernelEntropy:
     TypeError
         If ``kernel`` is no kernel, or the rank no integer.
     ValueError
-        If the rank exceeds a side.
+        If the rank exceeds a side, or the kernel is no metric at it.
     """
 
     def __init__(self, m: int, n: int, kernel: Kernel, rank: int | None = None) -> None:
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         width = min(m, n)
         self.shape, self.kernel, self.rank = (m, n), kernel, width if rank is None else _check.rank(rank, m, n)
-        require_kernel(kernel, zero=self.rank < width)
+        require_kernel(kernel, width, width, self.rank)
         self._spare, self.constant = width - self.rank, 0.0
-        if self._spare and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
-            raise ValueError(
-                f"φ(1, 0) = 0, so {kernel!r} has no entropy at rank {self.rank} < {width}; take full rank."
-            )
         if isinstance(kernel, RelaxedDepthKernel) and not kernel.normalized and self._spare == 0:
             self.constant = (kernel.offsets.size - 1) * log_orthogonal_volume(width)
 

@@ -72,6 +72,20 @@ class SpectralLaw:
     TypeError, ValueError
         If ``beta`` or ``kappa`` is not positive, the noise unknown, the energy not callable, or the depth infinite,
         where nothing is normalised by an energy that is finite at zero.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.laws import SpectralLaw
+    >>> law = SpectralLaw(lambda s: np.sum(s**2, axis=-1) / 2, SpectralEntropy(3, 3, 3), 2.0)
+    >>> round(law.mean(lambda s: np.sum(s**2, axis=-1) / 2), 6)
+    0.75
     """
 
     def __init__(

@@ -351,7 +351,18 @@ class BalancedFrame:
 
 
 def dimension(widths: Sequence[int], rank: int) -> int:
-    """Dimension ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` of the balanced weights of rank r."""
+    """Dimension ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` of the balanced weights of rank r.
+
+    See Also
+    --------
+    dlngeo.weights.balanced.BalancedFrame
+
+    Examples
+    --------
+    >>> from dlngeo.weights.balanced import dimension
+    >>> dimension((3, 3, 3), 3)
+    12
+    """
     inner = sum(d * rank - rank * (rank + 1) // 2 for d in widths[1:-1])
     return rank * (widths[-1] + widths[0] - rank) + inner
 

@@ -1,7 +1,5 @@
 """What the artists draw is what is computed without them: closed forms, conserved quantities and known minima."""
 
-import doctest
-import importlib
 import io
 import math
 
@@ -270,13 +268,6 @@ def test_bad_input_says_what_to_give(call, kind, message):
 
 
 FLOW = diagonal_flows(2, [(0.5, 0.2)], lambda x: x - np.eye(2), [0.0, 1.0])
-
-
-@pytest.mark.parametrize("module", ["flows", "geodesics", "landscape"])
-def test_the_examples_of_the_docstrings_run(module):
-    done = doctest.testmod(importlib.import_module(f"dlngeo.plotting.{module}"))
-    assert done.attempted > 1
-    assert done.failed == 0
 
 
 def test_pyplot_is_left_alone():
