@@ -1,6 +1,6 @@
 """Is noise orthogonal to the orbits the same as isotropic noise with a drift towards small orbits?
 
-Run it as ``python tests/reproductions/projected_noise.py [--chains 4000] [--step 0.02] [--out DIR]``: some minutes on
+Run it as ``python tests/reproductions/projected_noise.py [--chains 4000] [--step 0.02] [--out DIR]``: two minutes on
 one core. An interrupted run goes on. At its end it writes ``projected_noise.json``, tables and picture.
 
 G. Menon, A. J. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected noise", COLT
