@@ -133,6 +133,12 @@ def gradient_flow(
         If the space has no metric, the point is not in it, the gradient has the wrong shape or is not finite at the
         start, or an option is out of range. Of many starts, the first at fault is named.
 
+    See Also
+    --------
+    dlngeo.training_flow
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.problems.MatrixCompletion
+
     Notes
     -----
     Many flows by an explicit method share their evaluations, each with the steps and the end that it has alone; one

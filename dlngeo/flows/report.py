@@ -174,6 +174,11 @@ def describe(
     ValueError
         If the weights do not fit together, have batch axes or are not finite, or an option is out of range.
 
+    See Also
+    --------
+    dlngeo.imbalance
+    dlngeo.entropy
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks: implicit acceleration by

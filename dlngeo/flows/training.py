@@ -95,6 +95,12 @@ def training_flow(
         If the weights do not fit together, the gradient has the wrong shape or is not finite at the start, or an option
         is out of range.
 
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.gradient_descent
+    dlngeo.balancing_flow
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks: implicit acceleration by

@@ -84,6 +84,11 @@ class EndToEndBundle(Border, FiberBundle):
     total_space : BalancedMatrices
         Balanced weights.
 
+    See Also
+    --------
+    dlngeo.geomstats.BalancedMatrices
+    dlngeo.geomstats.GaugeAction
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.

@@ -360,6 +360,12 @@ class DLNMetric(SpectralMetric):
     normalized : bool
         Divide the cometric by N. Infinite depth always is normalised.
 
+    See Also
+    --------
+    dlngeo.geomstats.SpectralMetric
+    dlngeo.geomstats.FixedRankMatrices
+    dlngeo.FixedRank
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.

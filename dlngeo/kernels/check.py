@@ -110,6 +110,11 @@ def check_kernel(kernel: Kernel) -> KernelReport:
     TypeError
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
 
+    See Also
+    --------
+    dlngeo.Kernel
+    dlngeo.kernels.require_kernel
+
     Examples
     --------
     >>> from dlngeo import DepthKernel

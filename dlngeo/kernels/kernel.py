@@ -107,6 +107,12 @@ class Kernel(ABC):
     array_api : bool
         Whether the functions take arrays of any library of the array API.
 
+    See Also
+    --------
+    dlngeo.check_kernel
+    dlngeo.DepthKernel
+    dlngeo.geomstats.SpectralMetric
+
     Examples
     --------
     The mean of squares, whose divided difference is ½:

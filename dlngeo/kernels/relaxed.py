@@ -117,6 +117,11 @@ class RelaxedDepthKernel(Kernel):
     ValueError
         If there is no offset, or one that is not finite.
 
+    See Also
+    --------
+    dlngeo.DepthKernel
+    dlngeo.entropy
+
     Notes
     -----
     φ and its first differences are sums of positive terms, and hold some 1e-14 of their value at all singular values

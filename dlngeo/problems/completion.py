@@ -53,6 +53,12 @@ class MatrixCompletion(LeastSquares):
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
 
+    See Also
+    --------
+    dlngeo.sklearn.LowRankImputer
+    dlngeo.problems.MatrixSensing
+    dlngeo.FixedRank
+
     Notes
     -----
     The residual at the last factored point is kept. An optimiser asks for the cost of a trial point, its cost once

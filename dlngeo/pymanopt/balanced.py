@@ -73,6 +73,11 @@ class Balanced(Remembering):
     ValueError
         If there are fewer than two widths, the rank exceeds the least of them, or ``scale`` is not positive and finite.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.pymanopt.pull_back
+
     Notes
     -----
     The retraction is of second order, see :func:`dlngeo.weights.projections.retract`; the vector transport is the

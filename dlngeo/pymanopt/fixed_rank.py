@@ -76,6 +76,12 @@ class FixedRank(Remembering):
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
 
+    See Also
+    --------
+    dlngeo.pymanopt.Balanced
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.geomstats.FixedRankMatrices
+
     Notes
     -----
     The retraction is of second order, see :func:`dlngeo.matrices.retraction.retract`; the vector transport is the

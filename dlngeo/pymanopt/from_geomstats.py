@@ -70,6 +70,11 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     ValueError
         If the space has no metric, or is complex.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.sampling.from_pymanopt
+
     References
     ----------
     .. [1] N. Guigui and X. Pennec, "Numerical accuracy of ladder schemes for parallel transport on manifolds", Found.

@@ -79,6 +79,11 @@ class FixedRankModel:
     ValueError
         If the problem is posed on another manifold, the point is none of the manifold's, or the gradient is not finite.
 
+    See Also
+    --------
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.FixedRank
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.

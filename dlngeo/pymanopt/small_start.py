@@ -44,6 +44,11 @@ class SmallStartLineSearcher(AdaptiveLineSearcher):
     TypeError, ValueError
         If one is not a positive number.
 
+    See Also
+    --------
+    dlngeo.pymanopt.small_start
+    dlngeo.problems.QuadraticLineSearcher
+
     Examples
     --------
     >>> import numpy as np
