@@ -104,7 +104,7 @@ def test_the_exact_means_are_those_of_other_reckonings():
 
 @pytest.mark.slow
 def test_projected_noise_has_the_law_of_corrected_isotropic_noise():
-    first, second = (projected_noise.compute(name, 1500, 0.04) for name in ("projected", "isotropic, corrected"))
+    first, second = (projected_noise.compute(name, 1500, 0.02) for name in ("projected", "isotropic, corrected"))
     gaps = (np.array(first["value"]) - second["value"]) / np.hypot(first["error"], second["error"])
     assert np.max(np.abs(gaps)) < 3.5
     assert max(first["error"]) < 0.03 * min(first["value"])
