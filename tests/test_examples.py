@@ -44,6 +44,15 @@ def test_example_metric_in_geomstats(tmp_path):
     assert result["mean_to_ends"] == pytest.approx([depths[4]["distance"] / 2] * 2, rel=1e-4)
 
 
+def test_example_complex_completion(tmp_path):
+    errors = run("complex_completion", tmp_path)
+    for depth in (2, 3):
+        # At half of the entries the complex matrix is found, and the one of its parts is not.
+        assert errors["complex"][depth][1] < 0.1 < errors["stacked"][depth][1]
+    # Depth 1 does not prefer low rank.
+    assert errors["complex"][1][1] > 3 * errors["complex"][3][1]
+
+
 def test_example_metric_in_pymanopt(tmp_path):
     errors = [found["held_out_error"] for found in run("metric_in_pymanopt", tmp_path).values()]
     assert errors == sorted(errors, reverse=True)

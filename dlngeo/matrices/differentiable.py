@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo._autodiff import Operation, in_jax, is_traced, untraced
+from dlngeo._linalg import is_complex
 from dlngeo.errors import SingularError
 from dlngeo.kernels import DepthKernel, Kernel
 from dlngeo.matrices._second_derivative import ForceDerivative
@@ -86,6 +87,11 @@ class DifferentiableFrame:
     """
 
     def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:
+        if is_complex(untraced(x)):
+            raise NotImplementedError(
+                "frames of complex matrices are not differentiated through; their closed forms are those of Frame, at "
+                "arrays without history (x.detach() in PyTorch)."
+            )
         self.x = x
         self._point = _Point(kernel, rank, None if in_jax(x) else Frame.at(untraced(x), kernel, rank))
 

@@ -5,6 +5,7 @@ from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
 from dlngeo.problems.branches import Branch, Transition, continuation
 from dlngeo.problems.completion import MatrixCompletion
+from dlngeo.problems.complex_completion import ComplexCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.equilibrium import Equilibrium, equilibria
 from dlngeo.problems.free_energy import FreeEnergy, FunctionCost
@@ -22,6 +23,7 @@ __all__ = [
     "AutodiffCost",
     "Branch",
     "Completed",
+    "ComplexCompletion",
     "Confinement",
     "DistributedCompletion",
     "Equilibrium",

@@ -192,18 +192,10 @@ class MatrixCompletion(LeastSquares):
         ValueError
             If one of the parts would be empty.
         """
-        n_heldout = round(fraction * len(self)) if 0 < fraction < 1 else 0
-        if not 0 < n_heldout < len(self):
-            raise ValueError(
-                f"holding out the fraction {fraction} of {len(self)} entries leaves one part empty; "
-                "choose a fraction inside (0, 1), or observe more entries."
-            )
-        chosen = np.zeros(len(self), dtype=bool)
-        chosen[np.random.default_rng(rng).permutation(len(self))[:n_heldout]] = True
         options: dict[str, Any] = {"shape": self.shape, "dtype": self._dtype, "threads": self.pattern.threads}
         train, heldout = (
             MatrixCompletion(*(a[part] for a in (self.rows, self.cols, self.values)), **options)
-            for part in (~chosen, chosen)
+            for part in parts_at_random(len(self), fraction, rng)
         )
         return train, heldout
 
@@ -245,6 +237,19 @@ class MatrixCompletion(LeastSquares):
         return Products(
             self.shape, self._dtype, partial(pattern.times, entries), partial(pattern.transposed_times, entries)
         )
+
+
+def parts_at_random(count: int, fraction: float, rng: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Split places at random into those to fit and a fraction to hold out, as masks; see MatrixCompletion.split."""
+    n_heldout = round(fraction * count) if 0 < fraction < 1 else 0
+    if not 0 < n_heldout < count:
+        raise ValueError(
+            f"holding out the fraction {fraction} of {count} entries leaves one part empty; "
+            "choose a fraction inside (0, 1), or observe more entries."
+        )
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.random.default_rng(rng).permutation(count)[:n_heldout]] = True
+    return ~chosen, chosen
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ class LeastSquares(MatrixCost):
 
     def _evaluate(self, point: Any) -> tuple[Any, Any]:
         """Residual and cost; those of the last point are kept, in case they are asked for again, as optimisers do."""
-        arrays, last = factors(point, self.shape), self._last
+        arrays, last = factors(point, self.shape, self.field), self._last
         if last is None or not _same(arrays, last[0]):
             last = self._last = None  # so that its memory is free
             with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
@@ -136,8 +136,8 @@ class LeastSquares(MatrixCost):
     def _along(self, point: Any, direction: Any) -> Any:
         """Evaluate ``𝒜Ż``."""
         if is_factored(point):
-            return self._apply(direction_factors(point, direction, self.shape))
-        (x,), (z,) = factors(point, self.shape), factors(direction, self.shape)
+            return self._apply(direction_factors(point, direction, self.shape, field=self.field))
+        (x,), (z,) = (factors(a, self.shape, self.field) for a in (point, direction))
         if x.shape != z.shape:
             raise ValueError(f"the direction has shape {z.shape}, the point {x.shape}; give one for each matrix.")
         return self._apply(z)

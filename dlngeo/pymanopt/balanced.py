@@ -198,7 +198,8 @@ class Balanced(Remembering):
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
         """Evaluate ``Σ_p Tr(A_pᵀ B_p)``."""
-        return float(sum(np.vdot(a, b) for a, b in zip(tangent_vector_a, tangent_vector_b, strict=True)))
+        pairs = zip(tangent_vector_a, tangent_vector_b, strict=True)
+        return float(sum(np.vdot(*(_check.real(layer, "the vector") for layer in pair)) for pair in pairs))
 
     def zero_vector(self, point: Any) -> LayerVector:
         """Zero tangent vector."""

@@ -154,7 +154,7 @@ class FromGeomstats(Manifold):
         out; only their eigenvalues may change sign.
         """
         metric = self.space.metric
-        frame = Frame.at(np.asarray(point), metric.kernel, metric.rank)
+        frame = Frame.at(_check.real(point, "the point"), metric.kernel, metric.rank)
         try:
             u, s, vt = retract(frame, frame.split(np.asarray(tangent_vector)))
         except OverflowError as error:

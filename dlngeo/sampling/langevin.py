@@ -148,6 +148,11 @@ class Langevin(Sampler):
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
+        if getattr(metric, "field", "real") == "complex":
+            raise NotImplementedError(
+                f"{type(space).__name__} is complex, and samplers step through real matrices; exact laws of singular "
+                'values are those of SpectralLaw, with SpectralEntropy(m, n, depth, field="complex").'
+            )
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
         if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")

@@ -88,8 +88,8 @@ def confinement(
 ) -> Confinement:
     """Decide whether the free energy of a cost is bounded below and its Gibbs law normalisable.
 
-    Exact where the cost is least squares and the kernel of its linear map tells: :mod:`dlngeo.problems.confined` has
-    the theorems.
+    Exact where the cost is least squares and the kernel of its linear map tells:
+    :mod:`dlngeo.thermodynamics.confined` has the theorems.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def confinement(
     True
     """
     m, n = cost.shape
-    entropy, noise = SpectralEntropy(m, n, depth, rank, widths), Noise.of(noise)
+    entropy, strengths = SpectralEntropy(m, n, depth, rank, widths), Noise.of(noise)
     for value, name in ((decay, "decay"), (ridge, "ridge")):
         if value != 0:
             _check.positive(value, name)
@@ -134,7 +134,7 @@ def confinement(
         return Confinement(None, None, None, "whether the data determine every matrix of this rank is not known.")
     q = int(np.linalg.matrix_rank(ray))
     grows = _growth(entropy, q) > 0
-    finite = _finite(kernel, hidden, entropy, least, noise)
+    finite = _finite(kernel, hidden, entropy, least, strengths)
     words = {True: "finite", False: "infinite", None: "perhaps infinite"}[finite]
     reason = (
         f"the data leave {len(kernel)} directions free, along one of rank {q} "

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from dlngeo import _check
 from dlngeo._autodiff import Operation, has_values, in_jax, untraced
+from dlngeo._linalg import adjoint, is_complex
 from dlngeo.kernels import Kernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
@@ -61,7 +62,8 @@ def entropy(
     Parameters
     ----------
     x : array, shape=[..., m, n]
-        Matrix.
+        Matrix; a complex one has complex weights, and the entropy with β = 2 of
+        :mod:`dlngeo.thermodynamics.entropy`.
     depth : float
         Number of layers N, at least 1. At real N the formula is continued; ``inf`` gives its renormalised limit
         ``½ Σ_{k<l} log φ_∞(σ_k, σ_l) + (min(m, n) − r) Σ_k log σ_k``. None where a kernel is given.
@@ -178,7 +180,7 @@ def entropy_hessian(
         As :func:`entropy_gradient`, and if the direction has another shape or NaN or infinite entries.
     """
     at = _at(x, depth, rank, widths, kernel)
-    xp, direction = _check.floating(untraced(z))
+    xp, direction = _check.floating(untraced(z), field=at.spectral.field)
     if tuple(direction.shape[-2:]) != at.spectral.shape:
         m, n = at.spectral.shape
         raise ValueError(f"the direction has shape {tuple(direction.shape)}, but the matrix is {m}×{n}; give it those.")
@@ -284,7 +286,8 @@ def free_energy_gradient(
         As :func:`free_energy`, with gradients for energies, and where S is not differentiable.
     """
     beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths, kernel=kernel)
-    return _slope(euclidean_gradient, x, tuple(value.shape)) - value / beta
+    field: _check.Field = "complex" if is_complex(value) else "real"
+    return _slope(euclidean_gradient, x, tuple(value.shape), field) - value / beta
 
 
 class _Point(NamedTuple):
@@ -298,7 +301,8 @@ class _Point(NamedTuple):
 def _at(
     x: Any, depth: float | None, rank: int | None, widths: Sequence[int] | None, kernel: Kernel | None = None
 ) -> _Point:
-    values = _check.floating(untraced(x))[1]
+    values = _check.floating(untraced(x), field="complex")[1]
+    field: _check.Field = "complex" if is_complex(values) else "real"
     if values.ndim < 2:
         raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
     m, n = values.shape[-2:]
@@ -309,9 +313,9 @@ def _at(
         )
     spectral: SpectralEntropy | KernelEntropy
     if kernel is not None:
-        spectral = KernelEntropy(m, n, kernel, rank)
+        spectral = KernelEntropy(m, n, kernel, rank, field)
     elif depth is not None:
-        spectral = SpectralEntropy(m, n, depth, rank, widths)
+        spectral = SpectralEntropy(m, n, depth, rank, widths, field)
     point = _Point(None, spectral)
     return point if in_jax(values) else point.at(values)
 
@@ -327,9 +331,9 @@ def _energy(cost: Any, x: Any, shape: tuple[int, ...]) -> Any:
     return energy
 
 
-def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
+def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...], field: _check.Field) -> Any:
     """Gradients at x, after checking that they are matrices of its shape."""
-    slope, xp, plain = _evaluated(euclidean_gradient, x, "euclidean_gradient")
+    slope, xp, plain = _evaluated(euclidean_gradient, x, "euclidean_gradient", field)
     got = tuple(plain.shape)
     if got[-2:] != shape[-2:] or not _broadcasts(got, shape):
         raise ValueError(f"euclidean_gradient has shape {got} at x, where {shape} is expected; differentiate in x.")
@@ -338,12 +342,12 @@ def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
     return slope
 
 
-def _evaluated(function: Any, x: Any, name: str) -> tuple[Any, Any, Any]:
+def _evaluated(function: Any, x: Any, name: str, field: _check.Field = "real") -> tuple[Any, Any, Any]:
     """Return a function at x, or the value given for it, with the namespace of the value and the value untraced."""
     value = function(x) if callable(function) else function
     if value is None:
         raise TypeError(f"{name} must be a function of matrices or its value at x, got None.")
-    xp, plain = _check.floating(untraced(value))
+    xp, plain = _check.floating(untraced(value), field=field)
     return (plain if isinstance(value, (list, tuple)) else value), xp, plain
 
 
@@ -374,9 +378,10 @@ def spectral_hessian(frame: Any, z: Any, slopes: Any, bend: Any, minus: Any, plu
     """
     xp, (core, left, right) = frame._xp, frame.split(z)
     index = xp.arange(frame.rank)
-    along = (bend @ xp.linalg.diagonal(core)[..., None])[..., 0]
-    across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
-    core = xp.where(index[:, None] == index, along[..., None], across)
+    straight, turned = xp.linalg.diagonal(core), adjoint(core)
+    along = (bend @ (straight.real if frame.field == "complex" else straight)[..., None])[..., 0]
+    across, back = minus * (core + turned) / 2, plus * (core - turned) / 2
+    core = xp.where(index[:, None] == index, along[..., None] + 0 * across, across) + back
     turn = (slopes / frame.s)[..., None, :]
     return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
 

@@ -5,7 +5,7 @@ given, first layer first, as a sequence of N matrices of any widths, or stacked 
 ``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. A PyTorch
 ``Sequential`` of ``Linear`` layers without biases stands for the list of its weights. Everything
 batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace). Derivatives, covectors and
-velocities of the product are arrays, shape=[..., d_N, d_0].
+velocities of the product are arrays, shape=[..., d_N, d_0]. All may be complex; transposes are then adjoints.
 
 References
 ----------
@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._linalg import haar
+from dlngeo._linalg import adjoint, haar, is_complex
 from dlngeo.kernels import RelaxedDepthKernel
 from dlngeo.weights._directions import zero_directions
 from dlngeo.weights.model import is_model, layers_of_model
@@ -63,7 +63,7 @@ def widths(weights: Weights) -> tuple[int, ...]:
     >>> widths([np.ones((2, 3)), np.ones((1, 2))])
     (3, 2, 1)
     """
-    layers = layers_of(weights)
+    layers = layers_of(weights, "complex")
     return (layers[0].shape[-1], *(w.shape[-2] for w in layers))
 
 
@@ -96,7 +96,7 @@ def end_to_end(weights: Weights) -> Any:
     >>> end_to_end([np.ones((2, 3)), np.ones((1, 2))])
     array([[2., 2., 2.]])
     """
-    return reduce(lambda product, w: w @ product, layers_of(weights))
+    return reduce(lambda product, w: w @ product, layers_of(weights, "complex"))
 
 
 def imbalance(weights: Weights) -> Any:
@@ -127,11 +127,11 @@ def imbalance(weights: Weights) -> Any:
            [0., 3.]])]
     """
     if is_stack(weights):
-        (stack,) = _check.floating(weights)[1:]
-        layers_of(stack)
+        (stack,) = _check.floating(weights, field="complex")[1:]
+        layers_of(stack, "complex")
         upper, lower = stack[..., 1:, :, :], stack[..., :-1, :, :]
-        return upper.mT @ upper - lower @ lower.mT
-    return [upper.mT @ upper - lower @ lower.mT for lower, upper in pairwise(layers_of(weights))]
+        return adjoint(upper) @ upper - lower @ adjoint(lower)
+    return [adjoint(upper) @ upper - lower @ adjoint(lower) for lower, upper in pairwise(layers_of(weights, "complex"))]
 
 
 def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
@@ -153,12 +153,12 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     array([[2., 2.],
            [2., 2.]])
     """
-    layers = layers_of(weights)
+    layers = layers_of(weights, "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
-    gradient, out = _check.plain(euclidean_gradient, "the gradient"), []
+    gradient, out = _check.plain(euclidean_gradient, "the gradient", "complex"), []
     for w, product in zip(reversed(layers), reversed(below), strict=True):
-        out.append(gradient if product is None else gradient @ product.mT)
-        gradient = w.mT @ gradient
+        out.append(gradient if product is None else gradient @ adjoint(product))
+        gradient = adjoint(w) @ gradient
     return stack_like(weights, out[::-1])
 
 
@@ -182,17 +182,17 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     array([[1., 1.],
            [1., 1.]])
     """
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     below, below_dot = [None, layers[0]], [None, velocities[0]]
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    gradient, change = (_check.plain(a, "the derivative") for a in (euclidean_gradient, euclidean_hessian))
+    gradient, change = (_check.plain(a, "the derivative", "complex") for a in (euclidean_gradient, euclidean_hessian))
     out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
-        out.append(change if b is None else change @ b.mT + gradient @ b_dot.mT)
-        gradient, change = w.mT @ gradient, v.mT @ gradient + w.mT @ change
+        out.append(change if b is None else change @ adjoint(b) + gradient @ adjoint(b_dot))
+        gradient, change = adjoint(w) @ gradient, adjoint(v) @ gradient + adjoint(w) @ change
     return stack_like(weights, out[::-1])
 
 
@@ -213,7 +213,7 @@ def differential(weights_dot: Weights, weights: Weights) -> Any:
     array([[2., 0.],
            [0., 2.]])
     """
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     product, velocity = layers[0], velocities[0]
     for w, v in zip(layers[1:], velocities[1:], strict=True):
         product, velocity = w @ product, v @ product + w @ velocity
@@ -242,23 +242,23 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
     >>> bool(np.allclose(moved, frame_at(x, DepthKernel(3), 2).cometric(np.ones((2, 2)))))
     True
     """
-    layers, p = layers_of(weights), _check.plain(p, "the covector")
+    layers, p = layers_of(weights, "complex"), _check.plain(p, "the covector", "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
     for a, b in zip(reversed(above), below, strict=True):
-        term = p if b is None else (p @ b.mT) @ b
-        total = total + (term if a is None else a @ (a.mT @ term))
+        term = p if b is None else (p @ adjoint(b)) @ b
+        total = total + (term if a is None else a @ (adjoint(a) @ term))
     return total
 
 
 def cometric_factors(weights: Weights) -> list[tuple[Any, Any]]:
     """Return the ``A_{p+1} A_{p+1}ᵀ`` and ``B_{p−1}ᵀ B_{p−1}`` of :func:`effective_cometric`, for each layer."""
-    layers = layers_of(weights)
-    xp, n, m = _check.floating(layers[0])[0], layers[0].shape[-1], layers[-1].shape[-2]
+    layers = layers_of(weights, "complex")
+    xp, n, m = _check.floating(layers[0], field="complex")[0], layers[0].shape[-1], layers[-1].shape[-2]
     below = [xp.eye(n, dtype=layers[0].dtype), *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [xp.eye(m, dtype=layers[0].dtype), *accumulate(layers[:0:-1], operator.matmul)]
-    return [(a @ a.mT, b.mT @ b) for a, b in zip(reversed(above), below, strict=True)]
+    return [(a @ adjoint(a), adjoint(b) @ b) for a, b in zip(reversed(above), below, strict=True)]
 
 
 def balanced_weights(
@@ -329,7 +329,8 @@ def balanced_weights(
     >>> bool(np.allclose(imbalance(weights), 0))
     True
     """
-    xp, x = _check.floating(x)
+    xp, x = _check.floating(x, field="complex")
+    field: _check.Field = "complex" if is_complex(x) else "real"
     _check.finite(xp, x, "the matrix")
     m, n = x.shape[-2:]
     sizes = _widths_for(depth_or_widths, m, n)
@@ -340,13 +341,13 @@ def balanced_weights(
     # Columns of the frames: the directions of the product, then those of each block where it is.
     counts = [rank + sum(b.size for b in blocks if b.first <= p <= b.last) for p in range(depth + 1)]
     u, s, vt = xp.linalg.svd(x, full_matrices=max(counts[0], counts[-1]) > min(m, n))
-    frames = [vt[..., : counts[0], :].mT]
+    frames = [adjoint(vt[..., : counts[0], :])]
     generator = None if rng is None else np.random.default_rng(rng)
     for width, count in zip(sizes[1:-1], counts[1:-1], strict=True):
         if generator is None:
             q = xp.eye(width, count, dtype=x.dtype)
         else:
-            q = xp.asarray(haar(generator, (*x.shape[:-2], width, count)), dtype=x.dtype)
+            q = xp.asarray(haar(generator, (*x.shape[:-2], width, count), field), dtype=x.dtype)
         frames.append(q)
     frames.append(u[..., : counts[-1]])
     s = s[..., :rank]
@@ -354,12 +355,12 @@ def balanced_weights(
     out = []
     for c, (lower, upper) in zip(shift, pairwise(frames), strict=True):
         values = s ** (1 / depth) if max(shift) == 0 else (shared + c) ** 0.5
-        out.append((upper[..., :rank] * values[..., None, :]) @ lower[..., :rank].mT)
+        out.append((upper[..., :rank] * values[..., None, :]) @ adjoint(lower[..., :rank]))
     used = [rank] * (depth + 1)
     for b in blocks:
         for p in range(b.first, b.last):
             upper, lower = (frames[i][..., used[i] : used[i] + b.size] for i in (p + 1, p))
-            out[p] = out[p] + (b.x + shift[p]) ** 0.5 * (upper @ lower.mT)
+            out[p] = out[p] + (b.x + shift[p]) ** 0.5 * (upper @ adjoint(lower))
         used = [k + b.size if b.first <= p <= b.last else k for p, k in enumerate(used)]
     return out
 
@@ -421,8 +422,11 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
     return layer_gradient(momentum, weights)
 
 
-def layers_of(weights: Weights) -> list[Any]:
-    """Return the list of matrices of weights in either form, after checking that they fit together."""
+def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
+    """Return the list of matrices of weights in either form, after checking that they fit together.
+
+    Complex ones are refused unless the field is so.
+    """
     if is_model(weights):
         weights, biases = layers_of_model(weights)
         if biases:
@@ -435,12 +439,12 @@ def layers_of(weights: Weights) -> list[Any]:
     if not is_stack(weights):
         if not weights:
             raise ValueError("there are no weights: give at least one matrix.")
-        layers = list(_check.floating(*weights)[1:])
+        layers = list(_check.floating(*weights, field=field)[1:])
         for p, w in enumerate(layers, 1):
             if w.ndim < 2:
                 raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices, leave out biases.")
     else:
-        (stack,) = _check.floating(weights)[1:]
+        (stack,) = _check.floating(weights, field=field)[1:]
         if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2]:
             raise ValueError(
                 f"stacked weights of shape {tuple(stack.shape)}; expected (..., N, d, d), or a list of matrices."
@@ -464,7 +468,7 @@ def stack_like(weights: Weights, layers: list[Any]) -> Any:
     """Return per-layer results in the form in which the weights came."""
     if not is_stack(weights):
         return layers
-    xp = _check.floating(layers[0])[0]
+    xp = _check.floating(layers[0], field="complex")[0]
     return xp.stack(layers, axis=-3)
 
 

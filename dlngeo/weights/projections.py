@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from dlngeo import _check
+from dlngeo._linalg import adjoint
 from dlngeo.weights.balanced import BalancedFrame, norm
 from dlngeo.weights.network import Weights, layers_of, stack_like, widths
 from dlngeo.weights.offsets import offset_imbalance
@@ -31,18 +32,18 @@ def snap(weights: Weights, rank: int | None = None) -> Weights:
     Layer after layer the polar decomposition ``W_p Q_{p−1} = Q_p S_p`` carries an orthonormal frame through the
     network; the mean S of the ``S_p`` gives balanced ``Q_p S Q_{p−1}ᵀ``. See :func:`nearest` for the metric projection.
     """
-    layers = layers_of(weights)
-    xp = _check.floating(layers[0])[0]
+    layers = layers_of(weights, "complex")
+    xp = _check.floating(layers[0], field="complex")[0]
     least = min(widths(layers))
     rank = least if rank is None else _check.rank(rank, least, least)
-    frames = [xp.linalg.svd(layers[0], full_matrices=False)[2][..., :rank, :].mT]
+    frames = [adjoint(xp.linalg.svd(layers[0], full_matrices=False)[2][..., :rank, :])]
     total = 0.0
     for w in layers:
         u, s, vt = xp.linalg.svd(w @ frames[-1], full_matrices=False)
         frames.append(u @ vt)
-        total = total + (vt.mT * s[..., None, :]) @ vt
+        total = total + (adjoint(vt) * s[..., None, :]) @ vt
     mean = total / len(layers)
-    return stack_like(weights, [upper @ mean @ lower.mT for lower, upper in pairwise(frames)])
+    return stack_like(weights, [upper @ mean @ adjoint(lower) for lower, upper in pairwise(frames)])
 
 
 def nearest(
@@ -74,8 +75,8 @@ def nearest(
     ValueError
         If the steps do not converge, which they do near the manifold; or with both a rank and offsets.
     """
-    layers = layers_of(weights)
-    xp = _check.floating(layers[0])[0]
+    layers = layers_of(weights, "complex")
+    xp = _check.floating(layers[0], field="complex")[0]
     size = norm(layers)
     settle: Callable[[Weights], Weights] = partial(snap, rank=rank)
     frame_at: Callable[[Weights], Any] = partial(BalancedFrame, rank=rank)
@@ -114,5 +115,5 @@ def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
     xp, length = frame.xp, norm(vectors)
     ratio = norm(bend) / xp.where(length > 0, 2 * length, 1.0)
     half = (0.5 / (1 + ratio**2))[..., None, None]
-    layers = zip(layers_of(frame.weights), layers_of(vectors), layers_of(bend), strict=True)
+    layers = zip(*(layers_of(w, "complex") for w in (frame.weights, vectors, bend)), strict=True)
     return stack_like(frame.weights, snap([w + v + half * b for w, v, b in layers], frame.rank))

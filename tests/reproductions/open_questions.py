@@ -32,7 +32,9 @@ from dlngeo.thermodynamics.laws import SpectralLaw
 
 DECAY, B = 0.02, 0.5
 PATTERNS = {"the diagonal": np.eye(2), "all but X₂₁": np.array([[1.0, 1.0], [0.0, 1.0]])}
-DEPTHS, SCALES, STARTS, FULL = (1, 2, 3, 5), (1.0, 0.1, 0.01), 200, 0.01
+HORIZONS = {"the diagonal": 1e4, "all but X₂₁": 200.0}  # far beyond all escapes; the latter is approached slowly
+DEPTHS = {"the diagonal": (1, 2, 3, 5), "all but X₂₁": (1, 2, 3)}
+SCALES, STARTS, FULL = (1.0, 0.1, 0.01), 200, 0.01
 LIMIT_DEPTHS = (8, 16, 32, 64, 128, 256)
 
 
@@ -84,12 +86,14 @@ def full_rank() -> list[dict[str, Any]]:
     """Ends of gradient flows of 2×2 completion, whose observed entries are 1, from Gaussian starts."""
     rows = []
     for number, (name, mask) in enumerate(PATTERNS.items()):
-        for depth in DEPTHS:
+        for depth in DEPTHS[name]:
             space = GeneralLinear(2, equip=False)
             space.equip_with_metric(DLNMetric, depth=depth)
             for scale in SCALES:
                 starts = np.random.default_rng([number, 1]).standard_normal((STARTS, 2, 2)) * scale
-                flows = gradient_flow(space, lambda x, m=mask: m * (x - 1), starts, 1e4, gradient_below=1e-5, rtol=1e-6)
+                flows = gradient_flow(
+                    space, lambda x, m=mask: m * (x - 1), starts, HORIZONS[name], gradient_below=1e-5, rtol=1e-6
+                )
                 s, positive = np.linalg.svd(flows.ends)[1], np.linalg.det(starts) > 0
                 ratio, cell = s[:, 1] / s[:, 0], {"pattern": name, "depth": depth, "scale": scale}
                 cell["ended"] = int(np.sum([status == "event" for status in flows.status]))

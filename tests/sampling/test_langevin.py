@@ -91,7 +91,7 @@ def test_the_spectrum_is_that_of_wishart_matrices_to_a_per_cent(m, n, rank, dept
 @pytest.mark.parametrize(("m", "n", "rank"), SHAPES)
 def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
     # From the law of a point and its last noise R: with Y flat, Y = sR/2 + √(1 − s²/4) G, s² = 2h/N.
-    chains, h, rng, columns = 60_000, depth / 2, np.random.default_rng(depth), m + n - rank
+    chains, h, rng, columns = 60_000, depth / 2, np.random.default_rng(int(depth)), m + n - rank
     kick, flat = rng.standard_normal((2, chains, rank, columns))
     flat = (2 * h / depth) ** 0.5 / 2 * kick + (1 - h / (2 * depth)) ** 0.5 * flat
     u, lam, vt = np.linalg.svd(flat)
