@@ -3,7 +3,7 @@
 Run it as ``python tests/reproductions/free_energy_equilibria.py [--starts 32] [--points 2000] [--out DIR]``: a minute
 on one core. At its end it writes ``free_energy_equilibria.json``, tables and picture.
 
-T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+A. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
 """
 
 from __future__ import annotations
