@@ -10,7 +10,7 @@ import pytest
 import dlngeo
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted(Path(dlngeo.__file__).parent.rglob("*.py"))
 over_pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
