@@ -208,8 +208,9 @@ def laws(cells: list[Cell]) -> str:
 def draw(cells: list[Cell]) -> Figure:
     """Error, nuclear norm and effective rank over the size of the start, as in their Figure 2."""
     figure = Figure(figsize=(12, 8), layout="constrained")
-    grid = figure.subplots(len(COUNTS), 3)
-    for axes, entries in zip(grid, COUNTS, strict=True):
+    counts = [n for n in COUNTS if of(cells, "error", entries=n).size]
+    grid = figure.subplots(len(counts), 3, squeeze=False)
+    for axes, entries in zip(grid, counts, strict=True):
         for ax, (column, title) in zip(axes, QUANTITIES.items(), strict=True):
             for depth, color, marker in ((2, "#0072B2", "x"), (3, "#E69F00", "o"), (4, "#009E73", "^")):
                 sizes = SIZES[: 1 if depth == 4 else None]

@@ -144,7 +144,7 @@ def draw(cells: list[Cell]) -> Figure:
         cell = next(c for c in cells if c["size"] == 2 and c["depth"] == depth and c["scale"] == least)
         x, y = np.array(cell["shown"]).T
         ax.plot(x, y, ".", color="#D55E00", markersize=3)
-        ax.set(title=f"depth {depth}: ends, and log volume (dark: large)", xlabel="$X_{12}$", ylabel="$X_{21}$")
+        ax.set(title=f"depth {depth}: ends over log volume", xlabel="$X_{12}$", ylabel="$X_{21}$")
         ax.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), aspect="equal")
     scales = sorted({c["scale"] for c in cells if c["size"] == 2})
     places = np.arange(len(DEPTHS))

@@ -93,8 +93,18 @@ def ends(cells: list[Cell]) -> str:
         slope = 0.5 if math.isinf(n) else n / (2 * n + 2)
         entry = [f"{c['entry']:.4g}", f"{c['product']:.4f}", f"{(1 + c['det']) / math.sqrt(2):.4f}"]
         dets = [f"{c['det']:.2g}", f"{law:.2g}", f"{c['slope']:.3f}", f"{slope:.3f}", f"{c['rank']:.3f}"]
-        rows.append([str(c["depth"]), str(c["seed"]), *entry, *dets])
-    head = ("depth", "start", "X₁₁", "X₁₁ √loss", "(1 + det)/√2", "det", "its leading term", "d log X₁₁/d log t")
+        rows.append([str(c["depth"]), str(c["seed"]), f"{c['loss']:g}", *entry, *dets])
+    head = (
+        "depth",
+        "start",
+        "loss",
+        "X₁₁",
+        "X₁₁ √loss",
+        "(1 + det)/√2",
+        "det",
+        "its leading term",
+        "d log X₁₁/d log t",
+    )
     return table((*head, "expected", "effective rank"), rows)
 
 
@@ -111,7 +121,7 @@ def draw(cells: list[Cell]) -> Figure:
     left, right = figure.subplots(1, 2)
     colors = dict(zip(DEPTHS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"), strict=True))
     first = cells[0]["seed"]
-    for c in (c for c in cells if c["seed"] == first):
+    for c in (c for c in cells if c["seed"] == first and c is not cells[-1]):
         losses, x = np.array(c["path"]).T
         style = "-" if c["sign"] > 0 else "--"
         sign = "det > 0" if c["sign"] > 0 else "det < 0"
@@ -137,6 +147,7 @@ def main() -> None:
     """Run what is not yet run, then write tables and picture."""
     choice = parser(__doc__, "norms-to-infinity", seeds=(0, 1), loss=1e-4).parse_args()
     wanted = [(depth, sign, seed, choice.loss) for sign in (1, -1) for depth in DEPTHS for seed in choice.seeds]
+    wanted.append(("∞", 1, choice.seeds[0], choice.loss / 100))  # as it is slow to arrive
     run("norms_to_infinity", key, wanted, compute, TABLES, draw, choice.out)
 
 
