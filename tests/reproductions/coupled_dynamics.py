@@ -24,7 +24,7 @@ from dlngeo.geomstats import DLNMetric
 
 DEPTHS: tuple[float | str, ...] = (2, 3, 4, 8, "∞")
 SCALES = (0.3, 0.1, 0.03, 0.01, 0.001)  # of X, the same at each depth
-LOSS = 1e-12
+LOSS = 1e-20
 
 
 def number(depth: float | str) -> float:
@@ -118,10 +118,10 @@ def draw(cells: list[Cell]) -> Figure:
             ax.loglog(scales, [c["expected"] for c in found], "-", **style)
             ax.loglog(scales, [c["ratio"] for c in found], "o", color=color, markersize=4)
         title = "diagonal start" if math.isinf(coupling) else f"m = {coupling:g}"
-        ax.set(title=title, xlabel="entries of the start", ylim=(1e-7, 3))
+        ax.set(title=title, xlabel="entries of the start", ylim=(1e-9, 3))
         ax.grid(alpha=0.3)
     figure.axes[0].set_ylabel("σ₂/σ₁ of the limit")
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[-1].legend(fontsize=8, loc="lower left")
     return figure
 
 

@@ -137,7 +137,7 @@ def draw(cells: list[Cell]) -> Figure:
         ax.set(title=f"depth {c['depth']}", xlabel="time")
         ax.grid(alpha=0.3)
     figure.axes[0].set_ylabel("strength of the mode")
-    figure.axes[0].legend(title="line: closed form", fontsize=8)
+    figure.axes[0].legend(title="closed form; dots: flow", fontsize=8, title_fontsize=8)
     return figure
 
 
