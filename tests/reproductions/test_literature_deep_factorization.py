@@ -11,11 +11,11 @@ from dlngeo.problems import MatrixCompletion
 
 @pytest.fixture(scope="module")
 def small():
-    """A matrix of 30×30 and rank 2, with 2.3 entries for each parameter."""
-    rng = np.random.default_rng(1)
+    """A matrix of 30×30 and rank 2, with 2.6 entries for each parameter."""
+    rng = np.random.default_rng(2)
     truth = rng.standard_normal((30, 2)) @ rng.standard_normal((2, 30))
     truth *= 30 / np.linalg.norm(truth)
-    rows, cols = np.unravel_index(rng.permutation(900)[:270], truth.shape)
+    rows, cols = np.unravel_index(rng.permutation(900)[:300], truth.shape)
     return truth, MatrixCompletion(rows, cols, truth[rows, cols], truth.shape)
 
 

