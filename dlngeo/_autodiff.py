@@ -56,6 +56,15 @@ def untraced(array: Any) -> Any:
     return array.detach() if host == "torch" else array
 
 
+def _require_real(arrays: Sequence[Any], host: str) -> None:
+    """Refuse complex arrays of a library whose gradients of real functions are the conjugates of PyTorch's."""
+    if any(np.dtype(a.dtype).kind == "c" for a in arrays if hasattr(a, "dtype")):
+        raise NotImplementedError(
+            f"functions of complex matrices are not differentiated by {host}, whose gradients are conjugates; use "
+            "PyTorch, or the closed forms (docs/complex.md)."
+        )
+
+
 class Operation:
     """A function ``value(context, *arrays)`` and its vector-Jacobian products.
 
@@ -92,6 +101,7 @@ class Operation:
 
     def __call__(self, context: Any, *arrays: Any) -> Any:
         if any(map(in_jax, arrays)):
+            _require_real(arrays, "JAX")
             import jax.numpy as jnp
 
             dtype = jnp.result_type(*arrays, float)
@@ -103,6 +113,7 @@ class Operation:
             import torch
 
             return self._in_torch(context, *torch.broadcast_tensors(*map(torch.as_tensor, arrays)))
+        _require_real(arrays, "autograd")
         import autograd.numpy as anp
 
         shape = np.broadcast_shapes(*map(np.shape, arrays))

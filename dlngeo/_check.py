@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
 
 from dlngeo._autodiff import is_traced, untraced
+
+#: What an array may hold: real numbers alone, or complex ones as well.
+Field = Literal["real", "complex"]
 
 _NUMPY = array_namespace(np.empty(0))
 
@@ -66,41 +69,49 @@ def rank(value: Any, m: int, n: int) -> int:
     return value
 
 
-def plain(value: Any, name: str = "the array") -> Any:
-    """Return ``value`` as a plain array of real numbers: of its library and type if it is one, else of NumPy.
+def field(value: Any) -> Field:
+    """Return ``value`` as the field of the entries of matrices."""
+    if value not in ("real", "complex"):
+        raise ValueError(f'field must be "real" or "complex", got {value!r}.')
+    return value
+
+
+def plain(value: Any, name: str = "the array", field: Field = "real") -> Any:
+    """Return ``value`` as a plain array of numbers: of its library and type if it is one, else of NumPy.
 
     So ``np.matrix``, whose ``*`` is another product, becomes an array. What is traced stays so.
 
     Raises
     ------
     TypeError
-        If it is no array of real numbers, or a masked one, whose mask would be lost.
+        If it is no array of numbers of the field, or a masked one, whose mask would be lost.
     """
     values = untraced(value)
     if not is_array_api_obj(values) or is_numpy_array(values):
-        values = real(values, name)
+        values = numbers(values, name, field)
         return value if is_traced(value) else values
-    if array_namespace(values).isdtype(values.dtype, "complex floating"):
-        raise TypeError(f"{name} must be real numbers, got an array of {values.dtype}.")
+    if field == "real" and array_namespace(values).isdtype(values.dtype, "complex floating"):
+        raise _not_real(name, values.dtype)
     return value
 
 
-def floating(*arrays: Any) -> tuple[Any, ...]:
-    """Return ``(xp, *arrays)``: the arrays as real floating arrays of their namespace ``xp``.
+def floating(*arrays: Any, field: Field = "real") -> tuple[Any, ...]:
+    """Return ``(xp, *arrays)``: the arrays as floating arrays of their namespace ``xp``, complex ones by ``field``.
 
     Python scalars, sequences and integer arrays become the default floating type. Raises as :func:`plain`.
     """
     if all(type(a) is np.ndarray and a.dtype == np.float64 for a in arrays):
         return (_NUMPY, *arrays)  # the common case, at a tenth of the cost
-    values = [plain(a) for a in arrays]
+    values = [plain(a, field=field) for a in arrays]
     known = [v for a, v in zip(arrays, values, strict=True) if is_array_api_obj(a)]
     xp = array_namespace(*known) if known else _NUMPY
     dtype = next((a.dtype for a in known if xp.isdtype(a.dtype, "real floating")), xp.float64)
     out = []
     for given, value in zip(arrays, values, strict=True):
         if not is_array_api_obj(given):
-            value = xp.asarray(value, dtype=dtype)
-        out.append(value if xp.isdtype(value.dtype, "real floating") else xp.astype(value, dtype))
+            value = xp.asarray(value) if np.iscomplexobj(value) else xp.asarray(value, dtype=dtype)
+        kinds = ("real floating", "complex floating")
+        out.append(value if xp.isdtype(value.dtype, kinds) else xp.astype(value, dtype))
     return (xp, *out)
 
 
@@ -124,12 +135,18 @@ def finite(xp: Any, array: Any, name: str) -> None:
 
 
 def real(value: Any, name: str) -> np.ndarray:
-    """Return ``value`` as a NumPy array of real numbers, of any type.
+    """Return ``value`` as a NumPy array of real numbers, of any type; raises as :func:`numbers`."""
+    return numbers(value, name)
+
+
+def numbers(value: Any, name: str, field: Field = "real") -> np.ndarray:
+    """Return ``value`` as a NumPy array of numbers of a field, of any type.
 
     Raises
     ------
     TypeError
-        If it is no array of real numbers, or a masked one, whose mask would be lost.
+        If it is no array of such numbers, or a masked one, whose mask would be lost. The imaginary part of a complex
+        one is not dropped either.
     """
     if type(value) is np.ndarray and value.dtype == np.float64:
         return value  # the common case
@@ -141,9 +158,18 @@ def real(value: Any, name: str) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a gradient or elsewhere
         raise TypeError(f"{name} must be real numbers, got {type(value).__name__}: {error}") from error
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind == "c" and field == "real":
+        raise _not_real(name, array.dtype)
+    if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
     return array
+
+
+def _not_real(name: str, dtype: Any) -> TypeError:
+    return TypeError(
+        f"{name} must be real numbers, got an array of {dtype}, whose imaginary part would be lost; where complex "
+        'matrices are supported (docs/complex.md), say so by field="complex".'
+    )
 
 
 def _is_masked(value: Any) -> bool:
@@ -152,7 +178,14 @@ def _is_masked(value: Any) -> bool:
 
 
 def returned(
-    value: Any, shape: tuple[int, ...], name: str, *, finite: bool = True, dtype: Any = np.float64, remedy: str = ""
+    value: Any,
+    shape: tuple[int, ...],
+    name: str,
+    *,
+    finite: bool = True,
+    dtype: Any = np.float64,
+    remedy: str = "",
+    field: Field = "real",
 ) -> np.ndarray:
     """Return what a user's function gave as a NumPy array of exactly the shape that is expected.
 
@@ -160,15 +193,15 @@ def returned(
 
     It is refused as by :func:`real`, of another shape, with the remedy in words, and with ``finite`` where an entry is
     not finite; not at the trial points of a solver, which backs off. A ``dtype`` of None leaves floating-point numbers
-    in their own precision.
+    in their own precision. Of a complex ``field``, real numbers become complex.
     """
-    value = real(value, name)
+    value = numbers(value, name, field)
     if value.shape != tuple(shape):
         remedy = remedy or "Nothing is broadcast or reshaped: return this shape."
         raise ValueError(f"{name} has shape {value.shape}; expected {tuple(shape)}. {remedy}")
     if dtype is None:
         dtype = value.dtype if value.dtype.kind == "f" else np.float64
-    value = value.astype(dtype, copy=False)
+    value = value.astype(np.result_type(dtype, np.complex64) if field == "complex" else dtype, copy=False)
     if finite and not np.isfinite(value).all():
         place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
         raise ValueError(

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from scipy.linalg import schur
 
 __all__ = [
+    "adjoint",
     "combine",
+    "gaussian",
     "gram",
     "haar",
     "haar_from",
+    "inner",
+    "is_complex",
     "nearest_orthogonal",
     "rotation_between",
     "rotation_logs",
@@ -51,31 +55,51 @@ def combine(*terms: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
 
 
 def gram(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Multiply ``xᵀ y`` for tall arrays x and y."""
+    """Multiply ``x* y`` for tall arrays x and y."""
     blocks = _blocks(x.shape[0])
-    total = x[first := next(blocks)].T @ y[first]
+    total = adjoint(x[first := next(blocks)]) @ y[first]
     for block in blocks:
-        total += x[block].T @ y[block]
+        total += adjoint(x[block]) @ y[block]
     return total
+
+
+def is_complex(a: Any) -> bool:
+    """Whether an array, of any library, is complex."""
+    dtype = a.dtype
+    return dtype.kind == "c" if isinstance(dtype, np.dtype) else dtype.is_complex
+
+
+def adjoint(a: Any) -> Any:
+    """Conjugate transposes of matrices, shape=[..., n, m]: transposes of real ones, at no cost."""
+    return a.conj().mT  # conj returns a real array itself
+
+
+def inner(a: Any, b: Any) -> Any:
+    """Real inner products ``Re Tr a* b`` of matrices, shape=[...]."""
+    if is_complex(a) and is_complex(b):
+        return (a.real * b.real + a.imag * b.imag).sum(axis=(-2, -1))
+    if is_complex(a) or is_complex(b):
+        return (a.real * b.real).sum(axis=(-2, -1))
+    return (a * b).sum(axis=(-2, -1))
 
 
 def _blocks(rows: int) -> Iterator[slice]:
     return (slice(k, k + _ROWS) for k in range(0, rows, _ROWS))
 
 
-def span(first: Array, second: Array | None) -> Array:
+def span(first: Any, second: Any | None) -> Any:
     """Orthonormal basis of the columns of both; where these are dependent, arbitrary vectors fill it up."""
     return first if second is None else np.linalg.qr(np.hstack((first, second)))[0]
 
 
 def symmetric(a: Any) -> Any:
-    """Symmetric part of matrices, shape=[..., d, d]."""
-    return (a + a.mT) / 2
+    """Symmetric part of matrices, Hermitian of complex ones, shape=[..., d, d]."""
+    return (a + adjoint(a)) / 2
 
 
 def skew(a: Any) -> Any:
-    """Skew part of matrices, shape=[..., d, d]."""
-    return (a - a.mT) / 2
+    """Skew part of matrices, skew-Hermitian of complex ones, shape=[..., d, d]."""
+    return (a - adjoint(a)) / 2
 
 
 def rotation_between(o0: Array, o1: Array) -> Callable[[Array], Array]:
@@ -129,23 +153,31 @@ def nearest_orthogonal(a: Array, signs: Any) -> Array:
     return u @ vt
 
 
-def haar(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+def gaussian(rng: np.random.Generator, shape: Sequence[int], field: str = "real") -> Any:
+    """Sample independent entries, whose real parts and, of a complex field, imaginary parts are standard normal."""
+    if field == "real":
+        return rng.standard_normal(shape)
+    parts = rng.standard_normal((*shape, 2))
+    return parts[..., 0] + 1j * parts[..., 1]
+
+
+def haar(rng: np.random.Generator, shape: Sequence[int], field: str = "real") -> Any:
     """Sample matrices with orthonormal columns from Haar measure, shape=[..., d, r]."""
-    return haar_from(rng.standard_normal(shape))
+    return haar_from(gaussian(rng, shape, field))
 
 
-def small_factors(m: int, n: int, rank: int, size: float, rng: Any) -> tuple[Array, Array, Array]:
+def small_factors(m: int, n: int, rank: int, size: float, rng: Any, field: str = "real") -> tuple[Any, Array, Any]:
     """Draw ``(u, s, vt)`` with random orthonormal frames and all singular values equal; see ``initial_point``."""
     # Gaussian columns one after the other, so that fewer are the first of more. Signs are left as QR gives them: the
     # figures of docs/bias.md and of the README start here.
     sources = zip(np.random.default_rng(rng).spawn(2), (m, n), strict=True)
-    u, v = (np.linalg.qr(source.standard_normal((rank, side)).T)[0] for source, side in sources)
-    return u, np.full(rank, float(size)), np.ascontiguousarray(v.T)
+    u, v = (np.linalg.qr(gaussian(source, (rank, side), field).T)[0] for source, side in sources)
+    return u, np.full(rank, float(size)), np.ascontiguousarray(adjoint(v))
 
 
-def haar_from(gauss: Array) -> Array:
+def haar_from(gauss: Any) -> Any:
     """Orthonormal columns, of Haar measure, from Gaussian matrices: QR with positive diagonal of R, which is unique."""
     if gauss.size == 0:
-        return np.zeros(gauss.shape)
+        return np.zeros_like(gauss)
     q, upper = np.linalg.qr(gauss)
     return q * np.sign(np.diagonal(upper, axis1=-2, axis2=-1))[..., None, :]

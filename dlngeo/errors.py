@@ -13,6 +13,21 @@ class GeodesicError(ValueError):
         not solved, ``"disconnected"`` if no path exists.
     residual : float
         Distance by which the end point is missed, relative to its norm; NaN where nothing was shot.
+
+    See Also
+    --------
+    dlngeo.SingularError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> from dlngeo import DLNMetric, GeodesicError
+    >>> space = GeneralLinear(2, equip=False).equip_with_metric(DLNMetric, depth=3)
+    >>> try:
+    ...     path = space.metric.exp(-2 * np.eye(2), np.eye(2))  # runs into a singular matrix
+    ... except GeodesicError as error:
+    ...     print(type(error).__name__)
     """
 
     def __init__(self, message: str, status: str, residual: float = float("nan")) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import DOP853
 
+from dlngeo._check import Field, numbers
 from dlngeo.errors import GeodesicError, SingularError
 
 __all__ = [
@@ -81,6 +82,8 @@ class Surface(ABC):
     """
 
     point_ndim: int
+    #: Numbers that points hold.
+    field: Field = "real"
 
     @abstractmethod
     def acceleration(self, x: Array, v: Array) -> Array:
@@ -163,8 +166,8 @@ def shoot(
         If a geodesic reaches a singular point of the surface before the last time, or its energy is not conserved.
     """
     times = np.ones(1) if times is None else np.atleast_1d(np.asarray(times, float))
-    start = np.stack([x, v])
-    out = np.empty((len(times), *start.shape))
+    start = np.stack([numbers(a, name, surface.field) for a, name in ((x, "the point"), (v, "the velocity"))])
+    out = np.empty((len(times), *start.shape), start.dtype)
     for ahead in (True, False):
         wanted = np.flatnonzero(times > 0 if ahead else times < 0)
         if wanted.size:
@@ -289,6 +292,7 @@ def connect(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10) ->
     GeodesicError
         If the points lie in different components, or the search does not converge within 3000 steps of integration.
     """
+    x0, x1 = (numbers(x, "the point", surface.field) for x in (x0, x1))
     found = surface.together(x0[None], x1[None], tolerance)
     if np.isfinite(found.length[0]):
         return Connecting(found.velocity[0], float(found.length[0]), float(found.residual[0]))
@@ -300,6 +304,7 @@ def connect_all(x0: Array, x1: Array, surface: Surface, tolerance: float = 1e-10
 
     Those that are hard are sought one by one. An error says which pair it is of.
     """
+    x0, x1 = (numbers(x, "the point", surface.field) for x in (x0, x1))
     shape = x0.shape[: x0.ndim - surface.point_ndim]
     starts, ends = (x.reshape(-1, *x0.shape[len(shape) :]) for x in (x0, x1))
     found = surface.together(starts, ends, tolerance)

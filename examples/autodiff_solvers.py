@@ -1,9 +1,17 @@
-"""A solver of geomstats that differentiates the metric automatically, against the closed-form geodesic.
-
-Path straightening minimises the energy of a discrete path with the gradients that autograd takes of our inner product.
-It starts at a multiple of the identity, where the derivative of an SVD is NaN and ours is not. Run
-``python examples/autodiff_solvers.py [figure.png]``; ``GEOMSTATS_BACKEND=pytorch`` does the same with PyTorch.
 """
+Do solvers that differentiate the metric find its geodesics?
+============================================================
+
+Path straightening of geomstats minimises the energy of a discrete path with the gradients that autograd takes of our
+inner product. It starts at a multiple of the identity, where the derivative of an SVD is NaN and ours is not; the
+distance from the geodesic in closed form halves as the nodes are doubled. Run
+``python examples/autodiff_solvers.py [figure.png]``; ``GEOMSTATS_BACKEND=pytorch`` does the same with PyTorch.
+
+.. image:: /autodiff_solvers.png
+   :width: 100%
+"""
+
+# sphinx_gallery_thumbnail_path = 'autodiff_solvers.png'
 
 import os
 import sys

@@ -1,7 +1,10 @@
-"""Free energy of the deep linear network: its minimisers, the relaxation to them, and where their symmetry breaks.
+"""
+Where does noise drive the singular values?
+===========================================
 
-Entropy repels singular values from zero, and makes those of the minimisers equal, unless the energy favours low
-rank too much. Run ``python examples/free_energy.py [figure.png]``.
+To the minimisers of the free energy. Entropy repels singular values from zero, and makes those of the minimisers
+equal, unless the energy favours low rank too much: then their symmetry breaks, in a jump.
+Run ``python examples/free_energy.py [figure.png]``.
 """
 
 import sys

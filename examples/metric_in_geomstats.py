@@ -1,6 +1,10 @@
-"""The DLN metric in geomstats: geodesics between two matrices, and how depth bends them.
+"""
+How does depth bend a geodesic?
+===============================
 
-Run ``python examples/metric_in_geomstats.py [figure.png]``.
+Between two matrices with different singular vectors a straight line, depth 1, shrinks the larger singular values on
+its way; the deeper the metric, the less. The space is ``GeneralLinear`` of geomstats, and everything here is called as
+with any of its metrics. Run ``python examples/metric_in_geomstats.py [figure.png]``.
 """
 
 import sys
@@ -8,11 +12,12 @@ import sys
 import geomstats.backend as gs
 from geomstats.geometry.general_linear import GeneralLinear
 from geomstats.learning.frechet_mean import FrechetMean
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from dlngeo.geomstats import DLNMetric
 
-DEPTHS = (1, 2, 4, 8)
+DEPTHS, SHADES = (1, 2, 4, 8), colormaps["viridis"]
 
 
 def main():
@@ -39,13 +44,18 @@ def main():
 
 
 def plot(result, path):
-    """Draw the singular values along each geodesic."""
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    axes = figure.subplots(1, len(DEPTHS), sharey=True)
-    for ax, (depth, found) in zip(axes, result["depths"].items(), strict=True):
-        ax.plot(result["times"], found["singular_values"])
-        ax.set(title=f"depth {depth}, distance {found['distance']:.2f}", xlabel="time")
-    axes[0].set_ylabel("singular values of the geodesic")
+    """Draw the singular values and the determinant along the geodesics."""
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, (depth, found) in enumerate(result["depths"].items()):
+        color, distance = SHADES(k / len(DEPTHS)), found["distance"]
+        values = found["singular_values"]
+        left.plot(result["times"], values, color=color, label=[f"depth {depth}, distance {distance:.2f}", "_", "_"])
+        volume = gs.prod(values, axis=-1)
+        right.plot(result["times"], volume / volume[0], color=color)
+    left.set(xlabel="time", ylabel="singular values", title="the deeper, the less they shrink")
+    right.set(xlabel="time", ylabel="determinant, relative to the start", title="the deeper, the straighter")
+    figure.legend(loc="outside lower center", ncols=len(DEPTHS), frameon=False)
     figure.savefig(path, dpi=120)
 
 

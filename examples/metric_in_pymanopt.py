@@ -1,7 +1,10 @@
-"""The DLN metric in pymanopt: a low-rank matrix from few entries, at several depths.
+"""
+What does depth change about a low-rank matrix from few entries?
+================================================================
 
-Depth is not a faster optimizer but a bias: with a model of far too high rank and a small start, deeper metrics find the
-low-rank matrix behind the entries. Run ``python examples/metric_in_pymanopt.py [figure.png]``.
+Which solution is found. Depth is not a faster optimizer but a bias: with a model of far too high rank and a small
+start, deeper metrics find the low-rank matrix behind the entries.
+Run ``python examples/metric_in_pymanopt.py [figure.png]``.
 """
 
 import sys
@@ -45,17 +48,17 @@ def main(seed=0, iterations=150):
 
 
 def plot(results, path):
-    """Draw the singular values found at each depth, and the held-out errors."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Draw the singular values found at each depth, each line with its error."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
     for depth, found in results.items():
-        left.semilogy(range(1, RANK + 1), np.sort(found["singular_values"])[::-1], "o-", label=f"depth {depth}")
-    left.set(xlabel="index", ylabel="singular value", title=f"model rank {RANK}, true rank {TRUE_RANK}")
-    left.legend()
-    places = range(len(results))
-    right.bar(places, [found["held_out_error"] for found in results.values()])
-    right.set_xticks(places, [f"depth {depth}" for depth in results])
-    right.set(ylabel="relative error on entries not shown")
+        values = np.sort(found["singular_values"])[::-1]
+        (line,) = ax.semilogy(range(1, RANK + 1), values, "o-")
+        label = f"depth {depth}: error {found['held_out_error']:.2g}"
+        ax.text(RANK + 0.25, values[-1], label, color=line.get_color(), va="center")
+    ax.axvline(TRUE_RANK + 0.5, color="0.7", linewidth=1)
+    ax.set(xlabel="index", ylabel="singular value found", xlim=(0.5, RANK + 4.5), xticks=range(1, RANK + 1))
+    ax.set_title(f"true rank {TRUE_RANK}, rank of the model {RANK}, a fifth of the entries")
     figure.savefig(path, dpi=120)
 
 

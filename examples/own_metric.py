@@ -1,11 +1,19 @@
-"""A metric of one's own: from a line of mathematics to geodesics, solvers and chains.
-
-Two families of kernels. The powers of the arithmetic mean, ``φ = (s + t)^θ`` (Hiai & Petz, "Riemannian metrics on
-positive definite matrices related to means", Linear Algebra Appl. 430, 2009), hold the Frobenius metric at θ = 0 and
-depth 2, twice Bures–Wasserstein, at θ = 1; above, small singular values move the less. ``φ = 1/(c + s + t)`` moves
-them the more. From a start near zero the same trust regions, on the same matrix with holes and far too large a rank,
-end at solutions of all ranks. Run ``python examples/own_metric.py [figure.png]``.
 """
+What does a metric of my own do?
+================================
+
+It has geodesics, solvers and chains from one line of mathematics. Two families of kernels: the powers of the arithmetic
+mean, ``φ = (s + t)^θ`` (Hiai & Petz, "Riemannian metrics on positive definite matrices related to means", Linear
+Algebra Appl. 430, 2009), hold the Frobenius metric at θ = 0 and depth 2, twice Bures–Wasserstein, at θ = 1; above,
+small singular values move the less. ``φ = 1/(c + s + t)`` moves them the more. From a start near zero the same trust
+regions, on the same matrix with holes and far too large a rank, end at solutions of all ranks.
+Run ``python examples/own_metric.py [figure.png]``.
+
+.. image:: /own_metric.png
+   :width: 100%
+"""
+
+# sphinx_gallery_thumbnail_path = 'own_metric.png'
 
 import sys
 

@@ -1,4 +1,6 @@
-"""The submersion: geodesics of weights over geodesics of matrices, and the distance along a fibre.
+"""
+How far apart are two matrices, seen from their weights?
+========================================================
 
 All balanced weights of one matrix X form a fibre, an orbit of the gauge group. A geodesic of the weights that starts
 orthogonal to its fibre stays so, and its product is a geodesic of the DLN metric. The distance of X from Y is that of

@@ -1,8 +1,11 @@
-"""Training a deep linear network on its balanced weights, by first- and second-order solvers of pymanopt.
+"""
+Which solver trains a deep linear network to full precision?
+============================================================
 
-The hidden layers are wider than the rank, so many weights give one matrix and the Hessian is singular along them. Trust
-regions converge quadratically all the same, to the reduced-rank regression that an SVD gives. From a small start, the
-singular values of the product are learnt one after another. Run ``python examples/train_balanced.py [figure.png]``.
+Trust regions, on its balanced weights. The hidden layers are wider than the rank, so many weights give one matrix and
+the Hessian is singular along them; trust regions converge quadratically all the same, to the reduced-rank regression
+that an SVD gives. From a small start, the singular values of the product are learnt one after another.
+Run ``python examples/train_balanced.py [figure.png]``.
 """
 
 import sys

@@ -1,10 +1,12 @@
-"""Does depth speed up gradient descent? It slows a quadratic loss down, and speeds a quartic one up.
+"""
+Does depth speed up gradient descent?
+=====================================
 
-Linear regression with one output and the loss ``mean |x·w − y|^p/p``. Gradient descent on N layers is run in the closed
-form of their product w, each depth with its best step size. For p = 2 one layer is the fastest. For p = 4 the curvature
-vanishes with the residuals, and deeper networks need a fraction of the steps: in terms of w their steps get longer as
-‖w‖ grows from a small start. It is the finding of Arora, Cohen and Hazan (2018), on normal inputs of condition 4
-instead of their data.
+It slows a quadratic loss down, and speeds a quartic one up. Linear regression with one output and the loss
+``mean |x·w − y|^p/p``. Gradient descent on N layers is run in the closed form of their product w, each depth with its
+best step size. For p = 2 one layer is the fastest. For p = 4 the curvature vanishes with the residuals, and deeper
+networks need a fraction of the steps: in terms of w their steps get longer as ‖w‖ grows from a small start. It is the
+finding of Arora, Cohen and Hazan (2018), on normal inputs of condition 4 instead of their data.
 Run ``python examples/training_depth.py [figure.png]``.
 """
 
@@ -62,15 +64,24 @@ def main(seed=0):
 
 def plot(results, path):
     """Draw the best path of each depth, for each power."""
-    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
     for ax, power in zip(figure.subplots(1, 2, sharey=True), POWERS, strict=True):
-        for depth, color in zip(DEPTHS, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        for depth in DEPTHS:
             found = results[power, depth]
-            ax.semilogy(np.arange(len(found)), found, color=color, linewidth=2, label=f"N = {depth}: {len(found) - 1}")
-        ax.axhline(REACH, color="0.7", linewidth=1)
-        ax.set(xlabel="steps of gradient descent", title=f"residuals to the power {power}")
-        ax.legend(frameon=False, title="steps to the goal")
+            (line,) = ax.loglog(np.arange(1, len(found) + 1), found, linewidth=2, label=f"depth {depth}")
+            ax.plot(len(found), found[-1], "o", color=line.get_color())
+            ax.annotate(
+                f"{len(found) - 1}",
+                (len(found), found[-1]),
+                (0, -6),
+                textcoords="offset points",
+                color=line.get_color(),
+                ha="center",
+                va="top",
+            )
+        ax.set(xlabel="steps of gradient descent", title=f"residuals to the power {power}", ylim=(REACH / 5, 3))
         ax.set_ylabel("excess of the loss, relative" if power == POWERS[0] else "")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(DEPTHS), frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -1,9 +1,11 @@
-"""Does training converge, and to what? A minimiser from almost every start, a saddle from the others.
+"""
+Does training converge, and to what?
+====================================
 
-A matrix with singular values 3, 2 and 1 is approximated at rank 2 by three layers. A generic start ends at the best
-matrix of rank 2. A start that is blind to the first singular triple ends at a saddle; with a trace of that triple it
-comes close to the saddle and leaves, at a rate that the Hessian there predicts.
-Run ``python examples/training_limit.py [figure.png]``.
+To a minimiser from almost every start, to a saddle from the others. A matrix with singular values 3, 2 and 1 is
+approximated at rank 2 by three layers. A generic start ends at the best matrix of rank 2. A start that is blind to the
+first singular triple ends at a saddle; with a trace of that triple it comes close to the saddle and leaves, at a rate
+that the Hessian there predicts. Run ``python examples/training_limit.py [figure.png]``.
 """
 
 import sys

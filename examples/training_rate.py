@@ -1,8 +1,11 @@
-"""How fast does training converge? The rate observed, the rate predicted, and a bound that holds from the start.
+"""
+How fast does training converge?
+================================
 
-A regression with three inputs and outputs, at several depths and in the time of gradient descent on the layers. In the
-end the loss falls like ``e^{−2μt}``, where μ is the least eigenvalue of ``A^{1/2} E″ A^{1/2}`` at the limit; before,
-the least singular value on the path bounds it. Run ``python examples/training_rate.py [figure.png]``.
+At the rate that the Hessian at the limit predicts, and not slower than a bound that holds from the start. A regression
+with three inputs and outputs, at several depths and in the time of gradient descent on the layers. In the end the loss
+falls like ``e^{−2μt}``, where μ is the least eigenvalue of ``A^{1/2} E″ A^{1/2}`` at the limit; before, the least
+singular value on the path bounds it. Run ``python examples/training_rate.py [figure.png]``.
 """
 
 import sys

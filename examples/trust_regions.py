@@ -1,7 +1,10 @@
-"""Second order on the DLN metric in pymanopt: a matrix completed by trust regions and by conjugate gradients.
+"""
+When is a second-order method worth its price?
+==============================================
 
-With Hessians in closed form, trust regions converge quadratically at every depth, where conjugate gradients take the
-more iterations the deeper the metric is. Run ``python examples/trust_regions.py [figure.png]``.
+Where depth is, or accuracy is wanted. A matrix is completed by trust regions and by conjugate gradients: with Hessians
+in closed form, trust regions converge quadratically at every depth, where conjugate gradients take the more iterations
+the deeper the metric is. Run ``python examples/trust_regions.py [figure.png]``.
 """
 
 import sys

@@ -1,71 +1,76 @@
-"""Completion without the rank: how many entries each depth needs.
+"""
+How many entries does completion need if nobody knows the rank?
+===============================================================
 
-Matrices of rank 2 are completed from ever more of their entries, with ``MatrixCompletion.complete`` at depths 2 (the
-nuclear norm), 4 and infinity. A matrix has ``r(m + n − r)`` parameters; the picture shows how often it is found from so
-many times as many entries. Nobody says that the rank is 2.
-
-    python examples/unknown_rank.py
+Fewer the deeper the metric. Matrices of rank 2 are completed from ever fewer of their entries by
+``MatrixCompletion.complete`` at depths 2 (the nuclear norm), 4 and infinity, which are not told the rank. A matrix has
+``r(m + n − r)`` parameters, and no method can do with fewer entries than that.
+Run ``python examples/unknown_rank.py [figure.png]``.
 """
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
+import sys
+from bisect import bisect_left
+from functools import partial
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from dlngeo.problems import MatrixCompletion
 
 SHAPE, RANK = (30, 30), 2
-OVERSAMPLING = (1.3, 2.5, 5.0)
-DEPTHS = (2.0, 4.0, math.inf)
-TRIALS = 3
+DEPTHS, TRIALS = (2, 4, math.inf), 3
+RATIOS = (1.2, 1.3, 1.5, 2, 3, 4, 5)  # entries for each parameter
 
 
-def instance(oversampling: float, rng: np.random.Generator) -> tuple[np.ndarray, MatrixCompletion]:
-    """Draw a matrix, and entries of it, at least 2 in each row and column."""
-    (m, n), count = SHAPE, round(oversampling * RANK * (sum(SHAPE) - RANK))
-    truth = rng.standard_normal((m, RANK)) @ rng.standard_normal((RANK, n))
-    shown = np.zeros(SHAPE, bool)
-    for shift in range(RANK):  # so many permutation matrices
-        shown[np.arange(m), (rng.permutation(m) + shift) % n] = True
-    while min(shown.sum(0).min(), shown.sum(1).min()) < RANK:
-        shown[rng.permutation(m), np.arange(n)] = True
-    rest = rng.permutation(np.flatnonzero(~shown.ravel()))
-    shown.ravel()[rest[: max(0, count - shown.sum())]] = True
-    return truth, MatrixCompletion(*np.nonzero(shown), truth[shown], SHAPE)
+def order_of_entries(rng):
+    """Order in which entries are shown: first such that each row and column has as many as the rank, then any."""
+    m, n = SHAPE
+    first = [(i, (row + shift) % n) for shift in range(RANK) for i, row in enumerate(rng.permutation(n))]
+    rest = [divmod(int(k), n) for k in rng.permutation(m * n)]
+    return np.array(list(dict.fromkeys([*first, *rest])))
 
 
-def main() -> dict[float, list[float]]:
-    """Fraction of matrices found, for each depth and number of entries."""
-    found: dict[float, list[float]] = {depth: [] for depth in DEPTHS}
-    for oversampling in OVERSAMPLING:
-        hits = dict.fromkeys(DEPTHS, 0)
-        for seed in range(TRIALS):
-            truth, problem = instance(oversampling, np.random.default_rng(seed))
-            for depth in DEPTHS:
-                # Held out from nothing: the sweep that fits the entries best, where no exact fit is found.
-                u, s, vt = problem.complete(depth=depth, heldout=problem, max_iterations=200).point
-                hits[depth] += bool(np.linalg.norm((u * s) @ vt - truth) < 1e-5 * np.linalg.norm(truth))
+def is_found(truth, order, ratio, depth):
+    """Whether the matrix is found from so many entries for each parameter."""
+    rows, cols = order[: round(ratio * RANK * (sum(SHAPE) - RANK))].T
+    problem = MatrixCompletion(rows, cols, truth[rows, cols], SHAPE)
+    # Held out from nothing: the sweep that fits the entries best, where no exact fit is found.
+    u, s, vt = problem.complete(depth=depth, heldout=problem, max_iterations=200).point
+    return bool(np.linalg.norm((u * s) @ vt - truth) < 1e-5 * np.linalg.norm(truth))
+
+
+def main():
+    """Find by bisection how many entries for each parameter each depth needs, for each of a few matrices."""
+    results = {depth: [] for depth in DEPTHS}
+    for seed in range(TRIALS):
+        rng = np.random.default_rng(seed)
+        truth = rng.standard_normal((SHAPE[0], RANK)) @ rng.standard_normal((RANK, SHAPE[1]))
+        order = order_of_entries(rng)
         for depth in DEPTHS:
-            found[depth].append(hits[depth] / TRIALS)
-    return found
+            found = partial(is_found, truth, order, depth=depth)
+            results[depth].append(RATIOS[bisect_left(RATIOS, True, key=found)])
+    return results
 
 
-def plot(found: dict[float, list[float]], path: Path) -> None:
-    """Draw the fractions."""
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (depth, fractions), marker in zip(found.items(), "os^", strict=True):
-        axis.plot(OVERSAMPLING, fractions, marker=marker, label="depth ∞" if math.isinf(depth) else f"depth {depth:g}")
-    axis.set(xlabel="entries / parameters", ylabel="fraction recovered", title="Rank 2, not told")
-    axis.legend()
-    figure.savefig(path)
-    plt.close(figure)
+def plot(results, path):
+    """Draw how many entries each depth needs."""
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    ax = figure.subplots()
+    names = [f"depth {depth:g}".replace("inf", "∞") for depth in DEPTHS]
+    for place, ratios in enumerate(results.values()):
+        ax.barh(place, max(ratios), color="tab:blue", alpha=0.4)
+        ax.plot(ratios, place + np.linspace(-0.2, 0.2, TRIALS), "o", color="tab:blue")
+        ax.text(max(ratios) + 0.15, place, f"all found from {max(ratios):g}", va="center")
+    ax.axvline(1, color="0.5", linestyle=":")
+    ax.text(1.1, len(DEPTHS) - 0.4, "no method can do with fewer", color="0.4")
+    ax.set_yticks(range(len(DEPTHS)), names)
+    ax.set(xlabel="entries / parameters", xlim=(0, 6.5), ylim=(-0.6, len(DEPTHS)))
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
-    result = main()
-    for depth, fractions in result.items():
-        print(f"depth {depth:g}:", dict(zip(OVERSAMPLING, fractions, strict=True)))
-    plot(result, Path("unknown_rank.png"))
+    outcome = main()
+    for depth, ratios in outcome.items():
+        print(f"depth {depth:g}: entries for each parameter that find each matrix:", *ratios)
+    plot(outcome, sys.argv[1] if len(sys.argv) > 1 else "unknown_rank.png")

@@ -6,31 +6,26 @@ import re
 from pathlib import Path
 
 import pytest
+import reference
 
 import dlngeo
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+HERE = r"https://(?:github\.com/dlngeo/dlngeo/blob|raw\.githubusercontent\.com/dlngeo/dlngeo)/main/([\w./-]+)"
 SOURCES = sorted(Path(dlngeo.__file__).parent.rglob("*.py"))
 over_pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 
 def resolve(name):
     """Whether a dotted name leads to an object, by way of the longest module in it."""
-    parts = name.split(".")
-    if parts[:2] == ["dlngeo", "torch"] and importlib.util.find_spec("torch") is None:
+    if name.split(".")[:2] == ["dlngeo", "torch"] and importlib.util.find_spec("torch") is None:
         return True  # nobody can know
-    for count in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[count:]:
-            if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
-                return False
-            found = getattr(found, part, None)
-        return True
-    return False
+    owner, _, last = name.rpartition(".")
+    return reference.resolve(name) is not None or last in getattr(reference.resolve(owner), "__annotations__", {})
 
 
 def named(text):
@@ -57,11 +52,26 @@ def test_names_in_pages_resolve(page):
 @over_pages
 def test_files_and_tests_in_pages_exist(page):
     text = page.read_text(encoding="utf-8")
-    for path, test in re.findall(r"((?:dlngeo|docs|examples|tests)/[\w/]+\.(?:py|md|png))(?:::(\w+))?", text):
+    for path, test in re.findall(
+        r"(?<![\w/.])((?:dlngeo|docs|examples|tests)/[\w/]+\.(?:py|md|png))(?:::(\w+))?", text
+    ):
         assert (ROOT / path).exists(), path
         assert not test or f"\ndef {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
         assert (page.parent / target.partition("#")[0]).exists(), target
+    for target in re.findall(HERE, text):
+        assert (ROOT / target).exists(), target
+
+
+def test_links_of_the_readme_work_on_a_package_index():
+    """None is relative, and each is defined once, at the end."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\((?!https:)[^)]+\)", text) == []
+    used = re.findall(r"\]\[([\w-]+)\]", text)
+    defined = re.findall(r"^\[([\w-]+)\]: https://\S+$", text, flags=re.M)
+    assert set(used) == set(defined)
+    assert len(defined) == len(set(defined)) > 10
+    assert len(re.findall(HERE, text)) == len(defined) - 1  # the other is a heading
 
 
 def test_the_map_of_the_geometry_has_a_function_and_a_test_in_each_row():

@@ -1,36 +1,48 @@
-"""The snippets of each section of the README run, by themselves."""
+"""The snippets of each section of the README, and of each page below, run by themselves."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(text):
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+
+
 SECTIONS = {
-    title: "\n".join(snippets)
+    title: code
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", README, flags=re.S | re.M)
-    if (snippets := re.findall(r"```python\n(.*?)```", text, flags=re.S))
+    if (code := snippets(text))
 }
-# What a section prints, told from the text of the README and that output.
-PRINTED = {
-    "In geomstats": lambda distance: f"# {distance:.4f}..." in README,
-    "In pymanopt": lambda error: error < 1e-3,
-    "In PyTorch": lambda error: error < 0.03,
-    "Your own metric": lambda norm: f"# {norm:.4f}..." in README,
-}
+STARTS = ("start-optimiser.md", "start-theorist.md", "start-data.md")
+PAGES = {page: snippets((ROOT / "docs" / page).read_text(encoding="utf-8")) for page in (*STARTS, "torch.md")}
+# What a section prints, where no comment beside it shows its first digits.
+PRINTED = {"In pymanopt": lambda error: error < 1e-3, "In PyTorch": lambda error: error < 0.03}
 
 
-@pytest.mark.parametrize("title", SECTIONS)
+@pytest.mark.parametrize("title", [*SECTIONS, *PAGES])
 def test_each_section_runs_by_itself(title, capsys):
-    if title == "In PyTorch":
+    code = {**SECTIONS, **PAGES}[title]
+    if title in ("In PyTorch", "torch.md"):
         pytest.importorskip("torch")
-    exec(compile(SECTIONS[title], f"README.md: {title}", "exec"), {})
-    numbers = [float(line) for line in capsys.readouterr().out.split()]
-    assert title not in PRINTED or PRINTED[title](*numbers)
+    exec(compile(code, title, "exec"), {})
+    printed = capsys.readouterr().out.split()
+    if title in PRINTED:
+        assert PRINTED[title](*map(float, printed))
+    else:
+        shown = re.findall(r"print\(.*\)  # (\S+)\.\.\.", code)
+        assert len(shown) == len(printed) == code.count("print(")
+        assert all(number.startswith(digits) for digits, number in zip(shown, printed, strict=True)), printed
 
 
-def test_the_sections_are_those_that_print_and_two_more():
-    assert set(SECTIONS) == {*PRINTED, "Training as a flow", "What noise adds"}
+def test_the_sections_are_those_that_are_expected():
+    names = {"In geomstats", "Your own metric", "Training as a flow", "What noise adds"}
+    assert set(SECTIONS) == {*PRINTED, *names}
+    assert all(PAGES.values())
 
 
 def test_commands_need_nothing_but_python():

@@ -99,6 +99,20 @@ def balancing_flow(
     ------
     ValueError
         If the weights do not fit together or are less than two, or an option is out of range.
+
+    See Also
+    --------
+    dlngeo.imbalance
+    dlngeo.weights.network.rebalance
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balancing_flow, imbalance
+    >>> weights = [np.array([[1.0, 0.5], [0.0, 1.0]]), np.array([[2.0, 0.0], [0.3, 1.0]])]
+    >>> flow = balancing_flow(weights, [0.0, 20.0])
+    >>> bool(np.allclose(imbalance(flow.weights[-1]), 0, atol=1e-6))
+    True
     """
     if kind not in ("moment", "l2"):
         raise ValueError(f'kind must be "moment" or "l2", got {kind!r}.')

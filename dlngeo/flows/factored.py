@@ -16,10 +16,14 @@ flow ``Ẋ = −A_{N,X}(E′(X))`` is, entry by entry in the basis O,
     \dot P_\perp &= -(I - PP^\top) E' Q\, e^{(1 - 2/N) H}, \qquad
     \dot Q = -(I - QQ^\top) E'^\top P\, e^{(1 - 2/N) H},
 
-``φ^∞`` being the kernel of infinite depth. It follows by inserting ``Ẋ = U M Vᵀ``, ``M = −φ ∘ K``, into the
-derivative of ``P e^H Qᵀ`` and separating symmetric and skew parts. All coefficients are smooth at ``σ_k = σ_l``,
-bounded as ``σ → 0`` for N ≥ 2, of the same cost at every real N and at N = ∞, where ``QḢQᵀ = −½(XᵀE′ + E′ᵀX)``. Errors
-of H are relative errors of σ.
+``φ^∞`` being the kernel of infinite depth, and ``e^{(1−2/N)η} = φ(σ, 0)/σ``. It follows by inserting ``Ẋ = U M Vᵀ``,
+``M = −φ ∘ K``, into the derivative of ``P e^H Qᵀ`` and separating symmetric and skew parts. All coefficients are smooth
+at ``σ_k = σ_l``, bounded as ``σ → 0`` for N ≥ 2, of the same cost at every real N and at N = ∞, where
+``QḢQᵀ = −½(XᵀE′ + E′ᵀX)``. Errors of H are relative errors of σ.
+
+Layers with offsets (:class:`~dlngeo.kernels.RelaxedDepthKernel`) have their own φ here, if the rank is conserved: then
+``φ(σ, σ)/σ² = O(σ^{−2/k})``, k being the number of the least offsets, as at depth k. Otherwise singular values reach
+zero in finite time, where the flow is smooth in X, and their logarithms are not.
 """
 
 from __future__ import annotations
@@ -29,17 +33,60 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo.kernels import Kernel
+from dlngeo.kernels import Kernel, RelaxedDepthKernel
 
-__all__ = ["FactoredState", "where_fits"]
+__all__ = ["FactoredState", "has_logarithms", "never_singular", "where_fits"]
 
 _LARGEST = np.log(np.finfo(float).max)
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
+def never_singular(kernel: Kernel) -> bool:
+    """Whether flows keep all singular values positive: from depth 2 on, and with two offsets or more that are least."""
+    if isinstance(kernel, RelaxedDepthKernel):
+        return kernel.conserves_rank
+    return kernel.depth is not None and kernel.depth >= 2
+
+
+def has_logarithms(kernel: Kernel) -> bool:
+    """Whether the state can be factored: there are velocities of log σ in closed form, if only for some time."""
+    return never_singular(kernel) or (kernel.depth is not None and kernel.depth > 1)
+
+
+class _DepthRates:
+    """``φ(σ, τ) = r e^x (1 − e^{−2γ})/2γ · max(σ, τ)²`` and ``φ(σ, 0) = r₀ e^{x₀} σ²``, of ``γ = |log σ − log τ|``.
+
+    Called with ``η = log σ`` it gives r and x of all pairs, ``r₀`` and ``x₀``.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        assert kernel.depth is not None
+        self.eps = 1 / kernel.depth  # 0 at infinite depth
+        self.scale = kernel.at_one  # φ(s, s)/s^{2−2/N}
+
+    def __call__(self, eta: np.ndarray) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+        column, row, eps = eta[..., :, None], eta[..., None, :], self.eps
+        ratio = self.scale * _deformed(2 * eps * np.abs(column - row))
+        return ratio, -2 * eps * np.maximum(column, row), self.scale * eps, -2 * eps * eta
+
+
+class _OffsetRates:
+    """The same of layers with offsets."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __call__(self, eta: np.ndarray) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+        column, row = eta[..., :, None], eta[..., None, :]
+        with_null = np.concatenate([eta, np.full_like(eta[..., :1], -np.inf)], axis=-1)
+        logarithm = self.kernel.logarithm(column, with_null[..., None, :])
+        power = logarithm[..., :-1] - 2 * np.maximum(column, row)
+        return _deformed(2 * np.abs(column - row)), power, 1.0, logarithm[..., -1] - 2 * eta
+
+
 class FactoredState:
-    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, of a kernel with a depth.
+    """The coordinates ``(P, H, Q)``, packed into one vector, and the velocity in them, where :func:`has_logarithms`.
 
     States are arrays of shape [..., size]: leading axes run over many flows.
     """
@@ -56,11 +103,8 @@ class FactoredState:
         self.m, self.n = shape
         self.rank = rank
         self.gradient = euclidean_gradient
-        depth = kernel.depth
-        assert depth is not None
-        self.eps = 1 / depth  # 0 at infinite depth
-        self.scale = kernel.at_one  # φ(s, s)/s^{2−2/N}
-        self.null_scale = self.scale * self.eps  # φ(0, s)/s^{2−2/N}
+        offsets = isinstance(kernel, RelaxedDepthKernel) and kernel.depth is None
+        self.rates: Any = (_OffsetRates if offsets else _DepthRates)(kernel)
         self._split = self.m * rank, (self.m + rank) * rank
 
     def pack(self, u: np.ndarray, s: np.ndarray, vt: np.ndarray) -> np.ndarray:
@@ -107,12 +151,12 @@ class FactoredState:
         ev = e @ v
         k = ut @ ev
         kt, column, row = k.swapaxes(-1, -2), eta[..., :, None], eta[..., None, :]
-        eps, top, gap = self.eps, np.maximum(column, row), np.abs(column - row)
-        # φ_kl/(2φ^∞_kl) = common · exp(−2 max(η_k, η_l)/N); exponents are added before exp, so that nothing overflows.
-        common = self.scale / 2 * _deformed(2 * eps * gap)
-        half = common * np.exp(column - 2 * eps * top) * k
-        skew = common * np.exp((1 - 2 * eps) * top) * _mean(gap) * (kt - k)
-        null = self.null_scale * np.exp((1 - 2 * eps) * row)
+        top, gap = np.maximum(column, row), np.abs(column - row)
+        # φ_kl/(2φ^∞_kl) = (ratio/2) e^power; exponents are added before exp, so that nothing overflows.
+        ratio, power, null_ratio, null_power = self.rates(eta)
+        half = ratio / 2 * np.exp(column + power) * k
+        skew = ratio / 2 * np.exp(top + power) * _mean(gap) * (kt - k)
+        null = null_ratio * np.exp(eta + null_power)[..., None, :]
         p_dot, q_dot = u @ skew, np.zeros_like(v)
         if self.m > self.rank:
             p_dot -= (ev - u @ k) * null
@@ -130,8 +174,9 @@ class FactoredState:
         ev, etu = e @ v, e.swapaxes(-1, -2) @ u
         k = ut @ ev
         top, gap = np.maximum(column, row), np.abs(column - row)
-        phi = self.scale * _deformed(2 * self.eps * gap) * _mean(2 * gap) * np.exp((2 - 2 * self.eps) * top)
-        null = self.null_scale * np.exp((2 - 2 * self.eps) * eta)
+        ratio, power, null_ratio, null_power = self.rates(eta)
+        phi = ratio * _mean(2 * gap) * np.exp(2 * top + power)
+        null = null_ratio * np.exp(2 * eta + null_power)
         off = np.sum((ev - u @ k) ** 2, axis=-2) + np.sum((etu - v @ k.swapaxes(-1, -2)) ** 2, axis=-2)
         return np.sum(phi * k**2, axis=(-2, -1)) + np.sum(null * off, axis=-1)
 

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from geomstats.geometry.complex_manifold import ComplexManifold
 from geomstats.geometry.manifold import Manifold
 
 from dlngeo._check import returned
 from dlngeo.flows.ensemble import FlowEnsemble, follow_all
 from dlngeo.flows.integrate import Event, Progress
 from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, Pointwise, UserFunction
-from dlngeo.flows.states import starts_of, state_of
+from dlngeo.flows.states import spectral_field, starts_of, state_of
 from dlngeo.flows.stiff import ExponentialSteps, Posed
 
 __all__ = ["Flow", "FlowEnsemble", "gradient_flow"]
@@ -77,9 +78,11 @@ def gradient_flow(
     Parameters
     ----------
     space : geomstats Manifold
-        A real space whose points are arrays, equipped with a Riemannian metric.
+        A real space whose points are arrays, equipped with a Riemannian metric; or a space of complex matrices with a
+        spectral metric, followed in dense coordinates.
     euclidean_gradient : callable
-        ``x → E′(x)``, the partial derivatives of E, of the shape of a point. Points are NumPy arrays on every backend.
+        ``x → E′(x)``, the partial derivatives of E, of the shape of a point; of complex matrices the one with
+        ``dE[Z] = Re Tr(E′* Z)``. Points are NumPy arrays on every backend.
         It is a function of one point; of many starts, it is called with many points along a first axis as well, to find
         out whether it takes them, and then once for all, which is faster.
     point : array, shape=[*point_shape] or [B, *point_shape], or tuple of arrays
@@ -110,7 +113,8 @@ def gradient_flow(
         ``terminal = True`` stops the flow.
     coordinates : "auto", "factored" or "dense"
         State of the integrator. Factored: singular frames and log σ, see :mod:`dlngeo.flows.factored`; for matrices
-        with the DLN metric of depth > 1, automatic from depth 2 on. Dense: the point itself, evaluated at its
+        with the DLN metric of depth > 1, automatic from depth 2 on, and with the metric of layers with offsets, of
+        which two or more are the least. Dense: the point itself, evaluated at its
         ``space.projection``, so that it does not drift off the manifold.
     dense_output : bool, optional
         Keep the interpolants, so that the result can be called with any time. By default for one start only: those of
@@ -131,6 +135,12 @@ def gradient_flow(
     ValueError
         If the space has no metric, the point is not in it, the gradient has the wrong shape or is not finite at the
         start, or an option is out of range. Of many starts, the first at fault is named.
+
+    See Also
+    --------
+    dlngeo.training_flow
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.problems.MatrixCompletion
 
     Notes
     -----
@@ -169,17 +179,18 @@ def gradient_flow(
     >>> ensemble.ends.shape, len(ensemble), ensemble[7].status
     ((100, 2, 2), 100, <FlowStatus.COMPLETE: 'complete'>)
     """
-    if not isinstance(space, Manifold):
+    field = spectral_field(getattr(space, "metric", None))
+    if not (isinstance(space, Manifold) or (isinstance(space, ComplexManifold) and field == "complex")):
         raise TypeError(f"a geomstats space is expected, got {type(space).__name__}.")
     if getattr(space, "metric", None) is None:
         raise ValueError(f"{type(space).__name__} has no metric; call space.equip_with_metric(...) first.")
-    gradient = Pointwise(euclidean_gradient, "the gradient", tuple(space.shape))
-    many = starts_of(point, space.shape)
+    gradient = Pointwise(euclidean_gradient, "the gradient", tuple(space.shape), field)
+    many = starts_of(point, space.shape, field)
     states, starts = [], []
     for i, one in enumerate([point] if many is None else many):
         try:
             state, start = state_of(space, gradient, one, coordinates)
-            returned(gradient(state.point(start)), space.shape, "the gradient at the start")
+            returned(gradient(state.point(start)), space.shape, "the gradient at the start", field=field)
         except (TypeError, ValueError) as error:
             if many is None:
                 raise
@@ -193,7 +204,7 @@ def gradient_flow(
     course.state, course.edge, course.singular_value_below = states[0], states[0].edge, singular_value_below
     course.space, course.hessian = space, None
     if euclidean_hessian is not None:
-        course.hessian = UserFunction(euclidean_hessian, "the Hessian", tuple(space.shape))
+        course.hessian = UserFunction(euclidean_hessian, "the Hessian", tuple(space.shape), field)
     if method == "implicit" or rtol is None:
         course.exponential = partial(course.exponential_steps, tolerance if method == "implicit" else _EXPONENTIAL)
     course.watched = {}

@@ -44,6 +44,7 @@ __all__ = [
     "end_to_end_step",
     "escape_time",
     "hessian_eigenvalues",
+    "hessian_modes",
     "loss_bound",
     "observed_rate",
 ]
@@ -186,17 +187,36 @@ def hessian_eigenvalues(
     if math.isinf(depth) and r < max(x.shape):
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         problem, x, rank = _Core(problem, u[:, :r], vt[:r]), np.diag(s[:r]), r
-    frame = Frame.at(x, of_depth(depth, normalized), rank)
-    left, _, right = np.linalg.svd(x, full_matrices=True)
-    r, (m, n) = frame.rank, x.shape
+    return hessian_modes(problem, Frame.at(x, of_depth(depth, normalized), rank))[0]
+
+
+def hessian_modes(problem: Any, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of the Riemannian Hessian, ascending, and eigenvectors that are orthonormal in the metric.
+
+    Parameters
+    ----------
+    problem : object
+        With ``euclidean_gradient(x)`` and ``euclidean_hessian(x, z)``.
+    frame : Frame
+        The point, with a metric.
+
+    Returns
+    -------
+    eigenvalues : array, shape=[k]
+    modes : array, shape=[k, m, n]
+    """
+    point, (m, n), r = frame.point, (frame.m, frame.n), frame.rank
+    left, right = (np.linalg.svd(a, full_matrices=True) for a in (frame.u, frame.vt))
+    left, right = np.hstack((frame.u, left[0][:, r:])), np.vstack((frame.vt, right[2][r:]))
     units = [np.outer(left[:, i], right[j]) for i in range(m) for j in range(n) if i < r or j < r]
     orthonormal = [frame.half_power(unit) for unit in units]
-    gradient = returned(problem.euclidean_gradient(frame.point), x.shape, "the gradient")
-    hessians = [returned(problem.euclidean_hessian(frame.point, z), x.shape, "the Hessian") for z in orthonormal]
+    gradient = returned(problem.euclidean_gradient(point), point.shape, "the gradient")
+    hessians = [returned(problem.euclidean_hessian(point, z), point.shape, "the Hessian") for z in orthonormal]
     images = [frame.hessian(z, gradient, h) for z, h in zip(orthonormal, hessians, strict=True)]
     momenta = np.stack([frame.metric(z) for z in orthonormal]).reshape(len(units), -1)
     matrix = momenta @ np.stack(images).reshape(len(units), -1).T
-    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return values, np.tensordot(vectors.T, np.stack(orthonormal), 1)
 
 
 class _Core:
@@ -227,6 +247,18 @@ def observed_rate(t: Any, values: Any, *, tail: float = 0.5) -> float:
     ------
     ValueError
         If less than three times are in the tail, or a value there is not positive.
+
+    See Also
+    --------
+    dlngeo.flows.limits.hessian_eigenvalues
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import observed_rate
+    >>> times = np.linspace(0, 5, 50)
+    >>> round(float(observed_rate(times, np.exp(-3 * times))), 6)
+    3.0
     """
     t, values = _check.real(t, "t"), _check.real(values, "the values")
     if t.ndim != 1 or t.shape != values.shape:
@@ -337,6 +369,16 @@ def escape_time(start: float, target: float, depth: float, *, part: float = 0.5,
     ------
     ValueError
         If the values are not in this order.
+
+    See Also
+    --------
+    dlngeo.flows.limits.observed_rate
+
+    Examples
+    --------
+    >>> from dlngeo.flows.limits import escape_time
+    >>> round(escape_time(1e-3, 1.0, 3) / escape_time(1e-6, 1.0, 3), 3)  # nearly (1e-3)^(1/3)
+    0.092
     """
     if not 0 < start < part * target < target:
         raise ValueError(f"expected 0 < start < part·target < target, got {start:g}, {part:g} · {target:g}.")

@@ -15,7 +15,8 @@ from dlngeo._autodiff import untraced
 from dlngeo.kernels import of_depth
 from dlngeo.thermodynamics.free_energy import entropy
 from dlngeo.weights.model import is_model, layers_of_model
-from dlngeo.weights.network import effective_cometric, end_to_end, imbalance, widths
+from dlngeo.weights.network import cometric_factors, effective_cometric, end_to_end, imbalance, widths
+from dlngeo.weights.offsets import OffsetFit, fit_offsets
 
 __all__ = ["AtDepth", "Description", "describe", "effective_rank"]
 
@@ -57,6 +58,11 @@ class Description:
         Of the product, as many as the least width.
     imbalance : float
         ``max_p ‖G_p‖ / (‖W_{p+1}ᵀ W_{p+1}‖ + ‖W_p W_pᵀ‖)``: from 0, balanced, to 1.
+    offsets : OffsetFit
+        The offsets nearest to the imbalance, and the error of the flow that their kernel predicts; see
+        :func:`dlngeo.weights.offsets.fit_offsets`.
+    offset_bound : float
+        ``offsets.bound`` at the product: while the least singular value is no less, the error is no more.
     effective_rank : float
         ``exp`` of the entropy of ``σ/Σσ``.
     entropy : float
@@ -79,6 +85,8 @@ class Description:
     n_biases: int
     singular_values: np.ndarray
     imbalance: float
+    offsets: OffsetFit
+    offset_bound: float
     effective_rank: float
     entropy: float
     least_eigenvalue: float
@@ -87,6 +95,13 @@ class Description:
     rate: float
     loss_rate: float | None
     depths: tuple[AtDepth, ...]
+
+    def _prediction(self) -> str:
+        fit, bound = self.offsets, self.offset_bound
+        now = f"their kernel errs by {'' if fit.exact else 'at most '}{fit.error:.2g} in the velocity of the product"
+        if math.isinf(bound):
+            return f"{now}, and how much it errs later is not bounded"
+        return f"{now}, and by at most {bound:.2g} while the least singular value is no less"
 
     def __str__(self) -> str:
         s, about = self.singular_values, "" if self.exact else " at least"
@@ -97,6 +112,8 @@ class Description:
             f"singular values   {shown}",
             f"effective rank    {self.effective_rank:.3g} of {s.size}",
             f"imbalance         {self.imbalance:.2g} of 1: {how}",
+            f"offsets           {', '.join(f'{c:.3g}' for c in self.offsets.offsets)}, up to "
+            f"{self.offsets.imbalance:.2g} of 1: {self._prediction()}",
             f"entropy           {self.entropy:.5g}",
             f"least eigenvalue {about} {self.least_eigenvalue:.3g}, the largest {self.largest_eigenvalue:.3g}",
             f"rate             {about} {self.rate:.3g} per unit of time and convexity"
@@ -131,7 +148,8 @@ def describe(
         \ge 2 \mu\, \lambda_{\min}(A) (E - E^*)
 
     for a loss of convexity μ whose gradient is tangent, as it is where no layer is a bottleneck. On balanced weights A
-    is the cometric of depth N, of eigenvalues ``φ_N(σ_k, σ_l)`` [2]_.
+    is the cometric of depth N, of eigenvalues ``φ_N(σ_k, σ_l)`` [2]_, on those with offsets of
+    :class:`~dlngeo.kernels.RelaxedDepthKernel`, and on others near that, by no more than the report says.
 
     Parameters
     ----------
@@ -156,6 +174,11 @@ def describe(
     ValueError
         If the weights do not fit together, have batch axes or are not finite, or an option is out of range.
 
+    See Also
+    --------
+    dlngeo.imbalance
+    dlngeo.entropy
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks: implicit acceleration by
@@ -179,6 +202,7 @@ def describe(
         default=0.0,
     )
     least, largest, exact = _eigenvalues(layers, s, off)
+    fit = fit_offsets(layers)
     speed = None
     if gradient is not None:
         value = gradient(x) if callable(gradient) else gradient
@@ -189,6 +213,8 @@ def describe(
         n_biases=n_biases,
         singular_values=s,
         imbalance=off,
+        offsets=fit,
+        offset_bound=float(fit.bound(x)),
         effective_rank=effective_rank(s),
         entropy=float(entropy(x, depth, rank, sizes)),
         least_eigenvalue=least,
@@ -248,11 +274,7 @@ def _eigenvalues(layers: list[np.ndarray], s: np.ndarray, off: float) -> tuple[f
     (n, m), r = (layers[0].shape[1], layers[-1].shape[0]), s.size
     if off <= _BALANCED:
         return *_at_depth(s, (m, n), len(layers), False), True
-    above, below = [np.eye(m)], [np.eye(n)]
-    for upper, lower in zip(layers[:0:-1], layers, strict=False):
-        above.append(above[-1] @ upper)
-        below.append(lower @ below[-1])
-    pairs = [(a @ a.T, b.T @ b) for a, b in zip(reversed(above), below, strict=True)]
+    pairs = cometric_factors(layers)
     if m * n <= _DENSE:
         values = np.linalg.eigvalsh(sum(np.kron(left, right) for left, right in pairs))
         return max(0.0, float(values[m * n - r * (m + n - r)])), float(values[-1]), True

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dlngeo._check import real, returned
+from dlngeo._check import Field, real, returned
 from dlngeo.flows.integrate import Event, FlowStatus, Trajectory, integrate
 
 __all__ = ["Cost", "Course", "FlowResult", "Gradient", "Pointwise", "UserFunction"]
@@ -205,12 +205,14 @@ class UserFunction:
     What cannot be pickled, such as a lambda, is left behind, and is named when it is called.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, shape: tuple[int, ...] | None = None) -> None:
-        self.function, self.name, self.shape = function, name, shape
+    def __init__(
+        self, function: Callable[..., Any], name: str, shape: tuple[int, ...] | None = None, field: Field = "real"
+    ) -> None:
+        self.function, self.name, self.shape, self.field = function, name, shape, field
 
     def __call__(self, *arguments: Any) -> Any:
         value = self.function(*arguments)
-        return value if self.shape is None else returned(value, self.shape, self.name, finite=False)
+        return value if self.shape is None else returned(value, self.shape, self.name, finite=False, field=self.field)
 
     def __deepcopy__(self, memo: Any) -> UserFunction:
         return self  # a function has no state of a flow
@@ -221,7 +223,7 @@ class UserFunction:
             pickle.dumps(function)
         except Exception:  # of many types
             function = _Lost(self.name)
-        return type(self), (function, self.name, self.shape)
+        return type(self), (function, self.name, self.shape, self.field)
 
 
 class Pointwise(UserFunction):
@@ -248,7 +250,7 @@ class Pointwise(UserFunction):
         shape = (len(x), *(self.shape or ()))
         if self.together and len(x) > 1:
             try:
-                return returned(self.function(x), shape, self.name, finite=False)
+                return returned(self.function(x), shape, self.name, finite=False, field=self.field)
             except Exception:  # whatever a function of one point makes of many
                 self.together = False
         return np.reshape([super(Pointwise, self).__call__(one) for one in x], shape)

@@ -30,7 +30,7 @@ class Posed:
         manifold: Any
         if self.factored:
             m, n = space.shape
-            manifold = FixedRank(m, n, state.rank, kernel=space.metric.kernel)
+            manifold = FixedRank(m, n, state.rank, kernel=space.metric.kernel, field=space.metric.field)
         else:
             manifold = from_geomstats(space)
         numpy, size = pymanopt.function.numpy(manifold), manifold.point_layout

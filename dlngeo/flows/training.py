@@ -13,6 +13,7 @@ import numpy as np
 from dlngeo import _check
 from dlngeo._autodiff import untraced
 from dlngeo._check import returned
+from dlngeo._linalg import is_complex
 from dlngeo.flows.integrate import FlowStatus, Progress
 from dlngeo.flows.result import Cost, Course, FlowResult, Gradient, UserFunction
 from dlngeo.flows.states import drops
@@ -74,9 +75,9 @@ def training_flow(
     Parameters
     ----------
     weights : sequence of array, shape=[d_p, d_{p−1}], or array, shape=[N, d, d]
-        Start, balanced or not, of any widths.
+        Start, balanced or not, of any widths; real or complex.
     euclidean_gradient : callable
-        ``X → E′(X)``, of the shape of the product.
+        ``X → E′(X)``, of the shape of the product; of complex X the matrix with ``dE[Z] = Re Tr(E′* Z)``.
     cost : callable, optional
         ``X → E(X)``.
     t, method, rtol, atol, dense_output, progress
@@ -94,6 +95,12 @@ def training_flow(
     ValueError
         If the weights do not fit together, the gradient has the wrong shape or is not finite at the start, or an option
         is out of range.
+
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.gradient_descent
+    dlngeo.balancing_flow
 
     References
     ----------
@@ -176,10 +183,23 @@ def gradient_descent(
     ValueError
         If the weights do not fit together, the gradient has the wrong shape or is not finite at the start, or an option
         is out of range.
+
+    See Also
+    --------
+    dlngeo.training_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, gradient_descent
+    >>> weights = balanced_weights(0.1 * np.eye(2), 2, rng=0)
+    >>> found = gradient_descent(weights, lambda x: x - np.eye(2), 0.1, 200)
+    >>> bool(np.allclose(found.points[-1], np.eye(2), atol=1e-6))
+    True
     """
     step_size = _check.positive(step_size, "step_size")
     n_steps, every = _check.positive_integer(n_steps, "n_steps"), _check.positive_integer(every, "every")
-    layout = Layout(weights)
+    layout = Layout(weights, "complex")
     start = layout.pack(weights)
     layers = layout.layers(start)
     euclidean = layout.gradient(euclidean_gradient, start)
@@ -196,7 +216,7 @@ def gradient_descent(
                 status = FlowStatus.FAILED
                 break
             if step % every == 0 or step == n_steps:
-                records.append((step, norm, np.concatenate([w.ravel() for w in layers])))
+                records.append((step, norm, layout.flat(layers)))
     except KeyboardInterrupt:
         status = FlowStatus.INTERRUPTED
     steps, norms, states = zip(*records, strict=True)
@@ -213,14 +233,15 @@ def gradient_descent(
 
 
 def _norm(layers: list[np.ndarray]) -> float:
-    return float(np.sqrt(sum(np.sum(g**2) for g in layers)))
+    return float(np.sqrt(sum(np.sum(np.abs(g) ** 2) for g in layers)))
 
 
 class Layout:
     """How the weights of one network lie in a vector."""
 
-    def __init__(self, weights: Weights) -> None:
-        layers = layers_of(weights)
+    def __init__(self, weights: Weights, field: _check.Field = "real") -> None:
+        layers = layers_of(weights, field)
+        self.field: _check.Field = "complex" if any(map(is_complex, layers)) else "real"
         self.stacked = is_stack(weights)
         self.shapes = [tuple(w.shape) for w in layers]
         if any(len(shape) != 2 for shape in self.shapes):
@@ -228,13 +249,21 @@ class Layout:
         self.ends = np.cumsum([0, *(a * b for a, b in self.shapes)]).tolist()
 
     def pack(self, weights: Weights) -> np.ndarray:
-        """Return one vector, in doubles."""
-        y = np.concatenate([_check.real(untraced(w), "the weights").astype(float).ravel() for w in layers_of(weights)])
+        """Return one vector, in doubles, of which two make a complex number."""
+        layers = [_check.numbers(untraced(w), "the weights", self.field) for w in layers_of(weights, self.field)]
+        y = self.flat(layers)
         _check.finite(np, y, "the weights")
         return y
 
+    def flat(self, layers: list[np.ndarray]) -> np.ndarray:
+        """One vector of doubles of matrices."""
+        y = np.concatenate([w.ravel() for w in layers])
+        return y.astype(complex).view(float) if self.field == "complex" else y.astype(float)
+
     def layers(self, y: np.ndarray) -> list[np.ndarray]:
         """Layers, as views of the vector."""
+        if self.field == "complex":
+            y = np.ascontiguousarray(y).view(complex)
         return [y[a:b].reshape(shape) for (a, b), shape in zip(pairwise(self.ends), self.shapes, strict=True)]
 
     def weights(self, y: np.ndarray) -> Any:
@@ -249,8 +278,8 @@ class Layout:
     def gradient(self, function: Gradient, start: np.ndarray) -> UserFunction:
         """``X → E′(X)`` of the user, which must be finite at the start."""
         x = self.product(start)
-        gradient = UserFunction(function, "the gradient", x.shape)
-        returned(gradient(x), x.shape, "the gradient at the start")
+        gradient = UserFunction(function, "the gradient", x.shape, self.field)
+        returned(gradient(x), x.shape, "the gradient at the start", field=self.field)
         return gradient
 
     def drift(self, states: Iterable[np.ndarray]) -> np.ndarray:
@@ -267,9 +296,11 @@ class LayerCourse(Course):
         "dlngeo.gradient_flow from the product resolves all."
     )
 
+    field: _check.Field = "real"  # what the weights may be
+
     def __init__(self, weights: Weights, options: dict[str, Any], *levels: Any) -> None:
         super().__init__(options, *levels)
-        self.layout = Layout(weights)
+        self.layout = Layout(weights, self.field)
         self.start = self.layout.pack(weights)
         self.rank = min(min(shape) for shape in self.layout.shapes)
         self.keeps_rank = len(self.layout.shapes) > 1 and all(
@@ -296,6 +327,7 @@ class LayerCourse(Course):
 
 class _TrainingCourse(LayerCourse):
     kind = TrainingFlow
+    field = "complex"
     gradient: UserFunction
     balanced: bool | None = None
 
@@ -304,11 +336,12 @@ class _TrainingCourse(LayerCourse):
         if self.balanced is None:
             off = max((float(np.linalg.norm(g)) for g in imbalance(self.layout.layers(y))), default=0.0)
             self.balanced = off <= _BALANCED * float(y @ y)
-        return self.layout.layers(y) if self.balanced else []
+        # Two complex matrices of a rank are joined by others: no orientation tells that a singular value passed zero.
+        return self.layout.layers(y) if self.balanced and self.layout.field == "real" else []
 
     def velocity(self, t: float, y: np.ndarray) -> np.ndarray:
         layers = self.layout.layers(y)
-        return -np.concatenate([g.ravel() for g in layer_gradient(self.gradient(end_to_end(layers)), layers)])
+        return -self.layout.flat(layer_gradient(self.gradient(end_to_end(layers)), layers))
 
     def gradient_norm(self, y: np.ndarray) -> float:
         return float(np.linalg.norm(self.velocity(0.0, y)))

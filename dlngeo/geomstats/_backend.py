@@ -16,6 +16,7 @@ from array_api_compat import array_namespace, is_torch_array
 from dlngeo import _check
 from dlngeo._autodiff import has_values, is_traced
 from dlngeo._autodiff import untraced as values_of
+from dlngeo._linalg import is_complex
 from dlngeo.errors import GeodesicError
 
 __all__ = ["Border", "batch", "coarsest", "common_type", "draw", "each_pair", "to_gs", "to_numpy", "untraced"]
@@ -70,7 +71,8 @@ def _checking(method: Callable[..., Any], parameters: list[str]) -> Callable[...
         values = [*args, *kwargs.values()]
         places = [i for i, name in enumerate(names) if name in arrays and values[i] is not None]
         for i in places:
-            values[i] = _array(values[i], names[i], None if asks else self._shape_of(names[i], method.__name__))
+            shape = None if asks else self._shape_of(names[i], method.__name__)
+            values[i] = _array(values[i], names[i], shape, getattr(self, "field", "real"))
         if not mixes and len({values[i].dtype for i in places}) > 1 and all(is_torch_array(values[i]) for i in places):
             common = array_namespace(values[places[0]]).result_type(*(values[i] for i in places))
             for i in places:
@@ -80,11 +82,13 @@ def _checking(method: Callable[..., Any], parameters: list[str]) -> Callable[...
     return call
 
 
-def _array(value: Any, name: str, shape: tuple[int, ...] | None) -> Any:
-    if type(value) is not np.ndarray or value.dtype != np.float64 or not gs.is_array(value):
-        value = _check.plain(value, name)
+def _array(value: Any, name: str, shape: tuple[int, ...] | None, field: _check.Field = "real") -> Any:
+    if field == "complex" or type(value) is not np.ndarray or value.dtype != np.float64 or not gs.is_array(value):
+        value = _check.plain(value, name, field)
         if not is_traced(value):
-            value = _check.floating(value)[1]
+            xp, value = _check.floating(value, field=field)
+            if field == "complex" and shape is not None and not is_complex(value):
+                value = xp.astype(value, xp.complex128)
             if isinstance(value, np.ndarray) and not gs.is_array(value):
                 value = _from_numpy(value)
     if shape is None:
@@ -100,9 +104,10 @@ def _array(value: Any, name: str, shape: tuple[int, ...] | None) -> Any:
     return value
 
 
-def to_gs(array: Any) -> Any:
-    """Return a NumPy array as an array of the backend of geomstats."""
-    return _from_numpy(np.asarray(_check.real(array, "the array"), dtype=np.float64))
+def to_gs(array: Any, field: _check.Field = "real") -> Any:
+    """Return a NumPy array as an array of the backend of geomstats, in doubles, or complex ones."""
+    array = _check.numbers(array, "the array", field)
+    return _from_numpy(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False))
 
 
 def _from_numpy(array: np.ndarray) -> Any:
@@ -115,27 +120,28 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.asarray(gs.to_numpy(gs.copy(array)))
 
 
-def untraced(array: Any, name: str) -> np.ndarray:
+def untraced(array: Any, name: str, field: _check.Field = "real") -> np.ndarray:
     """Return an array of the backend in NumPy; refuse one that is being differentiated through or is not finite."""
     if is_traced(array):
         raise NotImplementedError(
             f"this is not differentiated through (traced: {name}): of geodesics, the exp, log and dist of a "
             "SpectralMetric are, under autograd and PyTorch. Detach the array."
         )
-    values = _check.real(gs.to_numpy(array) if gs.is_array(array) else array, name).astype(float, copy=False)
+    values = _check.numbers(gs.to_numpy(array) if gs.is_array(array) else array, name, field)
+    values = values.astype(complex if values.dtype.kind == "c" else float, copy=False)
     _check.finite(np, values, name)
     return values
 
 
 def common_type(*arrays: Any) -> Any:
     """Floating-point type that arrays have together in their library."""
-    xp, *arrays = _check.floating(*arrays)  # type: ignore[assignment]
+    xp, *arrays = _check.floating(*arrays, field="complex")  # type: ignore[assignment]
     return xp.result_type(*arrays)
 
 
 def coarsest(*arrays: Any) -> float:
     """Distance from 1 to the next number in the least precise type among those of arrays."""
-    xp, *arrays = _check.floating(*arrays)  # type: ignore[assignment]
+    xp, *arrays = _check.floating(*arrays, field="complex")  # type: ignore[assignment]
     return max(float(xp.finfo(a.dtype).eps) for a in arrays)
 
 
@@ -160,8 +166,10 @@ def batch(n_samples: int) -> tuple[int, ...]:
     return () if n_samples == 1 else (n_samples,)
 
 
-def draw(shape: tuple[int, ...], rng: Any = None) -> Any:
-    """Sample independent standard normal entries, by a generator or seed or by ``gs.random``."""
+def draw(shape: tuple[int, ...], rng: Any = None, field: _check.Field = "real") -> Any:
+    """Sample independent standard normal entries, or parts of complex ones, by a generator or seed or ``gs.random``."""
+    if field == "complex":
+        return draw(shape, rng := None if rng is None else np.random.default_rng(rng)) + 1j * draw(shape, rng)
     if math.prod(shape) == 0:
         return gs.zeros(shape)
     if rng is None:

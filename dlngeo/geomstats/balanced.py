@@ -46,6 +46,11 @@ class BalancedMatrices(WeightManifold):
     ValueError
         If a size is below 1.
 
+    See Also
+    --------
+    dlngeo.geomstats.EndToEndBundle
+    dlngeo.pymanopt.Balanced
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.

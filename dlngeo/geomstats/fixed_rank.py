@@ -42,10 +42,24 @@ class FixedRankMatrices(Border, Manifold):
     ValueError
         If the rank does not lie between 1 and ``min(m, n)``.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.DLNMetric
+
     References
     ----------
     .. [1] B. Vandereycken, "Low-rank matrix completion by Riemannian optimization", SIAM J. Optim. 23 (2013),
        Proposition 2.1.
+
+    Examples
+    --------
+    >>> from dlngeo.geomstats import FixedRankMatrices
+    >>> space = FixedRankMatrices(5, 4, 2, depth=3)
+    >>> space.dim
+    14
+    >>> bool(space.belongs(space.random_point()))
+    True
     """
 
     def __init__(self, m: int, n: int, rank: int, equip: bool = True, depth: float = 2) -> None:

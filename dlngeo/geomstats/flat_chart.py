@@ -38,6 +38,11 @@ class FlatChart(Border, Manifold):
     ValueError
         If the space has fewer dimensions than the matrices have entries.
 
+    See Also
+    --------
+    dlngeo.DLNMetric
+    dlngeo.sampling.Langevin
+
     Examples
     --------
     >>> from geomstats.geometry.general_linear import GeneralLinear

@@ -39,8 +39,9 @@ class GradientConverter:
     def __call__(self, euclidean_gradient: Any, point: Any) -> np.ndarray:
         """Riemannian gradient at a point or many, shape=[..., *point_shape]; raises as :func:`tangent_frames`."""
         if self._closed:
-            base_point = to_gs(point)
-            gradient = self.space.metric.gradient(to_gs(euclidean_gradient), base_point)
+            field: Any = getattr(self.space.metric, "field", "real")
+            base_point = to_gs(point, field)
+            gradient = self.space.metric.gradient(to_gs(euclidean_gradient, field), base_point)
             return to_numpy(self.space.to_tangent(gradient, base_point) if self._part else gradient)
         basis, gram = self.gram(point)
         components = basis @ np.reshape(euclidean_gradient, (*basis.shape[:-2], -1, 1))
@@ -88,5 +89,5 @@ def tangent_frames(space: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def fills(space: Any) -> bool:
     """Whether a space with a spectral metric is open in the matrices of its rank; ``SPDMatrices`` is not."""
-    rank = space.metric.rank
-    return int(space.dim) == rank * (sum(space.shape) - rank)
+    rank, size = space.metric.rank, 2 if space.metric.field == "complex" else 1
+    return int(space.dim) == size * rank * (sum(space.shape) - rank)

@@ -7,15 +7,17 @@ from typing import Any
 
 import geomstats.backend as gs
 import numpy as np
+from geomstats.geometry.complex_manifold import ComplexManifold
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 
+from dlngeo import _check
 from dlngeo.geomstats._backend import Border, batch, common_type, draw, to_gs, untraced
 from dlngeo.geomstats.derivatives import Joined, differentiates, distance, squared_distance
 from dlngeo.geomstats.solvers import ShootingExp, ShootingLog
 from dlngeo.kernels import Kernel, of_depth, require_kernel
+from dlngeo.matrices.complex_geodesics import surface_of
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.differentiable import frame_at
-from dlngeo.matrices.geodesics import KernelSurface
 from dlngeo.matrices.jacobi import conjugate_time, jacobi_flow
 from dlngeo.matrices.minimality import Minimality, minimality
 
@@ -44,7 +46,9 @@ class SpectralMetric(Border, RiemannianMetric):
     ----------
     space : geomstats Manifold
         Space of real matrices: ``GeneralLinear``, ``FullRankMatrices``, :class:`FixedRankMatrices`, or a totally
-        geodesic part of one, like ``SPDMatrices``.
+        geodesic part of one, like ``SPDMatrices``. Or of complex ones: ``ComplexMatrices``, where the metric lives on
+        those of full rank, or ``HPDMatrices``; Q and R above are unitary then, the metric is the real part, and what is
+        missing raises a NotImplementedError, see ``docs/complex.md``.
     kernel : Kernel
         Kernel ``φ``.
 
@@ -53,10 +57,25 @@ class SpectralMetric(Border, RiemannianMetric):
     TypeError
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
     ValueError
-        If the points of ``space`` are no matrices, or the kernel vanishes at a zero singular value and the matrices of
-        the space have some.
+        If the points of ``space`` are no matrices, or the matrices have zero singular values and the kernel vanishes
+        there, or is that of layers with offsets whose flow does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
+
+    See Also
+    --------
+    dlngeo.DLNMetric
+    dlngeo.Kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import InfiniteDepthKernel
+    >>> from dlngeo.geomstats import SpectralMetric
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> metric = SpectralMetric(GeneralLinear(2, equip=False), InfiniteDepthKernel())
+    >>> round(float(metric.norm(np.eye(2), np.diag([2.0, 1.0]))), 6)
+    1.118034
     """
 
     def __init__(self, space: Any, kernel: Kernel) -> None:
@@ -66,16 +85,12 @@ class SpectralMetric(Border, RiemannianMetric):
             )
         self.kernel = kernel
         self.rank = int(getattr(space, "rank", min(space.shape)))
+        self.field: _check.Field = "complex" if isinstance(space, ComplexManifold) else getattr(space, "field", "real")
         m, n = space.shape
-        invertible = m == n == self.rank
-        require_kernel(kernel, zero=not invertible)
-        if not invertible and not np.all(kernel(np.zeros(1), np.ones(1)) > 0):
-            raise ValueError(
-                f"{kernel!r} vanishes at a zero singular value, so its metric lives on square invertible matrices "
-                f"only, not on {m}×{n} matrices of rank {self.rank}; use a finite depth."
-            )
+        require_kernel(kernel, m, n, self.rank)
         super().__init__(space=space)
-        self._surface = surface = KernelSurface(kernel, self.rank)
+        self._surface: Any = surface_of(kernel, self.rank, self.field)
+        surface = self._surface
         self.exp_solver, self.log_solver = ShootingExp(surface), ShootingLog(surface)
 
     @property
@@ -100,7 +115,8 @@ class SpectralMetric(Border, RiemannianMetric):
     def metric_matrix(self, base_point: Any) -> Any:
         """Matrix of the metric in the entries of the matrix, row by row.
 
-        Returns shape=[..., mn, mn]. Symmetric; positive definite at full rank, and below it zero on normal vectors.
+        Returns shape=[..., mn, mn]. Symmetric, Hermitian of complex matrices; positive definite at full rank, and below
+        it zero on normal vectors.
         """
         return self._matrix(base_point, "metric")
 
@@ -108,10 +124,18 @@ class SpectralMetric(Border, RiemannianMetric):
         """Matrix of the cometric ``A_X`` in the entries of the matrix, row by row; see :meth:`metric_matrix`."""
         return self._matrix(base_point, "cometric")
 
+    def _require_real(self, name: str) -> None:
+        if self.field == "complex":
+            raise NotImplementedError(
+                f"{name} of complex matrices: these are not there, see docs/complex.md; exp, log, dist, Hessian and "
+                "curvature are. The metric on [[Re X, −Im X], [Im X, Re X]], real matrices of twice the size, has them."
+            )
+
     def _matrix(self, base_point: Any, operator: str) -> Any:
         basis = self._basis(base_point)
         images = getattr(self.frame(base_point[..., None, :, :]), operator)(basis)
-        return gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
+        matrix = gs.reshape(images, (*base_point.shape[:-2], len(basis), len(basis)))
+        return gs.moveaxis(matrix, -1, -2) if self.field == "complex" else matrix  # rows are images of the basis
 
     def _basis(self, like: Any) -> Any:
         """Return the matrix units, row by row, shape=[mn, m, n]."""
@@ -124,6 +148,7 @@ class SpectralMetric(Border, RiemannianMetric):
         Returns shape=[..., mn, mn, mn]. The contravariant index comes first. Below full rank, the symbols of tangent
         parts, normal part included.
         """
+        self._require_real("Christoffel symbols")
         basis = self._basis(base_point)
         size = len(basis)
         values = self.frame(base_point[..., None, None, :, :]).christoffel(basis[:, None], basis[None, :])
@@ -169,6 +194,7 @@ class SpectralMetric(Border, RiemannianMetric):
         GeodesicError
             As ``exp`` and ``log``.
         """
+        self._require_real("parallel transport")
         if direction is None:
             if end_point is None:
                 raise ValueError("parallel transport needs a direction or an end_point, and both are None.")
@@ -189,6 +215,7 @@ class SpectralMetric(Border, RiemannianMetric):
         GeodesicError
             As ``exp``.
         """
+        self._require_real("Jacobi fields")
         arrays = _plain(
             base_point=base_point, direction=direction, tangent_vec_a=tangent_vec_a, tangent_vec_b=tangent_vec_b
         )
@@ -209,6 +236,7 @@ class SpectralMetric(Border, RiemannianMetric):
         GeodesicError
             If a geodesic ends before ``t_max``.
         """
+        self._require_real("conjugate points")
         x, v = _plain(base_point=base_point, tangent_vec=tangent_vec)
         times = np.empty(x.shape[:-2])
         for i in np.ndindex(times.shape):
@@ -236,6 +264,7 @@ class SpectralMetric(Border, RiemannianMetric):
         GeodesicError
             As ``log``.
         """
+        self._require_real("minimality")
         x, y = _plain(base_point=base_point, point=point)
         if x.ndim > 2:
             raise ValueError(f"minimality is told of one pair of points, got shape {x.shape}; loop over pairs.")
@@ -267,6 +296,7 @@ class SpectralMetric(Border, RiemannianMetric):
         Returns shape=[..., mn, mn, mn, mn]. ``R[..., i, j, k, l]`` is component l of ``R(X_j, X_k)X_i``, the index
         order of geomstats. Below full rank, that of tangential parts.
         """
+        self._require_real("components of the curvature tensor")
         basis = self._basis(base_point)
         size = len(basis)
         curvature = self._curvature(base_point[..., None, None, :, :])
@@ -292,6 +322,7 @@ class SpectralMetric(Border, RiemannianMetric):
 
         Returns shape=[..., mn, mn]. Symmetric; below full rank zero on normal vectors.
         """
+        self._require_real("components of the Ricci tensor")
         basis = self._basis(base_point)
         values = self._curvature(base_point[..., None, :, :]).ricci_lower(basis)
         return gs.reshape(values, (*base_point.shape[:-2], len(basis), len(basis)))
@@ -322,7 +353,7 @@ class SpectralMetric(Border, RiemannianMetric):
 
         Returns shape=[..., m, n] or [n_samples, ..., m, n].
         """
-        noise = draw((*batch(n_samples), *base_point.shape), rng)
+        noise = draw((*batch(n_samples), *base_point.shape), rng, self.field)
         return self.frame(base_point).half_power(gs.cast(noise, base_point.dtype))
 
 
@@ -350,6 +381,12 @@ class DLNMetric(SpectralMetric):
         Depth N, real, at least 1, or ``inf``.
     normalized : bool
         Divide the cometric by N. Infinite depth always is normalised.
+
+    See Also
+    --------
+    dlngeo.geomstats.SpectralMetric
+    dlngeo.geomstats.FixedRankMatrices
+    dlngeo.FixedRank
 
     References
     ----------

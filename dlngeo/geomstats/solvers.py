@@ -62,7 +62,9 @@ class ShootingExp(ExpSolver):
         return path
 
     def _solve(self, tangent_vec: Any, base_point: Any, times: np.ndarray) -> Any:
-        x, v = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(tangent_vec, "tangent_vec"))
+        field = self.surface.field
+        named = (base_point, "base_point"), (tangent_vec, "tangent_vec")
+        x, v = np.broadcast_arrays(*(untraced(array, name, field) for array, name in named))
         points = gs.from_numpy(shoot(x, v, self.surface, times, self.tolerance)[0])
         return gs.cast(points, common_type(base_point, tangent_vec))
 
@@ -94,7 +96,8 @@ class ShootingLog(LogSolver):
         if differentiates(self.surface, base_point, point):
             return logarithm(Joined(self), base_point, point)
 
-        starts, ends = np.broadcast_arrays(untraced(base_point, "base_point"), untraced(point, "point"))
+        field, named = self.surface.field, ((base_point, "base_point"), (point, "point"))
+        starts, ends = np.broadcast_arrays(*(untraced(array, name, field) for array, name in named))
         # Points of single precision are on the manifold to that only.
         tolerance = max(self.tolerance, 8 * coarsest(base_point, point))
         velocity = connect_all(starts, ends, self.surface, tolerance).velocity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import geomstats.backend as gs
@@ -13,6 +14,7 @@ from dlngeo.geomstats._backend import batch, draw, to_numpy
 from dlngeo.geomstats.weights import WeightManifold
 from dlngeo.weights.geodesics import leaf
 from dlngeo.weights.network import imbalance as imbalance_of
+from dlngeo.weights.network import offsets_of
 from dlngeo.weights.unbalanced import LeafFrame, nearby
 
 __all__ = ["UnbalancedMatrices"]
@@ -63,6 +65,22 @@ class UnbalancedMatrices(WeightManifold):
         self._imbalance = (value + value.swapaxes(-1, -2)) / 2
         self.surface = leaf(self._imbalance)
         super().__init__(value.shape[-1], value.shape[0] + 1, equip)
+
+    @classmethod
+    def of_offsets(cls, d: int, offsets: Iterable[float], equip: bool = True) -> UnbalancedMatrices:
+        """Return the leaf ``G_p = (c_{p+1} − c_p) I`` of N square layers of width d, from their offsets, shape=[N].
+
+        Its products, as ``GeneralLinear`` with :class:`SpectralMetric` of
+        :class:`~dlngeo.kernels.RelaxedDepthKernel`, are the image of a Riemannian submersion;
+        :func:`dlngeo.weights.network.horizontal_lift` lifts their vectors, and :func:`dlngeo.balanced_weights` points.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the width is no positive integer, or the offsets are not two finite numbers or more.
+        """
+        values, d = list(offsets), _check.positive_integer(d, "d")
+        return cls(np.multiply.outer(np.diff(offsets_of(values, len(values))), np.eye(d)), equip)
 
     @property
     def imbalance(self) -> Any:

@@ -147,6 +147,11 @@ def compare(
         If nothing is to be run, ``heldout`` is of another matrix, or ``file`` is no file of :func:`compare`, or of
         runs of the same names on another problem, metric or start, or with other settings.
 
+    See Also
+    --------
+    dlngeo.problems.solve
+    dlngeo.pymanopt.GradientFlow
+
     Examples
     --------
     >>> import numpy as np

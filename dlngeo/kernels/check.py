@@ -20,6 +20,7 @@ from dlngeo.errors import KernelError
 from dlngeo.kernels import _differences
 from dlngeo.kernels.depth import of_depth
 from dlngeo.kernels.kernel import Kernel
+from dlngeo.kernels.relaxed import RelaxedDepthKernel
 
 __all__ = ["KernelReport", "Property", "check_kernel", "require_kernel"]
 
@@ -109,6 +110,11 @@ def check_kernel(kernel: Kernel) -> KernelReport:
     TypeError
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
 
+    See Also
+    --------
+    dlngeo.Kernel
+    dlngeo.kernels.require_kernel
+
     Examples
     --------
     >>> from dlngeo import DepthKernel
@@ -119,15 +125,12 @@ def check_kernel(kernel: Kernel) -> KernelReport:
     return KernelReport(repr(kernel), tuple(_until_broken(_properties(kernel, _FULL))))
 
 
-def require_kernel(kernel: Any, zero: bool = True) -> None:
-    """Raise unless ``kernel`` passes a short form of :func:`check_kernel`: few values, in double precision.
+def require_kernel(kernel: Any, m: int, n: int, rank: int) -> None:
+    """Raise unless a kernel gives a metric on the m×n matrices of a rank.
 
-    Parameters
-    ----------
-    kernel : Kernel
-        Kernel.
-    zero : bool
-        Whether the metric meets vanishing singular values, as it does but on square invertible matrices.
+    It must pass a short form of :func:`check_kernel`: few values, in double precision, zero among them unless
+    ``m = n = rank``. And it must be a metric there: with directions that leave the column or row space, ``φ(1, 0)`` is
+    positive; and below ``min(m, n)``, the flow of the network that has it conserves the rank.
 
     Raises
     ------
@@ -135,14 +138,36 @@ def require_kernel(kernel: Any, zero: bool = True) -> None:
         If ``kernel`` is no :class:`~dlngeo.Kernel`.
     KernelError
         If a property fails; the message names it, where, and by how much.
+    ValueError
+        If the metric is infinite on these matrices, or its flow leaves them.
     """
     _require_type(kernel)
-    for found in _until_broken(_properties(kernel, _FEW if zero else _FEW[1:], full=False)):
+    square = m == n == rank
+    for found in _until_broken(_properties(kernel, _FEW[1:] if square else _FEW, full=False)):
         if not found.ok:
             raise KernelError(
                 f"{kernel!r} is no kernel of a metric: {found.name} fails: {found.finding}. "
                 "print(dlngeo.check_kernel(kernel)) tells all that is wrong."
             )
+    if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
+        raise ValueError(
+            f"the metric of {kernel!r} is infinite in directions that leave the column or row space, as φ(1, 0) = 0, "
+            f"so it lives on square invertible matrices only, not on {m}×{n} matrices of rank {rank}; use a finite "
+            "depth, or m = n = rank."
+        )
+    if rank < min(m, n) and isinstance(kernel, RelaxedDepthKernel) and kernel.depth is None:
+        require_conserved_rank(kernel, m, n, rank)
+
+
+def require_conserved_rank(kernel: RelaxedDepthKernel, m: int, n: int, rank: int) -> None:
+    """Raise where the flow of layers with offsets leaves the m×n matrices of a rank below ``min(m, n)``."""
+    if not kernel.conserves_rank:
+        raise ValueError(
+            f"the offsets {kernel.offsets.tolist()} of the layers take their least value once, so that φ(0, 0) = "
+            f"{float(kernel(np.zeros(1), np.zeros(1))[0]):g} > 0: singular values rise from zero, and the flow leaves "
+            f"the {m}×{n} matrices of rank {rank}. Take rank {min(m, n)}, or offsets of which two or more are the "
+            "least."
+        )
 
 
 def _require_type(kernel: Any) -> None:

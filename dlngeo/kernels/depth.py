@@ -86,6 +86,12 @@ class DepthKernel(_PowerKernel):
     ValueError
         If ``depth`` is below 1, or infinite (use :class:`InfiniteDepthKernel`).
 
+    See Also
+    --------
+    dlngeo.InfiniteDepthKernel
+    dlngeo.kernels.RelaxedDepthKernel
+    dlngeo.check_kernel
+
     Notes
     -----
     ``ψ_r(0, 0)`` is ``inf`` for N > 1: the kernel is not differentiable at a vanishing singular value.
@@ -94,6 +100,14 @@ class DepthKernel(_PowerKernel):
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
     .. [2] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks", ICML 2018, Claim 2.
+
+    Examples
+    --------
+    >>> from dlngeo import DepthKernel
+    >>> round(float(DepthKernel(3)(2.0, 1.0)), 6)
+    5.107243
+    >>> float(DepthKernel(2)(2.0, 1.0))  # the sum of both
+    3.0
     """
 
     def __init__(self, depth: float, normalized: bool = False) -> None:
@@ -120,6 +134,11 @@ class InfiniteDepthKernel(_PowerKernel):
 
     the logarithmic mean of ``s²`` and ``t²``.
 
+    See Also
+    --------
+    dlngeo.DepthKernel
+    dlngeo.kernels.RegularizedKernel
+
     Notes
     -----
     A vanishing singular value is infinitely far, and ``φ_∞(s, 0) = 0``: the metric lives on square
@@ -129,6 +148,14 @@ class InfiniteDepthKernel(_PowerKernel):
     ----------
     .. [1] N. Cohen, G. Menon, Z. Veraszto, "Deep linear networks for matrix completion: an infinite depth limit",
        SIAM J. Appl. Dyn. Syst. 22 (2023), arXiv:2210.12497.
+
+    Examples
+    --------
+    >>> from dlngeo import DepthKernel, InfiniteDepthKernel
+    >>> round(float(InfiniteDepthKernel()(2.0, 1.0)), 6)
+    2.164043
+    >>> round(float(DepthKernel(1e6, normalized=True)(2.0, 1.0)), 6)
+    2.164041
     """
 
     depth = _depth = math.inf
@@ -145,6 +172,20 @@ def of_depth(depth: float, normalized: bool = False) -> DepthKernel | InfiniteDe
         If ``depth`` is not a real number.
     ValueError
         If ``depth`` is below 1.
+
+    See Also
+    --------
+    dlngeo.DepthKernel
+    dlngeo.InfiniteDepthKernel
+
+    Examples
+    --------
+    >>> import math
+    >>> from dlngeo.kernels import of_depth
+    >>> of_depth(3)
+    DepthKernel(depth=3, normalized=False)
+    >>> of_depth(math.inf)
+    InfiniteDepthKernel()
     """
     depth = _check.depth(depth, allow_infinite=True)
     return InfiniteDepthKernel() if math.isinf(depth) else DepthKernel(depth, normalized)

@@ -89,8 +89,8 @@ class Kernel(ABC):
     :attr:`depth`
         By default None: no network has this metric. Then the retraction of second order follows a projected
         parabola, which passes no singular matrix; gradient flows run in dense matrices, which lose small singular
-        values, rather than in factored ones; the compiled samplers, which step in factors, leave the work to the
-        general one; and there are no weights above, for constrained HMC or isotropic noise.
+        values, rather than in factored ones; chains tabulate the flat coordinate of the singular values; and there are
+        no weights above, for constrained HMC or isotropic noise.
 
     The defaults suppose that φ is analytic in the square of each argument, in the disc around it that touches zero.
 
@@ -106,6 +106,12 @@ class Kernel(ABC):
     ----------
     array_api : bool
         Whether the functions take arrays of any library of the array API.
+
+    See Also
+    --------
+    dlngeo.check_kernel
+    dlngeo.DepthKernel
+    dlngeo.geomstats.SpectralMetric
 
     Examples
     --------

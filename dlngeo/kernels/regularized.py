@@ -34,6 +34,11 @@ class RegularizedKernel(Kernel):
     ValueError
         If ``epsilon`` is not positive and finite.
 
+    See Also
+    --------
+    dlngeo.InfiniteDepthKernel
+    dlngeo.kernels.RelaxedDepthKernel
+
     Notes
     -----
     It has no depth: no network of balanced layers has this metric.

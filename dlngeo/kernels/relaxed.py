@@ -17,6 +17,7 @@ for large offsets, are pairs of a mantissa and a power of two.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlngeo import _check
-from dlngeo.kernels.kernel import Kernel
+from dlngeo.kernels.kernel import Kernel, _on_numpy
 
 __all__ = ["RelaxedDepthKernel"]
 
@@ -54,6 +55,12 @@ class _Wide:
     def at(self, index: Any) -> _Wide:
         return _Wide(self.mantissa[index], self.exponent[index])
 
+    def logarithm(self) -> Array:
+        """Natural logarithm, ``−inf`` at zero."""
+        positive = self.mantissa > 0
+        log = np.log(np.where(positive, self.mantissa, 1.0)) + self.exponent * np.log(2)
+        return np.where(positive, log, -np.inf)
+
     def to_double(self) -> Array:
         return _scaled(self.mantissa, self.exponent)
 
@@ -64,6 +71,11 @@ _FAR = -(2**40)  # the exponent of zero: below all others
 def _wide(mantissa: Array, exponent: Any = 0) -> _Wide:
     mantissa, shift = np.frexp(mantissa)
     return _Wide(mantissa, np.where(mantissa == 0, _FAR, exponent + shift.astype(np.int64)))
+
+
+def _exponential(log: Array) -> _Wide:
+    exponent = np.where(log == -np.inf, 0, np.floor(log / np.log(2)))
+    return _wide(np.exp(log - exponent * np.log(2)), exponent.astype(np.int64))
 
 
 def _scaled(mantissa: Array, exponent: Any) -> Array:
@@ -104,6 +116,11 @@ class RelaxedDepthKernel(Kernel):
     ------
     ValueError
         If there is no offset, or one that is not finite.
+
+    See Also
+    --------
+    dlngeo.DepthKernel
+    dlngeo.entropy
 
     Notes
     -----
@@ -154,9 +171,18 @@ class RelaxedDepthKernel(Kernel):
         """``h[x_1, x_1]``, by which φ is divided where it is normalised; 1 where it is not."""
         return float(self._unit.to_double())
 
-    def shared(self, s: Any) -> Array:
+    @_on_numpy
+    def shared(self, s: Any) -> Any:
         """Return ``x_σ``, of which the p-th layer has the singular values ``(x_σ + c_p)^{1/2}``."""
         return self._nodes(s)[0].to_double()
+
+    def logarithm(self, u: Array, v: Array) -> Array:
+        """``log φ(e^u, e^v)`` of logarithms of singular values, which need not be doubles themselves; −∞ for zero."""
+        one, other = (np.logaddexp(self._log_shared(value)[..., None], self._logs) for value in (u, v))
+        none = np.zeros_like(one[..., :1]), np.zeros_like(other[..., :1])
+        above = np.concatenate([np.cumsum(one[..., :0:-1], axis=-1)[..., ::-1], none[0]], axis=-1)
+        below = np.concatenate([none[1], np.cumsum(other[..., :-1], axis=-1)], axis=-1)
+        return np.logaddexp.reduce(above + below, axis=-1) - self._unit.logarithm()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(offsets={self.offsets.tolist()}, normalized={self.normalized})"
@@ -208,34 +234,42 @@ class RelaxedDepthKernel(Kernel):
         """``x`` at singular values, all of one shape, found once for each value: pairs and triples hold few."""
         arrays = np.broadcast_arrays(*_check.singular_values(*values)[1:])
         distinct, places = np.unique(np.stack(arrays), return_inverse=True)
-        x = self._inverse(distinct)
+        x = self._inverse(_wide(distinct))
         return [x.at(place) for place in places.reshape(len(arrays), *arrays[0].shape)]
 
-    def _inverse(self, sigma: Array) -> _Wide:
+    def _inverse(self, sigma: _Wide) -> _Wide:
         """Solve ``h(x) = σ²``: by Newton's method in the logarithms, in which h is convex, and on x itself at last."""
-        positive = sigma > 0
-        target = 2 * np.log(np.where(positive, sigma, 1.0))[..., None]
-        above = self.offsets[self.offsets > 0]
-        logs = np.concatenate([np.log(above), np.full(self.offsets.size - above.size, -np.inf)])
-        # Of each factor the larger term alone: an upper bound, for any number of large offsets.
-        sums = np.concatenate([[0.0], np.cumsum(np.log(above))])
-        y = np.min((target - sums) / (self.offsets.size - np.arange(sums.size)), axis=-1)[..., None]
-        for _ in range(_NEWTON):
-            terms = np.logaddexp(y, logs)
-            step = (terms.sum(axis=-1, keepdims=True) - target) / np.exp(y - terms).sum(axis=-1, keepdims=True)
-            y = y - step
-            if not np.any(step > 1e-9 * (1 + np.abs(y))):
-                break
-        exponent = np.floor(y[..., 0] / np.log(2))
-        x = _wide(np.exp(y[..., 0] - exponent * np.log(2)), exponent.astype(np.int64))
+        positive = sigma.mantissa > 0
+        root = _Wide(np.where(positive, sigma.mantissa, 1.0), np.where(positive, sigma.exponent, 0))
+        x = _exponential(self._log_shared(root.logarithm()))
         x = _Wide(np.where(positive, x.mantissa, 0.0), np.where(positive, x.exponent, _FAR))
-        root = _wide(np.where(positive, sigma, 1.0))
         for _ in range(_POLISH):
             factors = self._factors(x)
             slope = (_Wide(x.mantissa[..., None], x.exponent[..., None]) / factors).to_double().sum(axis=-1)
             excess = (_product(factors) / root / root).to_double() - 1
             x = _wide(np.where(positive, x.mantissa * (1 - excess / np.where(positive, slope, 1.0)), 0.0), x.exponent)
         return x
+
+    @functools.cached_property
+    def _logs(self) -> Array:
+        """``log c_p``."""
+        above = self.offsets[self.offsets > 0]
+        return np.concatenate([np.log(above), np.full(self.offsets.size - above.size, -np.inf)])
+
+    def _log_shared(self, u: Array) -> Array:
+        """``log x`` at ``u = log σ``, of which h is a convex function."""
+        positive = u > -np.inf
+        target = 2 * np.where(positive, u, 0.0)[..., None]
+        # Of each factor the larger term alone: an upper bound, for any number of large offsets.
+        sums = np.concatenate([[0.0], np.cumsum(self._logs[self.offsets > 0])])
+        y = np.min((target - sums) / (self.offsets.size - np.arange(sums.size)), axis=-1)[..., None]
+        for _ in range(_NEWTON):
+            terms = np.logaddexp(y, self._logs)
+            step = (terms.sum(axis=-1, keepdims=True) - target) / np.exp(y - terms).sum(axis=-1, keepdims=True)
+            y = y - step
+            if not np.any(step > 1e-9 * (1 + np.abs(y))):
+                break
+        return np.where(positive, y[..., 0], -np.inf)
 
     def _factors(self, x: _Wide) -> _Wide:
         """``x + c_p``, on a new last axis."""

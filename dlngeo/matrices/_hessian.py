@@ -11,13 +11,14 @@ the core of the result is ``Y + Y′ᵀ`` with
 
 .. math:: Y_k = R_k W_k + S_k (W^\top)_k, \qquad Y'_k = R'_k (W^\top)_k + S_k^\top W_k
 
-for row k and symmetric ``R_k`` and ``R′_k``, all of size r.
+for row k and symmetric ``R_k`` and ``R′_k``, all of size r. Over the complex numbers transposes are adjoints.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from dlngeo._linalg import adjoint
 from dlngeo.matrices._index_sets import index_sets, places_of_triples
 from dlngeo.matrices.blocks import Blocks
 
@@ -53,8 +54,8 @@ class ConnectionTerm:
         depth, xp, s = frame.kernel.depth, frame._xp, frame.s
         row, column, root = s[..., :, None], s[..., None, :], xp.sqrt(frame.phi)
         gradient = frame.phi * p.core
-        along_u = gradient * column + row * gradient.mT  # GΣ + ΣGᵀ
-        along_v = row * gradient + gradient.mT * column
+        along_u = gradient * column + row * adjoint(gradient)  # GΣ + ΣGᵀ
+        along_v = row * gradient + adjoint(gradient) * column
         terms = _Polynomials if depth is not None and depth <= _TERMS and float(depth).is_integer() else _Tables
         self._core = terms(frame, root, p.core, along_u, along_v)
         if square:
@@ -63,7 +64,8 @@ class ConnectionTerm:
         to_null, of_null = self._core.null_differences(frame)
         null = xp.sqrt(frame.phi_null)[..., :, None]
         t, q = to_null.mT * (null / null.mT), of_null / (null * null.mT)
-        self._of_left, self._of_right = _half(row * t * p.core, q * along_v), _half(row * t * p.core.mT, q * along_u)
+        self._of_left = _half(row * t * p.core, q * along_v)
+        self._of_right = _half(row * t * adjoint(p.core), q * along_u)
         # The core W and the left block L meet in ⟨LᵀP_l, a ∘ W + b ∘ Wᵀ⟩, the right block with Wᵀ in the same way.
         weight = of_null * root / null
         self._straight = row / 2 * (to_null.mT * null / root + weight)
@@ -71,17 +73,17 @@ class ConnectionTerm:
 
     def __call__(self, w: Blocks) -> Blocks:
         """Evaluate it at isometric coordinates, to which it belongs."""
-        p, w_t = self._p, w.core.mT
+        p, w_t = self._p, adjoint(w.core)
         core = self._core(w.core)
         left = right = None
         if w.left is not None:
-            meeting = w.left.mT @ p.left
-            core = core + self._straight * meeting + (self._turned * meeting).mT
-            left = w.left @ self._of_left + p.left @ (self._straight * w.core + self._turned * w_t).mT
+            meeting = adjoint(w.left) @ p.left
+            core = core + self._straight * meeting + adjoint(self._turned * meeting)
+            left = w.left @ self._of_left + p.left @ adjoint(self._straight * w.core + self._turned * w_t)
         if w.right is not None:
-            meeting = w.right.mT @ p.right
-            core = core + (self._straight * meeting).mT + self._turned * meeting
-            right = w.right @ self._of_right + p.right @ (self._straight * w_t + self._turned * w.core).mT
+            meeting = adjoint(w.right) @ p.right
+            core = core + adjoint(self._straight * meeting) + self._turned * meeting
+            right = w.right @ self._of_right + p.right @ adjoint(self._straight * w_t + self._turned * w.core)
         return Blocks(core, left, right)
 
 
@@ -100,7 +102,7 @@ class _Tables:
     def __init__(self, frame: Any, root: Any, p: Any, along_u: Any, along_v: Any) -> None:
         self._xp = xp = frame._xp
         row, p, p_t, along_u, along_v, phi = (
-            a[..., None, :, :] for a in (frame.s[..., :, None], p, p.mT, along_u, along_v, frame.phi)
+            a[..., None, :, :] for a in (frame.s[..., :, None], p, adjoint(p), along_u, along_v, frame.phi)
         )
         if frame.kernel.depth is None:
             t = xp.moveaxis(frame.psi, -3, -1) * (root[..., :, :, None] / root[..., :, None, :])
@@ -115,7 +117,8 @@ class _Tables:
             rows, columns = t * _half(row * p, along_v / phi), t * _half(row * p_t, along_u / phi)
             twice = 2 * t
         mixed = frame.s[..., :, None, None] / 2 * p_t * twice
-        self._table = xp.concat([xp.concat([rows, mixed], axis=-1), xp.concat([mixed.mT, columns], axis=-1)], axis=-2)
+        halves = xp.concat([rows, mixed], axis=-1), xp.concat([adjoint(mixed), columns], axis=-1)
+        self._table = xp.concat(halves, axis=-2).conj()
 
     def null_differences(self, frame: Any) -> tuple[Any, Any]:
         """``ψ_k(l, 0)`` and ``ψ_0(k, l)``."""
@@ -123,8 +126,8 @@ class _Tables:
 
     def __call__(self, w: Any) -> Any:
         r = w.shape[-1]
-        y = (self._table @ self._xp.concat([w, w.mT], axis=-1)[..., None])[..., 0]
-        return y[..., :r] + y[..., r:].mT
+        y = (self._table @ self._xp.concat([w, adjoint(w)], axis=-1)[..., None])[..., 0]
+        return y[..., :r] + adjoint(y[..., r:])
 
 
 class _Polynomials:
@@ -151,10 +154,10 @@ class _Polynomials:
         self._with_null = scale * homogeneous[-1]  # h[a_k, a_l, 0]
         turned = row[..., None] * h
         self._weights = xp.stack([h, turned], axis=-3), xp.stack([turned, h], axis=-3)
-        b, b_t = _half(row * p, along_v / frame.phi), _half(row * p.mT, along_u / frame.phi)
+        b, b_t = _half(row * p, along_v / frame.phi), _half(row * adjoint(p), along_u / frame.phi)
         self._of_w, self._of_transposed = (
             xp.concat([x[..., :, None] * side for side in sides for x in powers], axis=-1)
-            for sides in ((b, p.mT), (p, b_t))
+            for sides in ((b, adjoint(p)), (p, b_t))
         )
 
     def null_differences(self, frame: Any) -> tuple[Any, Any]:
@@ -163,14 +166,14 @@ class _Polynomials:
 
     def __call__(self, w: Any) -> Any:
         k = w / self._root
-        y, y_t = k @ self._of_w, k.mT @ self._of_transposed
+        y, y_t = k @ self._of_w, adjoint(k) @ self._of_transposed
         weights, weights_t = self._weights
         shape = (*y.shape[:-1], *weights.shape[-3:-1], w.shape[-1])
         y = self._xp.reshape(y, shape) * weights + self._xp.reshape(y_t, shape) * weights_t
         y = self._xp.sum(y, axis=-2)
-        return y[..., 0, :] + y[..., 1, :].mT
+        return y[..., 0, :] + adjoint(y[..., 1, :])
 
 
 def _half(first: Any, second: Any) -> Any:
     """``sym(first) − second/2``."""
-    return (first + first.mT - second) / 2
+    return (first + adjoint(first) - second) / 2

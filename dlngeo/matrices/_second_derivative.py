@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dlngeo._linalg import adjoint
 from dlngeo.matrices._second_order import Differences, SecondOrder
 from dlngeo.matrices.frame import Frame
 
@@ -26,14 +27,14 @@ class ForceDerivative:
     """
 
     def __init__(self, frame: Frame) -> None:
-        self._u, self._v = (_complete(frame._xp, basis) for basis in (frame.u, frame.vt.mT))
+        self._u, self._v = (_complete(frame._xp, basis) for basis in (frame.u, adjoint(frame.vt)))
         rows, cols = (np.minimum(np.arange(size), frame.rank) for size in (frame.m, frame.n))
         self._sums = SecondOrder(Differences(frame), rows, cols)
 
     def __call__(self, w: Any, p: Any, q: Any) -> Any:
         """Evaluate it at matrices, shape=[..., m, n], normal parts included."""
-        w, p, q = (self._u.mT @ z @ self._v for z in (w, p, q))
-        return 2 * self._u @ self._sums.force(w, p, q) @ self._v.mT
+        w, p, q = (adjoint(self._u) @ z @ self._v for z in (w, p, q))
+        return 2 * self._u @ self._sums.force(w, p, q) @ adjoint(self._v)
 
 
 def _complete(xp: Any, u: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dlngeo._linalg import adjoint, is_complex
 from dlngeo.matrices._index_sets import index_sets, place_of, places_of_unions, sort_indices
 from dlngeo.matrices.frame import Blocks, Frame
 
@@ -209,7 +210,7 @@ class Extension:
         self._xp = frame._xp
         self.rank = frame.rank
         self.left = self._basis(frame.u, [b.left for b in vectors])
-        self.right = self._basis(frame.vt.mT, [b.right for b in vectors])
+        self.right = self._basis(adjoint(frame.vt), [b.right for b in vectors])
         sizes = (self.rank + (0 if q is None else q.shape[-1]) for q in (self.left, self.right))
         self.rows, self.cols = (np.minimum(np.arange(size), self.rank) for size in sizes)
 
@@ -225,7 +226,8 @@ class Extension:
     def matrix(self, blocks: Blocks) -> Any:
         """Matrix of blocks, shape=[..., len(rows), len(cols)]."""
         xp, (core, left, right) = self._xp, blocks
-        parts = [core, None if left is None else self.left.mT @ left, None if right is None else right.mT @ self.right]
+        below = None if left is None else adjoint(self.left) @ left
+        parts = [core, below, None if right is None else adjoint(right) @ self.right]
         batch = np.broadcast_shapes(*(part.shape[:-2] for part in parts if part is not None))
         core, below, beside = (
             None if part is None else xp.broadcast_to(part, (*batch, *part.shape[-2:])) for part in parts
@@ -241,7 +243,7 @@ class Extension:
         """Blocks of a matrix: the inverse of :meth:`matrix`, without the normal part."""
         r = self.rank
         left = None if self.left is None else self.left @ matrix[..., r:, :r]
-        right = None if self.right is None else self.right @ matrix[..., :r, r:].mT
+        right = None if self.right is None else self.right @ adjoint(matrix[..., :r, r:])
         return Blocks(matrix[..., :r, :r], left, right)
 
 
@@ -265,8 +267,12 @@ class SecondOrder:
         self.mixed = differences.all_mixed(rows, cols)
 
     def _motions(self, y: Any) -> tuple[Any, Any]:
-        """Halves of the first-order changes ``R^U`` of ``XXᵀ`` and ``R^V`` of ``XᵀX``: these are R + Rᵀ."""
-        return y @ self.sigma.mT, y.mT @ self.sigma
+        """Halves of the first-order changes ``R^U`` of ``XX*`` and ``R^V`` of ``X*X``: these are R + R*."""
+        return self._times(y, self.sigma.mT), self._times(adjoint(y), self.sigma)
+
+    def _times(self, y: Any, sigma: Any) -> Any:
+        """``y σ`` for the rectangular diagonal σ, which is real."""
+        return y @ (self._xp.astype(sigma, y.dtype) if is_complex(y) else sigma)
 
     def cometric(self, y: Any, z: Any, q: Any) -> Any:
         r"""Second derivative ``(D²_{YZ} A)(Q)`` along the manifold, at zero tangential acceleration.
@@ -282,20 +288,24 @@ class SecondOrder:
         """
         xp = self._xp
         (u_y, v_y), (u_z, v_z) = self._motions(y), self._motions(z)
-        out = self._one_side(0, y, z, u_y, u_z, q) + self._one_side(1, y.mT, z.mT, v_y, v_z, q.mT).mT
-        u_y, v_y, u_z, v_z = (half + half.mT for half in (u_y, v_y, u_z, v_z))
+        out = self._one_side(0, y, z, u_y, u_z, q) + adjoint(
+            self._one_side(1, adjoint(y), adjoint(z), v_y, v_z, adjoint(q))
+        )
+        u_y, v_y, u_z, v_z = (half + adjoint(half) for half in (u_y, v_y, u_z, v_z))
         across = xp.stack(xp.broadcast_arrays(u_y, u_z), axis=-2)[..., :, None, :, :]  # k, order, i
         along = xp.stack(xp.broadcast_arrays(v_z, v_y), axis=-2)  # j, order, l
-        both = (across * q.mT[..., None, :, None, :]) @ self.mixed  # k, j, order, l
+        both = self._weigh(across * q.mT[..., None, :, None, :], self.mixed)  # k, j, order, l
         return out + xp.sum(both * along[..., None, :, :, :], axis=(-3, -2))
 
     def _one_side(self, side: int, y: Any, z: Any, u_y: Any, u_z: Any, q: Any) -> Any:
-        def chains(a: Any, b: Any) -> Any:  # a_ki b_ji + b_ki a_ji at k, j, i
-            return a[..., :, None, :] * b[..., None, :, :] + b[..., :, None, :] * a[..., None, :, :]
+        def chains(a: Any, b: Any) -> Any:  # a_ki b̄_ji + b_ki ā_ji at k, j, i
+            a_bar, b_bar = a.conj(), b.conj()
+            return a[..., :, None, :] * b_bar[..., None, :, :] + b[..., :, None, :] * a_bar[..., None, :, :]
 
-        rest = chains(u_y, u_z.mT) + chains(u_y.mT, u_z) + chains(u_y.mT, u_z.mT)
-        pairs = (chains(y, z)[..., None, :] @ self.weighted[side])[..., 0, :]
-        pairs = pairs + (rest[..., None, :] @ self.second[side])[..., 0, :]  # k, j, l
+        u_yt, u_zt = adjoint(u_y), adjoint(u_z)
+        rest = chains(u_y, u_zt) + chains(u_yt, u_z) + chains(u_yt, u_zt)
+        pairs = self._weigh(chains(y, z)[..., None, :], self.weighted[side])[..., 0, :]
+        pairs = pairs + self._weigh(rest[..., None, :], self.second[side])[..., 0, :]  # k, j, l
         return self._xp.sum(pairs * q[..., None, :, :], axis=-2)
 
     def force(self, y: Any, p: Any, q: Any) -> Any:
@@ -305,20 +315,31 @@ class SecondOrder:
         """
         xp = self._xp
         u, v = self._motions(y)
-        out = self._pulled(0, y, p, q, u) + self._pulled(1, y.mT, p.mT, q.mT, v).mT
-        u, v = u + u.mT, v + v.mT
-        along = (self.mixed @ (p[..., :, None, :] * v[..., None, :, :])[..., None])[..., 0]  # k, j, i
-        across = ((u[..., :, None, :] * q.mT[..., None, :, :])[..., None, :] @ self.mixed)[..., 0, :]  # k, j, l
-        pull_u = xp.sum(q.mT[..., None, :, :] * along, axis=-2) / 2
+        out = self._pulled(0, y, p, q, u) + adjoint(self._pulled(1, adjoint(y), adjoint(p), adjoint(q), v))
+        u, v, q_t = u + adjoint(u), v + adjoint(v), adjoint(q)
+        pairs = p[..., :, None, :] * v.conj()[..., None, :, :]
+        along = self._weighed(self.mixed, pairs[..., None])[..., 0]  # k, j, i
+        pairs = u.conj()[..., :, None, :] * q_t[..., None, :, :]
+        across = self._weigh(pairs[..., None, :], self.mixed)[..., 0, :]  # k, j, l
+        pull_u = xp.sum(q_t[..., None, :, :] * along, axis=-2) / 2
         pull_v = xp.sum(p[..., :, None, :] * across, axis=-3) / 2
-        return out + (pull_u + pull_u.mT) @ self.sigma + self.sigma @ (pull_v + pull_v.mT)
+        right = adjoint(self._times(pull_v + adjoint(pull_v), self.sigma.mT))
+        return out + self._times(pull_u + adjoint(pull_u), self.sigma) + right
 
     def _pulled(self, side: int, y: Any, p: Any, q: Any, u: Any) -> Any:
         xp = self._xp
-        pairs = p[..., :, None, :] * q[..., None, :, :]
-        pairs = ((pairs + q[..., :, None, :] * p[..., None, :, :]) / 2)[..., None]  # k, j, l
-        inner = (self.second[side] @ pairs)[..., 0]  # k, j, i
-        first = xp.sum((self.weighted[side] @ pairs)[..., 0] * y[..., None, :, :], axis=-2)
-        pull = xp.sum(u.mT[..., :, None, :] * inner, axis=-3)
-        back = xp.sum((u + u.mT)[..., :, None, :] * inner, axis=-3)
-        return first + (pull + back.mT) @ (self.sigma if side == 0 else self.sigma.mT)
+        pairs = p[..., :, None, :] * q.conj()[..., None, :, :]
+        pairs = ((pairs + q[..., :, None, :] * p.conj()[..., None, :, :]) / 2)[..., None]  # k, j, l
+        inner = self._weighed(self.second[side], pairs)[..., 0]  # k, j, i
+        first = xp.sum(self._weighed(self.weighted[side], pairs)[..., 0] * y[..., None, :, :], axis=-2)
+        pull = xp.sum(adjoint(u)[..., None, :, :] * inner, axis=-2)
+        back = xp.sum((u + adjoint(u))[..., None, :, :] * inner, axis=-2)
+        return first + self._times(pull + adjoint(back), self.sigma if side == 0 else self.sigma.mT)
+
+    def _weigh(self, pairs: Any, table: Any) -> Any:
+        """``pairs @ table``, of a real table."""
+        return pairs @ (self._xp.astype(table, pairs.dtype) if is_complex(pairs) else table)
+
+    def _weighed(self, table: Any, pairs: Any) -> Any:
+        """``table @ pairs``, of a real table."""
+        return (self._xp.astype(table, pairs.dtype) if is_complex(pairs) else table) @ pairs

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from dlngeo._autodiff import Operation, in_jax, is_traced, untraced
+from dlngeo._linalg import is_complex
 from dlngeo.errors import SingularError
 from dlngeo.kernels import DepthKernel, Kernel
 from dlngeo.matrices._second_derivative import ForceDerivative
@@ -46,7 +47,21 @@ _FROBENIUS = DepthKernel(1)
 
 
 def frame_at(x: Any, kernel: Kernel, rank: int | None, *vectors: Any) -> Any:
-    """Frame of a point: a :class:`DifferentiableFrame` if it or any of the vectors to be used there is traced."""
+    """Frame of a point: a :class:`DifferentiableFrame` if it or any of the vectors to be used there is traced.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.differentiable import frame_at
+    >>> frame_at(np.diag([2.0, 1.0]), DepthKernel(2), 2).cometric(np.ones((2, 2)))
+    array([[4., 3.],
+           [3., 2.]])
+    """
     return DifferentiableFrame(x, kernel, rank) if is_traced(x, *vectors) else Frame.at(x, kernel, rank)
 
 
@@ -72,6 +87,11 @@ class DifferentiableFrame:
     """
 
     def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:
+        if is_complex(untraced(x)):
+            raise NotImplementedError(
+                "frames of complex matrices are not differentiated through; their closed forms are those of Frame, at "
+                "arrays without history (x.detach() in PyTorch)."
+            )
         self.x = x
         self._point = _Point(kernel, rank, None if in_jax(x) else Frame.at(untraced(x), kernel, rank))
 

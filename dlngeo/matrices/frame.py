@@ -1,6 +1,7 @@
 r"""The calculus of an invariant metric at one point, in its SVD frame.
 
-At ``X = U Σ Vᵀ`` of rank r, with shape m×n, every matrix ``Z`` has the blocks
+Matrices are real or complex; over the complex numbers ``ᵀ`` is the conjugate transpose, and inner products are real
+parts. At ``X = U Σ Vᵀ`` of rank r, with shape m×n, every matrix ``Z`` has the blocks
 
 .. math:: Z = U M V^\top + Z_l V^\top + U Z_r^\top + Z_\perp, \qquad U^\top Z_l = 0,\; V^\top Z_r = 0,
 
@@ -23,10 +24,11 @@ References
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from dlngeo import _check
 from dlngeo._autodiff import has_values
+from dlngeo._linalg import adjoint, inner, is_complex
 from dlngeo.errors import KernelError, SingularError
 from dlngeo.kernels import Kernel
 from dlngeo.matrices._hessian import ConnectionTerm
@@ -56,6 +58,21 @@ class Frame:
     ------
     ValueError
         If the shapes do not fit together.
+
+    See Also
+    --------
+    dlngeo.matrices.differentiable.frame_at
+    dlngeo.Kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.frame import Frame
+    >>> frame = Frame.at(np.diag([2.0, 1.0]), DepthKernel(2))
+    >>> frame.cometric(np.ones((2, 2)))
+    array([[4., 3.],
+           [3., 2.]])
     """
 
     def __init__(self, u: Any, s: Any, vt: Any, kernel: Kernel) -> None:
@@ -67,6 +84,8 @@ class Frame:
         self.u, self.s, self.vt = u, s, vt
         self.kernel = kernel
         self.m, self.n, self.rank = u.shape[-2], vt.shape[-1], s.shape[-1]
+        #: The field of the matrices: it decides on the dimension, and so on volume and noise.
+        self.field: Literal["real", "complex"] = "complex" if is_complex(u) else "real"
 
     @property
     def _xp(self) -> Any:
@@ -97,7 +116,7 @@ class Frame:
                 "a frame cannot be traced by JAX, whose derivative of the SVD is NaN where singular values coincide; "
                 "use dlngeo.matrices.differentiable.frame_at, which has closed forms."
             )
-        xp, x = _check.floating(x)
+        xp, x = _check.floating(x, field="complex")
         _check.finite(xp, x, "the point")
         if rank is not None:
             rank = _check.rank(rank, *x.shape[-2:])
@@ -145,26 +164,31 @@ class Frame:
 
     def split(self, z: Any) -> Blocks:
         """Blocks of a dense matrix; its normal part is projected out."""
-        v, ut, z = self.vt.mT, self.u.mT, _check.plain(z, "the vector")
+        v, ut, z = adjoint(self.vt), adjoint(self.u), self._vector(z, "the vector")
         if self.m == self.n == self.rank:
             return Blocks(ut @ z @ v, None, None)
         zv, utz = z @ v, ut @ z
         core = ut @ zv
         left = None if self.m == self.rank else zv - self.u @ core
-        right = None if self.n == self.rank else (utz - core @ self.vt).mT
+        right = None if self.n == self.rank else adjoint(utz - core @ self.vt)
         return Blocks(core, left, right)
+
+    def _vector(self, z: Any, name: str) -> Any:
+        """Return a dense matrix as an array of numbers of the field of the point."""
+        z = _check.plain(z, name, self.field)
+        return z if self.field == "real" or is_complex(z) else self._xp.astype(z, self.u.dtype)
 
     def assemble(self, blocks: Blocks) -> Any:
         """Dense matrix of blocks: the inverse of :meth:`split` on tangent vectors."""
         core, left, right = blocks
         z = self.u @ core
         z = z @ self.vt if left is None else (z + left) @ self.vt
-        return z if right is None else z + self.u @ right.mT
+        return z if right is None else z + self.u @ adjoint(right)
 
     def project(self, z: Any) -> Any:
         """Orthogonal projection of a dense matrix onto the tangent space, in the Frobenius metric."""
         if self.m == self.n == self.rank:
-            return _check.plain(z, "the vector") + self._xp.zeros_like(self.s[..., :1, None])
+            return self._vector(z, "the vector") + self._xp.zeros_like(self.s[..., :1, None])
         return self.assemble(self.split(z))
 
     def scale(self, blocks: Blocks, power: float) -> Blocks:
@@ -238,13 +262,12 @@ class Frame:
         return self.assemble(self.scale(self.split(z), 0.5))
 
     def inner(self, y: Any, z: Any) -> Any:
-        """Inner product ``g_X(Y, Z) = Tr(Yᵀ A⁻¹ Z)``, shape=[...]."""
+        """Inner product ``g_X(Y, Z) = Re Tr(Y* A⁻¹ Z)``, shape=[...]."""
         return self.pair(self.split(y), self.scale(self.split(z), -1))
 
     def pair(self, y: Blocks, p: Blocks) -> Any:
-        """Frobenius pairing of two vectors given by blocks, shape=[...]."""
-        products = (a * b for a, b in zip(y, p, strict=True) if a is not None)
-        return sum(self._xp.sum(product, axis=(-2, -1)) for product in products)
+        """Real Frobenius pairing of two vectors given by blocks, shape=[...]."""
+        return sum(inner(a, b) for a, b in zip(y, p, strict=True) if a is not None)
 
     # The connection.
 
@@ -260,22 +283,22 @@ class Frame:
         # Transposes of one array are two objects, so whether the momenta are one is asked of the blocks.
         one = q is p
         columns = self._quadratic(p.core, q.core, p.left, q.left, one)
-        rows = self._quadratic(p.core.mT, q.core.mT, p.right, q.right, one)
+        rows = self._quadratic(adjoint(p.core), adjoint(q.core), p.right, q.right, one)
         s = self.s[..., None, :]
         core = self.s[..., :, None] * columns + rows * s
         left = right = None
         if p.left is not None:
-            left = self._with_null(p.left, q.left, p.core.mT, q.core.mT, one) * s
+            left = self._with_null(p.left, q.left, adjoint(p.core), adjoint(q.core), one) * s
         if p.right is not None:
             right = self._with_null(p.right, q.right, p.core, q.core, one) * s
         return Blocks(core, left, right)
 
     def _quadratic(self, p: Any, q: Any, p_null: Any, q_null: Any, one: bool) -> Any:
-        """``½ Σ_j (p_jk q_jl + q_jk p_jl) ψ_j(k, l)``, j running over the core and the null rows."""
-        total = self._xp.sum(p[..., :, :, None] * q[..., :, None, :] * self.psi, axis=-3)
+        """``½ Σ_j (p̄_jk q_jl + q̄_jk p_jl) ψ_j(k, l)``, j running over the core and the null rows."""
+        total = self._xp.sum(p.conj()[..., :, :, None] * q[..., :, None, :] * self.psi, axis=-3)
         if p_null is not None:
-            total = total + (p_null.mT @ q_null) * self._psi_of_null
-        return total if one else (total + total.mT) / 2
+            total = total + (adjoint(p_null) @ q_null) * self._psi_of_null
+        return total if one else (total + adjoint(total)) / 2
 
     def _with_null(self, p_null: Any, q_null: Any, p: Any, q: Any, one: bool) -> Any:
         """``½ Σ_j (p_aj q_jk + q_aj p_jk) ψ_j(k, 0)`` for null rows a."""
@@ -293,18 +316,18 @@ class Frame:
         self._require_positive(self.phi, None)
         xp, psi = self._xp, self.psi
         row, column = self.s[..., :, None], self.s[..., None, :]
-        ru = z.core * column + row * z.core.mT
-        rv = row * z.core + z.core.mT * column
+        ru = z.core * column + row * adjoint(z.core)
+        rv = row * z.core + adjoint(z.core) * column
         # ψ_l(k, j) is psi[l, k, j] = psi[l, j, k]; ψ_k(j, l) is psi[k, j, l].
         core = xp.sum(xp.moveaxis(psi, -3, -1) * ru[..., :, :, None] * p.core[..., None, :, :], axis=-2)
         core = core + xp.sum(psi * p.core[..., :, :, None] * rv[..., None, :, :], axis=-2)
         left = right = None
         if z.left is not None:
-            core = core + self._psi_to_null.mT * row * (z.left.mT @ p.left)
+            core = core + self._psi_to_null.mT * row * (adjoint(z.left) @ p.left)
             left = z.left @ (row * self._psi_to_null.mT * p.core) + p.left @ (self._psi_of_null * rv)
         if z.right is not None:
-            core = core + self._psi_to_null * (p.right.mT @ z.right) * column
-            right = z.right @ (row * (self._psi_to_null * p.core).mT) + p.right @ (self._psi_of_null * ru)
+            core = core + self._psi_to_null * (adjoint(p.right) @ z.right) * column
+            right = z.right @ (row * adjoint(self._psi_to_null * p.core)) + p.right @ (self._psi_of_null * ru)
         return Blocks(core, left, right)
 
     def normal(self, z: Blocks, p: Blocks) -> Any:
@@ -317,7 +340,7 @@ class Frame:
         if z.left is None or z.right is None:
             return self._xp.zeros_like(self.assemble(z) + self.assemble(p))
         ratio = (self.phi_null / self.s)[..., None, :]
-        return (z.left * ratio) @ p.right.mT + (p.left * ratio) @ z.right.mT
+        return (z.left * ratio) @ adjoint(p.right) + (p.left * ratio) @ adjoint(z.right)
 
     def christoffel(self, y: Any, z: Any) -> Any:
         r"""Christoffel map ``Γ(Y, Z)`` of the Levi-Civita connection in the ambient linear coordinates.
@@ -356,16 +379,16 @@ class Frame:
         core, left, right = combined((1, self.scale(h, 1)), (1, connection))
         if left is not None and right is not None:
             ratio = (self.phi_null / self.s)[..., None, :]
-            left = left + ratio * (g_right - self.u @ (self.u.mT @ g_right))
-            right = right + ratio * (gt_left - self.vt.mT @ (self.vt @ gt_left))
+            left = left + ratio * (g_right - self.u @ (adjoint(self.u) @ g_right))
+            right = right + ratio * (gt_left - adjoint(self.vt) @ (self.vt @ gt_left))
         return Blocks(core, left, right)
 
     def hessian(self, z: Any, euclidean_gradient: Any, euclidean_hessian: Any) -> Any:
         """Riemannian Hessian from dense Euclidean derivatives; see :meth:`hessian_blocks`."""
-        g, zb = _check.plain(euclidean_gradient, "the gradient"), self.split(z)
+        g, zb = self._vector(euclidean_gradient, "the gradient"), self.split(z)
         g_right = gt_left = None
         if zb.left is not None and zb.right is not None:
-            g_right, gt_left = g @ zb.right, g.mT @ zb.left
+            g_right, gt_left = g @ zb.right, adjoint(g) @ zb.left
         return self.assemble(self.hessian_blocks(zb, self.split(g), self.split(euclidean_hessian), g_right, gt_left))
 
     # Volume and noise.
@@ -374,7 +397,9 @@ class Frame:
         r"""Logarithm of the Riemannian volume against the Lebesgue (Hausdorff) measure, shape=[...].
 
         .. math:: \log\sqrt{\det g}
-            = -\tfrac12 \sum_{k,l} \log \varphi_{kl} - \tfrac{m + n - 2r}{2} \sum_k \log \varphi_{0k} .
+            = -\tfrac\beta2 \Big[\sum_{k,l} \log \varphi_{kl} + (m + n - 2r) \sum_k \log \varphi_{0k}\Big],
+
+        β being 1 over the real and 2 over the complex numbers, where entries are pairs of real coordinates.
         """
         xp = self._xp
         null = self.phi_null if self.m + self.n > 2 * self.rank else None
@@ -382,7 +407,7 @@ class Frame:
         total = xp.sum(xp.log(self.phi), axis=(-2, -1))
         if null is not None:
             total = total + (self.m + self.n - 2 * self.rank) * xp.sum(xp.log(null), axis=-1)
-        return -total / 2
+        return -total / 2 if self.field == "real" else -total
 
     def ito_drift(self) -> Any:
         r"""Drift b of Brownian motion (generator ``½Δ``) in Itô form ``dX = A^{1/2} dB + ½ b dt``, shape=[..., m, n].
@@ -393,9 +418,11 @@ class Frame:
             + \sum_l \Big(\psi_k(k, l) - \frac{\varphi_{kk}}{\varphi_{kl}} \psi_l(k, k)\Big)
             + \frac{m + n - 2r}{2} \Big(\psi_k(k, 0) - \frac{\varphi_{kk}}{\varphi_{k0}} \psi_0(k, k)\Big)\Big],
 
-        which is ``(N − 1) σ_k^{1−2/N}`` at depth N, at every rank. It follows by matching the generator ``½Δ`` on
-        functions of the singular values with second-order perturbation of the SVD. Below full rank it is the drift of
-        the scheme that steps in the ambient space and truncates the SVD to rank r.
+        which is ``(N − 1) σ_k^{1−2/N}`` at depth N, at every rank. Over the complex numbers the first term is absent,
+        and the others count twice: at depth N nothing is left, since the metric is Kähler and the entries of X are
+        harmonic. It follows by matching the generator ``½Δ`` on functions of the singular values with second-order
+        perturbation of the SVD. Below full rank it is the drift of the scheme that steps in the ambient space and
+        truncates the SVD to rank r.
         """
         xp, s = self._xp, self.s
         codimension = self.m + self.n - 2 * self.rank
@@ -405,8 +432,10 @@ class Frame:
         phi_kk = self.kernel(s, s)
         towards = psi(sk, sk, s[..., None, :])  # ψ_k(k, l)
         slope = psi(s[..., None, :], sk, sk)  # ψ_l(k, k)
-        total = psi(s, s, s) + xp.sum(towards - phi_kk[..., :, None] / self.phi * slope, axis=-1)
+        total = xp.sum(towards - phi_kk[..., :, None] / self.phi * slope, axis=-1)
         if codimension:
             zero = xp.zeros_like(s)
             total = total + codimension / 2 * (psi(s, s, zero) - phi_kk / self.phi_null * psi(zero, s, s))
-        return (self.u * (2 * s * total)[..., None, :]) @ self.vt
+        total = psi(s, s, s) + total if self.field == "real" else 2 * total
+        drift = (2 * s * total)[..., None, :]
+        return (self.u * drift) @ self.vt

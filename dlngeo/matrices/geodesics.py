@@ -13,23 +13,8 @@ Where that fails, at integer depth and full rank the geodesic is sought among th
 stay good near singular matrices. Else a path through aligned balanced factors is tried, which at integer depth is close
 to a shortest one, and the end point is moved along the paths by continuation.
 
-**Factored matrices.** Geodesics between factored matrices of rank r reduce to matrices of size 2r. Let ``Q_l`` have
-orthonormal columns that span those of U and ``Z_l``, and ``Q_r`` those of V and ``Z_r``. The metric of a kernel is
-invariant under ``X ↦ (2 Q_l Q_lᵀ − I) X`` and ``X ↦ X (2 Q_r Q_rᵀ − I)``. These isometries fix the point, the velocity
-and so the whole geodesic, and a matrix of rank r is fixed by both exactly if it is ``Q_l Y Q_rᵀ`` [1]_. As
-``Y ↦ Q_l Y Q_rᵀ`` is an isometry too, the geodesic is that of the reduced matrix ``Y``, at most 2r×2r and of rank r:
-
-.. math:: \exp_X(Z) = Q_l \exp_Y(Q_l^\top Z Q_r)\, Q_r^\top, \qquad Y = Q_l^\top X Q_r .
-
-A geodesic between two points that is the only shortest one is fixed in the same way, by the bases of both column and
-both row spaces. Everything costs O((m + n) r²) and a problem of size 2r, and nothing of size m×n is formed.
-
-The functions here work on NumPy arrays; :mod:`dlngeo.geomstats` brings other backends to them.
-
-References
-----------
-.. [1] S. Kobayashi, K. Nomizu, "Foundations of Differential Geometry II", chapter VII, theorem 8.1, on fixed points of
-   isometries.
+Factored matrices are in :mod:`dlngeo.matrices.factored`, complex ones in :mod:`dlngeo.matrices.complex_geodesics`. The
+functions here work on NumPy arrays; :mod:`dlngeo.geomstats` brings other backends to them.
 """
 
 from __future__ import annotations
@@ -43,11 +28,10 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_bvp
 from scipy.interpolate import CubicSpline
 
-from dlngeo._linalg import span
 from dlngeo.compiled.geodesics import geodesics
 from dlngeo.errors import GeodesicError, SingularError
 from dlngeo.kernels import Kernel
-from dlngeo.matrices.frame import Blocks, Frame
+from dlngeo.matrices.frame import Frame
 from dlngeo.matrices.logarithms import logarithms
 from dlngeo.matrices.paths import balanced_path, connecting_paths
 from dlngeo.matrices.straight import between, from_velocity
@@ -59,8 +43,6 @@ from dlngeo.shooting import (
     Path,
     Surface,
     at,
-    connect,
-    conserved,
     ends_at,
     length,
     newton,
@@ -75,10 +57,9 @@ from dlngeo.weights.bases import tangent_basis
 from dlngeo.weights.geodesics import BALANCED
 from dlngeo.weights.network import balanced_weights, differential, end_to_end, horizontal_lift
 
-__all__ = ["KernelSurface", "connect_factored", "shoot_factored"]
+__all__ = ["KernelSurface"]
 
 Array = NDArray[np.float64]
-Factors = tuple[Array, Array, Array]
 
 # Collocation only has to get close: Newton's method on the initial velocity does the rest at a fraction of its cost.
 _NODES, _MAX_NODES, _COARSE = 12, 48, 1e-3
@@ -345,54 +326,3 @@ class KernelSurface(Surface):
         if found.status != 0:
             raise not_converged(found.message)
         return found.y[size:, 0].reshape(m, n)
-
-
-def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors:
-    """Follow the geodesic from the point of a frame with velocity Z for unit time.
-
-    The error of a depth is one in the metric, relative to the length. For other kernels it is about ``100 tolerance``
-    times the largest singular value on the way, in norm: small singular values are known to that only.
-
-    All arrays are of NumPy, without batch axes. The tolerance is that of :func:`dlngeo.shooting.shoot`. The end point
-    ``u, s, vt`` has its singular values in descending order.
-
-    Raises
-    ------
-    GeodesicError
-        If the geodesic runs into a singular matrix before unit time (status ``"singular"``), or if its energy at the
-        end is not that at the start to 1e-6 (status ``"not converged"``).
-    """
-    energy = frame.pair(z, frame.scale(z, -1))
-    left, right = span(frame.u, z.left), span(frame.vt.T, z.right)
-    a, b = left.T @ frame.u, frame.vt @ right
-    velocity = a @ z.core @ b
-    if z.left is not None:
-        velocity += (left.T @ z.left) @ b
-    if z.right is not None:
-        velocity += a @ (z.right.T @ right)
-    surface = KernelSurface(frame.kernel, frame.rank)
-    [end], [final] = shoot((a * frame.s) @ b, velocity, surface, tolerance=tolerance)
-    there = Frame.at(end, frame.kernel, frame.rank)
-    conserved(energy, float(there.inner(final, final)))
-    return left @ there.u, there.s, there.vt @ right.T
-
-
-def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: float = 1e-10) -> tuple[Blocks, float]:
-    """Find a geodesic between two points ``(u, s, vt)``, of shapes (m, r), (r,), (r, n).
-
-    Its initial velocity, in the frame of the start, and its length. The tolerance and what is raised are those of
-    :func:`dlngeo.shooting.connect`.
-    """
-    (u0, s0, vt0), (u1, s1, vt1) = start, end
-    m, n, r = u0.shape[0], vt0.shape[1], s0.size
-    left, right = span(u0, None if m == r else u1), span(vt0.T, None if n == r else vt1.T)
-    a, b = left.T @ u0, vt0 @ right
-    x0, x1 = (a * s0) @ b, (left.T @ u1 * s1) @ (vt1 @ right)
-    if np.linalg.norm(x1 - x0) <= np.finfo(float).eps * np.linalg.norm(x0):
-        velocity, size = np.zeros_like(x0), 0.0
-    else:
-        velocity, size, _ = connect(x0, x1, KernelSurface(kernel, r), tolerance)
-    core = a.T @ velocity @ b.T
-    across = None if m == r else left @ (velocity @ b.T - a @ core)
-    along = None if n == r else right @ (velocity.T @ a - b.T @ core.T)
-    return Blocks(core, across, along), size

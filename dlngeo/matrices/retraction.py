@@ -17,7 +17,8 @@ With ``K = M/φ``, ``L = Z_l/φ_0`` and ``R = Z_r/φ_0`` the inner factors are
 .. math:: R_X(Z) = (U B + L)\,(\Sigma B)^{N-2}\,\Sigma\,(B V^\top + R^\top).
 
 Since ``ΣB = Σ^{1/2} C Σ^{−1/2}`` with ``C = Λ² + Σ^{1/2} K Σ^{1/2}``, the powers of ``ΣB`` are those of ``C``, which
-exist at real N, and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``.
+exist at real N, and at N → ∞ (metric normalised, core only) ``C^N`` becomes ``exp(log Σ² + Σ^{1/2} K Σ^{1/2})``. Of
+complex matrices all transposes are conjugated.
 
 Layers ``Q_p (x + c_p)^{1/2} Q_{p−1}ᵀ`` that are balanced up to multiples of the identity telescope alike, for
 ``Λ^{N−p} B Λ^{p−1}`` becomes ``D_{>p} [(x + c_p) Σ⁻¹ + K] D_{<p}`` with the products ``D`` of the other layers, and
@@ -42,8 +43,10 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from dlngeo._linalg import combine, gram
+from dlngeo._linalg import adjoint, combine, gram, is_complex
+from dlngeo.compiled.complex_svd import graded_svd
 from dlngeo.kernels import RelaxedDepthKernel
+from dlngeo.kernels.check import require_conserved_rank
 from dlngeo.matrices.frame import Blocks, Frame
 
 __all__ = ["retract"]
@@ -54,6 +57,8 @@ Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 # matrix whose Cholesky factor is exact.
 _SQUARES = 1e-140, 1e140
 _WELL_CONDITIONED = 100.0
+# Of real and of complex matrices.
+_CHOLESKY = ((lapack.dpotrf, lapack.dpocon, lapack.dtrtri), (lapack.zpotrf, lapack.zpocon, lapack.ztrtri))
 
 
 def retract(frame: Frame, z: Blocks) -> Factors:
@@ -86,6 +91,8 @@ def retract(frame: Frame, z: Blocks) -> Factors:
 
     Raises
     ------
+    ValueError
+        If the kernel is that of layers with offsets whose flow does not conserve a rank below both sides.
     OverflowError
         If the step is so long that the end point is not finite in double precision, or that a singular value is lost
         to zero beside others that have grown by more than 1e16.
@@ -93,7 +100,7 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     kernel, end = frame.kernel, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         depth = kernel.depth
-        if depth is None and isinstance(kernel, RelaxedDepthKernel):
+        if isinstance(kernel, RelaxedDepthKernel) and depth is None:
             end = _by_offsets(frame, z, kernel)
         elif depth is not None and math.isinf(depth):
             end = _by_exponential(frame, z)
@@ -136,7 +143,7 @@ def _by_halves(frame: Frame, z: Blocks, depth: int) -> Factors | None:
     if depth % 2 == 1:
         middle = middle + power[:, None] * momentum * power
     try:
-        return _refactor(half(frame.u, momentum, z.left), middle, half(frame.vt.T, momentum.T, z.right))
+        return _refactor(half(frame.u, momentum, z.left), middle, half(adjoint(frame.vt), adjoint(momentum), z.right))
     except OverflowError:
         return None
 
@@ -171,7 +178,7 @@ def _by_factors(frame: Frame, z: Blocks, depth: float) -> Factors | None:
     if power is None:
         return None
     outer = frame.u @ (c / root[:, None])
-    inner = frame.vt.T @ (c / root).T
+    inner = adjoint(frame.vt) @ adjoint(c / root)
     if z.left is not None:
         outer += z.left * (root / (scale * frame.phi_null))
     if z.right is not None:
@@ -182,30 +189,35 @@ def _by_factors(frame: Frame, z: Blocks, depth: float) -> Factors | None:
 
 
 def _power(c: np.ndarray, exponent: float) -> np.ndarray | None:
-    """Real power of a square matrix; None if it does not exist because of an eigenvalue on the half-axis (−∞, 0]."""
+    """Power of a square matrix; None if it does not exist because of an eigenvalue on the half-axis (−∞, 0].
+
+    That of a complex matrix jumps across the half-axis: it is None once an eigenvalue has left the right half-plane.
+    """
     if exponent.is_integer() and exponent >= 0:
         return np.linalg.matrix_power(c, int(exponent))
     _require_finite(c)
     eigenvalues = np.linalg.eigvals(c)
-    if np.any((eigenvalues.imag == 0) & (eigenvalues.real <= 0)):
+    crossed = eigenvalues.real <= 0 if is_complex(c) else (eigenvalues.imag == 0) & (eigenvalues.real <= 0)
+    if np.any(crossed):
         return None
     # Real but for roundoff, by the check above; its absolute tolerance inside SciPy wants a matrix of order one.
     size = np.max(np.abs(c))
-    return np.real(scipy.linalg.fractional_matrix_power(c / size, exponent)) * size**exponent
+    power = scipy.linalg.fractional_matrix_power(c / size, exponent) * size**exponent
+    return power if is_complex(c) else np.real(power)
 
 
-def _by_offsets(frame: Frame, z: Blocks, kernel: RelaxedDepthKernel) -> Factors | None:
-    """Return the product of layers with offsets; None where the manifold is not that of its rank."""
+def _by_offsets(frame: Frame, z: Blocks, kernel: RelaxedDepthKernel) -> Factors:
+    """Return the product of layers with offsets."""
     # The outer layers take the least offsets, the least of them where there is a null space.
     middle, (one, other) = kernel.offsets[:-2], kernel.offsets[-2:]
     at_left, at_right = (other, one) if z.right is None else (one, other)
-    if (z.left is not None and at_left > 0) or (z.right is not None and at_right > 0):
-        return None
+    if z.left is not None and z.right is not None:
+        require_conserved_rank(kernel, frame.m, frame.n, frame.rank)
     root, unit = np.sqrt(frame.s), kernel.unit
     c = np.diag(kernel.shared(frame.s)) + root[:, None] * (z.core / (unit * frame.phi)) * root
     eye = np.eye(root.size)
     outer = frame.u @ ((c + at_left * eye) / root[:, None])
-    inner = frame.vt.T @ ((c + at_right * eye) / root).T
+    inner = adjoint(frame.vt) @ adjoint((c + at_right * eye) / root)
     if z.left is not None:
         outer += z.left * (root / (unit * frame.phi_null))
     if z.right is not None:
@@ -220,9 +232,9 @@ def _by_exponential(frame: Frame, z: Blocks) -> Factors:
     a = np.diag(2 * np.log(frame.s)) + root[:, None] * (z.core / (frame.phi / frame.kernel.at_one)) * root
     _require_finite(a)
     # The largest exponent is taken out, so that the exponential overflows only if the point does.
-    top = np.max(np.diagonal(a))
+    top = np.max(np.diagonal(a).real)
     middle = scipy.linalg.expm(a - top * np.eye(root.size)) / np.outer(root, root)
-    return _refactor(frame.u, middle * np.exp(top), frame.vt.T)
+    return _refactor(frame.u, middle * np.exp(top), adjoint(frame.vt))
 
 
 def _by_projection(frame: Frame, z: Blocks) -> Factors:
@@ -242,16 +254,17 @@ def _by_projection(frame: Frame, z: Blocks) -> Factors:
             return end
     # X + Z = [U, Z_l] T [V, Z_r]ᵀ, with a basis of U alone where nothing is orthogonal to U, and likewise for V.
     r, eye = frame.rank, np.eye(frame.rank)
-    middle = np.zeros((r if left is None else 2 * r, r if right is None else 2 * r))
+    middle = np.zeros((r if left is None else 2 * r, r if right is None else 2 * r), core.dtype)
     middle[:r, :r] = np.diag(frame.s) + core
     middle[r:, :r], middle[:r, r:] = eye[: len(middle) - r], eye[:, : middle.shape[1] - r]
     # QR of [U, Z_l] rather than of Z_l: the basis stays orthonormal where m < 2r or Z_l loses rank.
+    v = adjoint(frame.vt)
     q_left, r_left = _qr(frame.u if left is None else np.hstack((frame.u, left)))
-    q_right, r_right = _qr(frame.vt.T if right is None else np.hstack((frame.vt.T, right)))
-    middle = r_left @ middle @ r_right.T
+    q_right, r_right = _qr(v if right is None else np.hstack((v, right)))
+    middle = r_left @ middle @ adjoint(r_right)
     _require_finite(middle)
     a, s, bt = np.linalg.svd(middle, full_matrices=False)
-    return combine((q_left, a[:, :r])), s[:r], combine((q_right, bt[:r].T)).T
+    return combine((q_left, a[:, :r])), s[:r], adjoint(combine((q_right, adjoint(bt[:r]))))
 
 
 def _by_turning(frame: Frame, middle: np.ndarray, left: np.ndarray, right: np.ndarray) -> Factors | None:
@@ -261,20 +274,23 @@ def _by_turning(frame: Frame, middle: np.ndarray, left: np.ndarray, right: np.nd
     [4]_. The nearest matrix of rank r keeps no singular value far below that term; this one does.
     """
     try:
-        turned = np.linalg.solve(middle.T, left.T).T, np.linalg.solve(middle, right.T).T
+        turned = (
+            adjoint(np.linalg.solve(adjoint(middle), adjoint(left))),
+            adjoint(np.linalg.solve(middle, adjoint(right))),
+        )
     except np.linalg.LinAlgError:
         return None
     if not max(map(np.linalg.norm, turned)) < 1:
         return None
-    return _refactor(frame.u + turned[0], middle, frame.vt.T + turned[1])
+    return _refactor(frame.u + turned[0], middle, adjoint(frame.vt) + turned[1])
 
 
 def _refactor(left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> Factors:
-    """SVD of ``left middle rightᵀ``, of shapes (m, r), (r, r) and (n, r)."""
+    """SVD of ``left middle right*``, of shapes (m, r), (r, r) and (n, r)."""
     q_left, c_left, r_left = _orthonormalised(left)
     q_right, c_right, r_right = _orthonormalised(right)
-    a, s, bt = _svd(r_left @ middle @ r_right.T)
-    return combine((q_left, c_left @ a)), s, combine((q_right, c_right @ bt.T)).T
+    a, s, bt = _svd(r_left @ middle @ adjoint(r_right))
+    return combine((q_left, c_left @ a)), s, adjoint(combine((q_right, c_right @ adjoint(bt))))
 
 
 def _orthonormalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -284,15 +300,16 @@ def _orthonormalised(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     values, Cholesky factors of two Gram matrices give them as exactly as reflections do, in a third of the time [3]_.
     """
     gram_matrix = gram(a, a)
-    norms = np.sqrt(np.diagonal(gram_matrix))
+    norms = np.sqrt(np.diagonal(gram_matrix).real)
     if ((norms > _SQUARES[0]) & (norms < _SQUARES[1])).all():
         # The routines of LAPACK themselves: at ranks of some tens their wrappers take several times as long.
         scaled = gram_matrix / (norms[:, None] * norms)
-        first, failed = lapack.dpotrf(scaled)
-        if not failed and lapack.dpocon(first, np.abs(scaled).sum(axis=0).max())[0] * _WELL_CONDITIONED > 1:
-            q = combine((a, lapack.dtrtri(first)[0] / norms[:, None]))
-            second = lapack.dpotrf(gram(q, q))[0]
-            return q, lapack.dtrtri(second)[0], second @ (first * norms)
+        potrf, pocon, trtri = _CHOLESKY[is_complex(a)]
+        first, failed = potrf(scaled)
+        if not failed and pocon(first, np.abs(scaled).sum(axis=0).max())[0] * _WELL_CONDITIONED > 1:
+            q = combine((a, trtri(first)[0] / norms[:, None]))
+            second = potrf(gram(q, q))[0]
+            return q, trtri(second)[0], second @ (first * norms)
     q, r = _qr(a)
     return q, np.eye(norms.size), r
 
@@ -309,6 +326,8 @@ def _svd(a: np.ndarray) -> Factors:
     largest of them would lose the others.
     """
     _require_finite(a)
+    if is_complex(a):
+        return graded_svd(a)
     values, u, v, work, _, info = lapack.dgejsv(a, joba=2, jobp=0)
     if info != 0:
         return np.linalg.svd(a, full_matrices=False)

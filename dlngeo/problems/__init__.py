@@ -3,8 +3,12 @@
 from dlngeo.problems.approximation import LowRankApproximation
 from dlngeo.problems.autodiff import AutodiffCost
 from dlngeo.problems.base import MatrixCost
+from dlngeo.problems.branches import Branch, Transition, continuation
 from dlngeo.problems.completion import MatrixCompletion
+from dlngeo.problems.complex_completion import ComplexCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
+from dlngeo.problems.equilibrium import Equilibrium, equilibria
+from dlngeo.problems.free_energy import FreeEnergy, FunctionCost
 from dlngeo.problems.growth import Followed
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve
@@ -13,13 +17,20 @@ from dlngeo.problems.regression import Regression
 from dlngeo.problems.reweighted import Completed, Sweep
 from dlngeo.problems.sensing import MatrixSensing, RankOneSensing
 from dlngeo.problems.tables import FittedTable, fit_table
+from dlngeo.thermodynamics.confined import Confinement, UnboundedError, confinement
 
 __all__ = [
     "AutodiffCost",
+    "Branch",
     "Completed",
+    "ComplexCompletion",
+    "Confinement",
     "DistributedCompletion",
+    "Equilibrium",
     "FittedTable",
     "Followed",
+    "FreeEnergy",
+    "FunctionCost",
     "LowRankApproximation",
     "MatrixCompletion",
     "MatrixCost",
@@ -32,6 +43,11 @@ __all__ = [
     "RowBlock",
     "Solution",
     "Sweep",
+    "Transition",
+    "UnboundedError",
+    "confinement",
+    "continuation",
+    "equilibria",
     "fit_table",
     "solve",
 ]

@@ -22,8 +22,9 @@ def shape(value: Any) -> tuple[int, int]:
 
 def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = np.float64) -> scipy.sparse.csr_array:
     """Return the entries in canonical CSR form (sorted), after checking them; ``values`` are copied to ``dtype``."""
+    field: _check.Field = "complex" if np.dtype(dtype).kind == "c" else "real"
     rows, cols = _indices(rows, "rows", shape[0]), _indices(cols, "cols", shape[1])
-    values = _check.real(values, "values")
+    values = _check.numbers(values, "values", field)
     if values.ndim != 1 or not rows.size == cols.size == values.size:
         raise ValueError(
             f"rows, cols and values must be of one length, got {rows.size}, {cols.size} and shape {values.shape}."
@@ -74,7 +75,9 @@ def samples(inputs: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
     return inputs, outputs
 
 
-def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+def of_matrix(
+    matrix: Any, observed: Any, field: _check.Field = "real"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """Return ``(rows, cols, values, shape)`` of the entries that are not missing and where ``observed`` holds."""
     if scipy.sparse.issparse(matrix):
         raise TypeError("the matrix is sparse; use from_sparse, which takes its stored entries as observed.")
@@ -86,10 +89,14 @@ def of_matrix(matrix: Any, observed: Any) -> tuple[np.ndarray, np.ndarray, np.nd
             matrix = matrix.to_numpy(dtype=np.float64, na_value=np.nan)
         except (TypeError, ValueError) as error:
             raise TypeError(f"the table must hold numbers alone: {error}; drop or encode the other columns.") from error
-    matrix = _check.real(matrix, "the matrix")
+    matrix = _check.numbers(matrix, "the matrix", field)
     if matrix.ndim != 2:
         raise ValueError(f"a matrix has two axes, got an array of shape {matrix.shape}.")
-    observed = ~np.isnan(matrix.astype(np.float64)) if observed is None else _check.real(observed, "observed")
+    observed = (
+        ~np.isnan(matrix if matrix.dtype.kind == "c" else matrix.astype(np.float64))
+        if observed is None
+        else _check.real(observed, "observed")
+    )
     if observed.dtype != bool or observed.shape != matrix.shape:
         raise ValueError(
             f"observed must be a boolean array of shape {matrix.shape}, got {observed.dtype} of shape {observed.shape}."

@@ -41,6 +41,11 @@ class AutodiffCost(MatrixCost):
     RuntimeError
         If it is not installed.
 
+    See Also
+    --------
+    dlngeo.problems.MatrixCost
+    dlngeo.pymanopt.check_gradient
+
     Examples
     --------
     >>> import autograd.numpy as anp

@@ -14,7 +14,7 @@ from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo._linalg import small_factors
+from dlngeo._linalg import adjoint, small_factors
 from dlngeo.problems.monitor import Record, Solution, error_on, solve
 
 __all__ = ["MatrixCost", "Products", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
@@ -45,6 +45,8 @@ class MatrixCost(abc.ABC):
     """
 
     shape: tuple[int, int]
+    #: Numbers that the matrices have as entries.
+    field: _check.Field = "real"
 
     @abc.abstractmethod
     def cost(self, point: Any) -> Any:
@@ -69,7 +71,7 @@ class MatrixCost(abc.ABC):
         smaller rank are the first columns of those of a larger one.
         """
         m, n = self.shape
-        return small_factors(m, n, _check.rank(rank, m, n), size, rng)
+        return small_factors(m, n, _check.rank(rank, m, n), size, rng, self.field)
 
     def problem(self, manifold: pymanopt.manifolds.manifold.Manifold) -> pymanopt.Problem:
         """Pose the problem on a pymanopt manifold.
@@ -90,9 +92,13 @@ class MatrixCost(abc.ABC):
         TypeError
             If the points of the manifold are neither triples nor single arrays nor balanced weights.
         """
-        from dlngeo.pymanopt import Balanced, pull_back  # with geomstats, which dense matrices do without
+        from dlngeo.pymanopt import Balanced, FixedRank, pull_back  # with geomstats, which dense matrices do without
         from dlngeo.pymanopt.ambient import tangent_part_of_autodiff
 
+        if self.field == "complex" and not (isinstance(manifold, FixedRank) and manifold.field == "complex"):
+            raise TypeError(
+                f'the data are complex and {manifold} is not; pose them on FixedRank(m, n, rank, field="complex").'
+            )
         if isinstance(manifold, Balanced):
             return pull_back(manifold, self.cost, self.euclidean_gradient, self.euclidean_hessian)
         if manifold.point_layout not in (1, 3):
@@ -183,10 +189,10 @@ def is_factored(point: Any) -> bool:
     return isinstance(point, list | tuple)
 
 
-def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def factors(point: Any, shape: tuple[int, int], field: _check.Field = "real") -> tuple[np.ndarray, ...]:
     """Return arrays ``(u, s, vt)`` of a factored point, or the one array of a dense one or of a batch, in doubles."""
     m, n = shape
-    arrays = tuple(_double(a, "the point") for a in (point if is_factored(point) else (point,)))
+    arrays = tuple(_double(a, "the point", field) for a in (point if is_factored(point) else (point,)))
     shapes = tuple(a.shape for a in arrays)
     rank = arrays[1].size if len(arrays) == 3 else 0
     if not (len(shapes) == 1 and shapes[0][-2:] == (m, n)) and shapes != ((m, rank), (rank,), (rank, n)):
@@ -197,19 +203,24 @@ def factors(point: Any, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def _double(value: Any, name: str) -> np.ndarray:
-    return _check.real(value, name).astype(np.float64, copy=False)
+def _double(value: Any, name: str, field: _check.Field = "real") -> np.ndarray:
+    array = _check.numbers(value, name, field)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
 
 
 def direction_factors(
-    point: Any, direction: Any, shape: tuple[int, int], places: tuple[Any, Any] = (slice(None), slice(None))
+    point: Any,
+    direction: Any,
+    shape: tuple[int, int],
+    places: tuple[Any, Any] = (slice(None), slice(None)),
+    field: _check.Field = "real",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute factors ``L`` (m×k) and ``R`` (k×n) of the direction ``Ż = L R`` at a factored point, k = 2r.
 
     ``places`` are the rows of L and the columns of R that are wanted, all by default.
     """
-    u, s, vt = factors(point, shape)
-    arrays = tuple(_double(a, "the direction") for a in direction)
+    u, s, vt = factors(point, shape, field)
+    arrays = tuple(_double(a, "the direction", field) for a in direction)
     shapes = tuple(a.shape for a in arrays)
     rows, cols = places
     if shapes == (u.shape, s.shape, vt.shape):
@@ -219,7 +230,7 @@ def direction_factors(
     if len(arrays) == 3 and arrays[1].ndim == 2:
         (m, n), (k, other) = shape, arrays[1].shape
         if shapes == ((m, k), (k, other), (n, other)):
-            return arrays[0][rows] @ arrays[1], arrays[2][cols].T
+            return arrays[0][rows] @ arrays[1], adjoint(arrays[2][cols])
     raise ValueError(
         f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
         f"{vt.shape}, or (U, S, V) with a square S."

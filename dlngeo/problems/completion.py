@@ -23,7 +23,7 @@ class MatrixCompletion(LeastSquares):
 
     The sum is neither divided by the number of entries nor by the variance of the values. The gradient
     ``P_Ω(X) − a`` and the Hessian product ``P_Ω(Z)`` are as sparse as the observations, and a factored point
-    ``(u, s, vt)`` is never multiplied out: one evaluation costs O(|Ω| r) time and O(|Ω|) memory.
+    ``(u, s, vt)`` is never multiplied out: one evaluation costs ``O(|Ω| r)`` time and ``O(|Ω|)`` memory.
 
     Parameters
     ----------
@@ -52,6 +52,12 @@ class MatrixCompletion(LeastSquares):
         If places are not integers or values not real numbers, or ``dtype`` is neither float64 nor float32.
     ValueError
         If there are no entries, lengths differ, a place is out of range or occurs twice, or a value is not finite.
+
+    See Also
+    --------
+    dlngeo.sklearn.LowRankImputer
+    dlngeo.problems.MatrixSensing
+    dlngeo.FixedRank
 
     Notes
     -----
@@ -108,6 +114,13 @@ class MatrixCompletion(LeastSquares):
     def from_sparse(cls, matrix: Any) -> MatrixCompletion:
         """Observe the stored entries of a SciPy sparse matrix, stored zeros included."""
         return cls(*_observations.of_sparse(matrix))
+
+    def null_space(self) -> np.ndarray:
+        """Return the unit matrices of the entries that are not observed, shape=[k, m, n]."""
+        m, n = self.shape
+        hidden = np.ones((m, n), dtype=bool)
+        hidden[self.rows, self.cols] = False
+        return np.eye(m * n)[hidden.ravel()].reshape(-1, m, n)
 
     def __len__(self) -> int:
         return self.values.size
@@ -179,18 +192,10 @@ class MatrixCompletion(LeastSquares):
         ValueError
             If one of the parts would be empty.
         """
-        n_heldout = round(fraction * len(self)) if 0 < fraction < 1 else 0
-        if not 0 < n_heldout < len(self):
-            raise ValueError(
-                f"holding out the fraction {fraction} of {len(self)} entries leaves one part empty; "
-                "choose a fraction inside (0, 1), or observe more entries."
-            )
-        chosen = np.zeros(len(self), dtype=bool)
-        chosen[np.random.default_rng(rng).permutation(len(self))[:n_heldout]] = True
         options: dict[str, Any] = {"shape": self.shape, "dtype": self._dtype, "threads": self.pattern.threads}
         train, heldout = (
             MatrixCompletion(*(a[part] for a in (self.rows, self.cols, self.values)), **options)
-            for part in (~chosen, chosen)
+            for part in parts_at_random(len(self), fraction, rng)
         )
         return train, heldout
 
@@ -232,6 +237,19 @@ class MatrixCompletion(LeastSquares):
         return Products(
             self.shape, self._dtype, partial(pattern.times, entries), partial(pattern.transposed_times, entries)
         )
+
+
+def parts_at_random(count: int, fraction: float, rng: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Split places at random into those to fit and a fraction to hold out, as masks; see MatrixCompletion.split."""
+    n_heldout = round(fraction * count) if 0 < fraction < 1 else 0
+    if not 0 < n_heldout < count:
+        raise ValueError(
+            f"holding out the fraction {fraction} of {count} entries leaves one part empty; "
+            "choose a fraction inside (0, 1), or observe more entries."
+        )
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.random.default_rng(rng).permutation(count)[:n_heldout]] = True
+    return ~chosen, chosen
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -65,6 +65,11 @@ class DistributedCompletion(LeastSquares):
     ValueError
         If the blocks do not cover the rows one after the other, or their entries are bad, or there are none.
 
+    See Also
+    --------
+    dlngeo.problems.MatrixCompletion
+    dlngeo.problems.RowBlock
+
     Examples
     --------
     >>> from distributed import Client  # doctest: +SKIP

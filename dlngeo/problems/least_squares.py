@@ -17,6 +17,8 @@ from dlngeo.problems.growth import follow
 
 __all__ = ["LeastSquares", "gram_squares"]
 
+_NULL = 1e-12  # of the largest eigenvalue of 𝒜*𝒜
+
 
 class LeastSquares(MatrixCost):
     """The cost ``½ ‖𝒜X − b‖²`` of a linear map 𝒜, which subclasses give with its adjoint.
@@ -102,6 +104,14 @@ class LeastSquares(MatrixCost):
 
     follow = follow
 
+    def null_space(self) -> np.ndarray:
+        """Orthonormal basis of the matrices Z with ``𝒜Z = 0``, shape=[k, m, n]; it applies 𝒜 to all m n units."""
+        m, n = self.shape
+        units = np.eye(m * n).reshape(m * n, m, n)
+        images = np.stack([np.ravel(self._adjoint(self._apply(z), False)) for z in units])
+        values, vectors = np.linalg.eigh((images + images.T) / 2)
+        return vectors.T[values <= _NULL * max(float(values[-1]), 0.0)].reshape(-1, m, n)
+
     # Inside.
 
     def _derivatives_at(self, point: Any) -> Any:
@@ -111,7 +121,7 @@ class LeastSquares(MatrixCost):
 
     def _evaluate(self, point: Any) -> tuple[Any, Any]:
         """Residual and cost; those of the last point are kept, in case they are asked for again, as optimisers do."""
-        arrays, last = factors(point, self.shape), self._last
+        arrays, last = factors(point, self.shape, self.field), self._last
         if last is None or not _same(arrays, last[0]):
             last = self._last = None  # so that its memory is free
             with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow: the cost is then +inf
@@ -126,8 +136,8 @@ class LeastSquares(MatrixCost):
     def _along(self, point: Any, direction: Any) -> Any:
         """Evaluate ``𝒜Ż``."""
         if is_factored(point):
-            return self._apply(direction_factors(point, direction, self.shape))
-        (x,), (z,) = factors(point, self.shape), factors(direction, self.shape)
+            return self._apply(direction_factors(point, direction, self.shape, field=self.field))
+        (x,), (z,) = (factors(a, self.shape, self.field) for a in (point, direction))
         if x.shape != z.shape:
             raise ValueError(f"the direction has shape {z.shape}, the point {x.shape}; give one for each matrix.")
         return self._apply(z)

@@ -44,10 +44,22 @@ class QuadraticCost(Regression):
     ValueError
         If a shape does not fit, an entry is not finite, or C is not symmetric positive definite.
 
+    See Also
+    --------
+    dlngeo.problems.LowRankApproximation
+
     References
     ----------
     .. [1] B. Bah, H. Rauhut, U. Terstiege, M. Westdickenberg, "Learning deep linear neural networks: Riemannian
        gradient flows and convergence to global minimizers", Information and Inference 11 (2022), arXiv:1910.05505.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import QuadraticCost
+    >>> problem = QuadraticCost(np.diag([3.0, 2.0, 1.0]))
+    >>> float(problem.cost(problem.minimum(2)))
+    0.5
     """
 
     def __init__(self, target: Any, covariance: Any = None) -> None:

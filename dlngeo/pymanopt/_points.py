@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
+from dlngeo._linalg import adjoint
+
 __all__ = ["Remembering", "apart", "draw", "relative", "seeded", "tangency"]
 
 
@@ -69,8 +71,8 @@ def apart(a: Any, b: Any) -> float:
     """Return the norm of the difference of two points or vectors, as arrays, or of the first if the second is None."""
     if _is_factored(a):
         (u, s, vt), (p, t, qt) = a, (np.zeros_like(a[0]), 0 * a[1], np.zeros_like(a[2])) if b is None else b
-        left, right = np.linalg.qr(np.hstack((u, p)))[1], np.linalg.qr(np.vstack((vt, qt)).T)[1]
-        return float(np.linalg.norm((left * np.concatenate((s, -t))) @ right.T))
+        left, right = np.linalg.qr(np.hstack((u, p)))[1], np.linalg.qr(adjoint(np.vstack((vt, qt))))[1]
+        return float(np.linalg.norm((left * np.concatenate((s, -t))) @ adjoint(right)))
     if isinstance(a, list | tuple):
         return math.hypot(*(apart(x, None if b is None else y) for x, y in zip(a, b or a, strict=True)))
     return float(np.linalg.norm(np.asarray(a) if b is None else np.asarray(a) - np.asarray(b)))

@@ -15,7 +15,7 @@ import scipy.sparse
 from scipy.sparse.linalg import LinearOperator
 
 from dlngeo import _check
-from dlngeo._linalg import combine, gram, skew, symmetric
+from dlngeo._linalg import adjoint, combine, gram, is_complex, skew, symmetric
 
 __all__ = [
     "SecondOrderParts",
@@ -78,7 +78,7 @@ def second_order_parts(
         )
     else:
         r = u.shape[1]
-        ev, etu = products(np.hstack((u, left)), np.hstack((vt.T, right)), gradient)  # in one pass over E′
+        ev, etu = products(np.hstack((u, left)), np.hstack((adjoint(vt), right)), gradient)  # in one pass over E′
         g, along, across = _split(u, vt, ev[:, :r], etu[:, :r]), ev[:, r:], etu[:, r:]
     return SecondOrderParts(g, tangent_part(u, vt, hessian), along, across), largest
 
@@ -103,30 +103,31 @@ def tangent_part(u: np.ndarray, vt: np.ndarray, vector: Any) -> Triple:
     ValueError
         If it has the wrong shape, or a ``LinearOperator`` lacks the adjoint.
     """
-    return _split(u, vt, *products(u, vt.T, vector))
+    return _split(u, vt, *products(u, adjoint(vt), vector))
 
 
 def _split(u: np.ndarray, vt: np.ndarray, ev: np.ndarray, etu: np.ndarray) -> Triple:
     core = gram(u, ev)
-    return combine((ev, None), (u, -core)), core, combine((etu, None), (vt.T, -core.T))
+    return combine((ev, None), (u, -core)), core, combine((etu, None), (adjoint(vt), -adjoint(core)))
 
 
 def products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.ndarray]:
-    """``E v`` and ``Eᵀ u``."""
+    """``E v`` and ``E* u``; E is complex only if u is."""
     m, n = u.shape[0], v.shape[0]
+    field: _check.Field = "complex" if is_complex(u) else "real"
     if isinstance(vector, tuple | list):
-        return _factored_products(u, v, [_check.real(a, "a factor of the derivative") for a in vector])
+        return _factored_products(u, v, [_check.numbers(a, "a factor of the derivative", field) for a in vector])
     if not isinstance(vector, LinearOperator) and not scipy.sparse.issparse(vector):
         if not hasattr(vector, "__array__"):
             raise TypeError(
                 f"a derivative of type {type(vector).__name__} is not understood; pass an ({m}, {n}) array, a SciPy "
                 "sparse matrix or LinearOperator, a pair of factors, or the autodiff triple (du, ds, dvt)."
             )
-        vector = _check.real(vector, "the derivative")
+        vector = _check.numbers(vector, "the derivative", field)
     if (shape := tuple(vector.shape)) != (m, n):
         raise ValueError(f"the derivative has shape {shape}, the matrices are {(m, n)}; pass it unreshaped.")
     if not isinstance(vector, LinearOperator):
-        return vector @ v, vector.T @ u
+        return vector @ v, vector.conj().T @ u
     ev = vector.matmat(v)
     try:
         return ev, vector.rmatmat(u)
@@ -137,10 +138,10 @@ def products(u: np.ndarray, v: np.ndarray, vector: Any) -> tuple[np.ndarray, np.
 def _factored_products(u: np.ndarray, v: np.ndarray, factors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     m, n = u.shape[0], v.shape[0]
     if len(factors) in (2, 3) and all(a.ndim == 2 for a in factors):
-        chain = [*factors[:2], *(a.T for a in factors[2:])]  # U S Vᵀ
+        chain = [*factors[:2], *(adjoint(a) for a in factors[2:])]  # U S V*
         sides = [m, *(side for a in chain for side in a.shape), n]
         if sides[::2] == sides[1::2]:
-            return reduce(lambda b, a: a @ b, chain[::-1], v), reduce(lambda b, a: a.T @ b, chain, u)
+            return reduce(lambda b, a: a @ b, chain[::-1], v), reduce(lambda b, a: adjoint(a) @ b, chain, u)
     raise ValueError(
         f"a sequence of arrays of shapes {[a.shape for a in factors]} is no {m}×{n} matrix; pass a pair ({m}×k, k×{n}) "
         f"for its product, or a triple ({m}×k, k×l, {n}×l) for U S Vᵀ."
@@ -331,8 +332,13 @@ def _spectral_hessian(s: np.ndarray, slope: np.ndarray, change: np.ndarray, z: n
 
 def _like(point: Triple, derivatives: Any) -> Triple:
     """Arrays of derivatives in the factors, of the shapes of the point."""
-    du, ds, dvt = (_check.real(a, "the autodiff derivative") for a in derivatives)
     u, s, vt = point
+    if is_complex(u):
+        raise TypeError(
+            "derivatives with respect to u, s and vt are those of real matrices; of complex ones pass the gradient as "
+            "a matrix E′ with dE[Z] = Re Tr(E′* Z), in any form that FixedRank.projection takes."
+        )
+    du, ds, dvt = (_check.real(a, "the autodiff derivative") for a in derivatives)
     if (du.shape, ds.shape, dvt.shape) != (u.shape, s.shape, vt.shape):
         raise ValueError(
             f"the autodiff derivative has shapes {du.shape}, {ds.shape}, {dvt.shape}, the point {u.shape}, {s.shape}, "

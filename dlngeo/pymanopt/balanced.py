@@ -73,6 +73,11 @@ class Balanced(Remembering):
     ValueError
         If there are fewer than two widths, the rank exceeds the least of them, or ``scale`` is not positive and finite.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.pymanopt.pull_back
+
     Notes
     -----
     The retraction is of second order, see :func:`dlngeo.weights.projections.retract`; the vector transport is the
@@ -193,7 +198,8 @@ class Balanced(Remembering):
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
         """Evaluate ``Σ_p Tr(A_pᵀ B_p)``."""
-        return float(sum(np.vdot(a, b) for a, b in zip(tangent_vector_a, tangent_vector_b, strict=True)))
+        pairs = zip(tangent_vector_a, tangent_vector_b, strict=True)
+        return float(sum(np.vdot(*(_check.real(layer, "the vector") for layer in pair)) for pair in pairs))
 
     def zero_vector(self, point: Any) -> LayerVector:
         """Zero tangent vector."""

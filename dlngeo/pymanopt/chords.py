@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dlngeo._linalg import combine
+from dlngeo._linalg import adjoint, combine
 from dlngeo.pymanopt._points import apart
 from dlngeo.pymanopt.vectors import TangentVector
 
@@ -35,17 +35,17 @@ def distance(a: Any, b: Any) -> float:
     """Frobenius norm of the difference of the matrices of two triples ``(u, s, vt)``."""
     (u, s, vt), (p, t, qt) = a, b
     size = s @ s + t @ t
-    square = size - 2 * (s @ ((u.T @ p) * (vt @ qt.T)) @ t)
+    square = size - 2 * (s @ ((adjoint(u) @ p) * (vt @ adjoint(qt)).conj()).real @ t)
     return apart(a, b) if square < _CLOSE * size else math.sqrt(square)
 
 
 def logarithm(a: Any, b: Any) -> TangentVector:
     """Tangent part at a of the difference of the matrices of two triples ``(u, s, vt)``."""
     (u, s, vt), (p, t, qt) = a, b
-    columns, rows = u.T @ p, vt @ qt.T
-    core = (columns * t) @ rows.T
+    columns, rows = adjoint(u) @ p, vt @ adjoint(qt)
+    core = (columns * t) @ adjoint(rows)
     left, right = (
-        combine((p, t[:, None] * rows.T), (u, -core)),
-        combine((qt.T, t[:, None] * columns.T), (vt.T, -core.T)),
+        combine((p, t[:, None] * adjoint(rows)), (u, -core)),
+        combine((adjoint(qt), t[:, None] * adjoint(columns)), (adjoint(vt), -adjoint(core))),
     )
     return TangentVector(left, core - np.diag(s), right)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._linalg import combine, gram, haar
+from dlngeo._linalg import adjoint, combine, gaussian, gram, haar, is_complex
 from dlngeo.kernels import Kernel, of_depth, require_kernel
+from dlngeo.matrices.factored import connect_factored, shoot_factored
 from dlngeo.matrices.frame import Blocks, Frame
-from dlngeo.matrices.geodesics import connect_factored, shoot_factored
 from dlngeo.matrices.retraction import retract
 from dlngeo.pymanopt import ambient, chords
 from dlngeo.pymanopt._points import Remembering
@@ -63,18 +63,32 @@ class FixedRank(Remembering):
         Whether :meth:`log`, :meth:`dist` and :meth:`pair_mean` are those of geodesics, or of chords, which take
         microseconds: Nelder–Mead and particle swarms of pymanopt do not end without. See
         :mod:`dlngeo.pymanopt.chords`.
+    field : "real" or "complex"
+        Numbers that the matrices have as entries. Of complex ones ``vt`` is ``V*``, ``uᵀ`` and ``vt Vp`` above are
+        ``u*`` and ``vt Vp``, ``Vpᵀ`` is ``Vp*``, the metric sums ``|M_kl|²`` and is a real inner product, and the
+        dimension is twice as large. The gradient of a real cost is the matrix with ``dE[Z] = Re Tr(E′* Z)``, which
+        PyTorch gives, and of which JAX and autograd give the conjugate; derivatives in the factors are not taken. See
+        ``docs/complex.md``.
     rng : numpy.random.Generator or int, optional
         Source of random points and tangent vectors, or its seed.
 
     Raises
     ------
     TypeError
-        If ``depth`` or a dimension is no number, or ``kernel`` no :class:`~dlngeo.Kernel`.
+        If ``depth`` or a dimension is no number, or ``kernel`` no :class:`~dlngeo.Kernel`. Methods of a manifold of
+        real matrices raise one at complex arrays.
     ValueError
-        If the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and finite, or the metric is
-        infinite on this manifold.
+        If ``field`` is neither, the rank exceeds ``min(m, n)``, the depth is below 1, ``scale`` is not positive and
+        finite, or the metric is infinite on this manifold, or is that of layers with offsets whose flow
+        does not conserve the rank.
     KernelError
         If ``kernel`` fails a short form of :func:`~dlngeo.check_kernel`.
+
+    See Also
+    --------
+    dlngeo.pymanopt.Balanced
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.geomstats.FixedRankMatrices
 
     Notes
     -----
@@ -103,32 +117,26 @@ class FixedRank(Remembering):
         kernel: Kernel | None = None,
         scale: float = 1.0,
         geodesics: bool = True,
+        field: _check.Field = "real",
         rng: Any = None,
     ) -> None:
         self._m, self._n = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
         self._rank = _check.rank(rank, self._m, self._n)
-        square = self._m == self._n == self._rank
-        if kernel is None:
-            kernel = of_depth(depth)
-        else:
-            require_kernel(kernel, zero=not square)
-        if not square and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
-            raise ValueError(
-                f"the metric of {kernel!r} is infinite in directions that leave the column or row space, so it lives "
-                f"on square invertible matrices only, not on {m}×{n} matrices of rank {rank}; use a finite depth, or "
-                "m = n = rank."
-            )
+        kernel = of_depth(depth) if kernel is None else kernel
+        require_kernel(kernel, self._m, self._n, self._rank)
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}; it is the size of a typical entry.")
-        self._kernel = kernel
+        self._kernel, self._field = kernel, _check.field(field)
+        self._dtype = np.dtype(np.complex128 if field == "complex" else np.float64)
         self._scale = float(scale)
         self._geodesics = bool(geodesics)
         self._rng = np.random.default_rng(rng)
         self._frame_memo: tuple[Frame, np.ndarray] | None = None
         self._largest_gradient = 0.0
         super().__init__(
-            f"Manifold of {m}x{n} matrices of rank {rank} with the metric of {kernel!r}",
-            (self._m + self._n - self._rank) * self._rank,
+            f"Manifold of {m}x{n} {'complex ' * (field == 'complex')}matrices of rank {rank} with the metric of "
+            f"{kernel!r}",
+            (self._m + self._n - self._rank) * self._rank * (2 if field == "complex" else 1),
             point_layout=3,
         )
 
@@ -136,6 +144,11 @@ class FixedRank(Remembering):
     def kernel(self) -> Kernel:
         """Kernel of the metric."""
         return self._kernel
+
+    @property
+    def field(self) -> str:
+        """Field of the matrices, "real" or "complex"."""
+        return self._field
 
     @property
     def typical_dist(self) -> float:
@@ -154,9 +167,9 @@ class FixedRank(Remembering):
 
     def random_point(self) -> Point:
         """Draw orthonormal frames from the uniform law and singular values uniform on (0, 1], in descending order."""
-        u, v = (haar(self._rng, (size, self._rank)) for size in (self._m, self._n))
+        u, v = (haar(self._rng, (size, self._rank), self._field) for size in (self._m, self._n))
         s = np.sort(1 - self._rng.random(self._rank))[::-1].copy()
-        return Point(u, s, v.T)
+        return Point(u, s, adjoint(v))
 
     def retraction(self, point: Any, tangent_vector: Any) -> Point:
         """Move along a tangent vector, to second order; see :func:`dlngeo.matrices.retraction.retract`.
@@ -168,7 +181,7 @@ class FixedRank(Remembering):
         return self._retract(self._frame(point), self._blocks(tangent_vector, finite="the tangent vector"))
 
     def exp(self, point: Any, tangent_vector: Any) -> Point:
-        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.geodesics.shoot_factored`.
+        """Follow the geodesic for unit time; see :func:`dlngeo.matrices.factored.shoot_factored`.
 
         It solves an ODE of matrices of size 2r, to 1e-10 relative to the largest singular value, and costs some
         retractions. Solvers have no need of it. A GeodesicError tells where the geodesic ends at a singular matrix
@@ -201,27 +214,27 @@ class FixedRank(Remembering):
     # Tangent vectors.
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
-        """Evaluate ``g_X(A, B) = Tr(Aᵀ A_X⁻¹ B)``."""
+        """Evaluate ``g_X(A, B) = Re Tr(A* A_X⁻¹ B)``."""
         a, b = self._blocks(tangent_vector_a), self._blocks(tangent_vector_b)
         one = np.ones((1, self._rank))
         # 1/φ(σ, 0) weighs whole columns, so the tall parts are summed before they are weighed, with no tall temporary.
         core, left, right = self._frame(point).scale(
             Blocks(a.core, None if a.left is None else one, None if a.right is None else one), -1
         )
-        total = np.sum(core * b.core)
+        total = np.sum(core.conj() * b.core).real
         for weight, x, y in ((left, a.left, b.left), (right, a.right, b.right)):
             if x is not None:
-                total = total + weight[0] @ np.einsum("ij,ij->j", x, y)
+                total = total + weight[0] @ np.einsum("ij,ij->j", x.conj(), y).real
         return float(total)
 
     def zero_vector(self, point: Any) -> TangentVector:
         """Zero tangent vector."""
-        return self._tangent(Blocks(np.zeros((self._rank, self._rank)), None, None))
+        return self._tangent(Blocks(np.zeros((self._rank, self._rank), self._dtype), None, None))
 
     def random_tangent_vector(self, point: Any) -> TangentVector:
         """Draw a tangent vector of norm 1, uniform on the unit sphere of the metric."""
         r, rng = self._rank, self._rng
-        noise = (rng.standard_normal(shape) for shape in ((self._m, r), (r, r), (self._n, r)))
+        noise = (gaussian(rng, shape, self._field) for shape in ((self._m, r), (r, r), (self._n, r)))
         white = self.to_tangent_space(point, TangentVector(*noise))
         vector = self._tangent(self._frame(point).scale(self._blocks(white), 0.5))
         return vector / self.norm(point, vector)
@@ -232,36 +245,37 @@ class FixedRank(Remembering):
         return TangentVector(*ambient.tangent_part(u, vt, vector))
 
     def to_tangent_space(self, point: Any, vector: Any) -> TangentVector:
-        """Restore ``uᵀ Up = 0`` and ``vt Vp = 0`` in a triple ``(Up, M, Vp)`` that lost them to roundoff."""
+        """Restore ``u* Up = 0`` and ``vt Vp = 0`` in a triple ``(Up, M, Vp)`` that lost them to roundoff."""
         u, _, vt = point
         left, core, right = vector
-        return TangentVector(left - u @ (u.T @ left), core, right - vt.T @ (vt @ right))
+        return TangentVector(left - u @ (adjoint(u) @ left), core, right - adjoint(vt) @ (vt @ right))
 
     def embedding(self, point: Any, tangent_vector: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Velocities ``(u̇, ṡ, v̇ᵀ)`` of the factors, with ``u̇ s vt + u ṡ vt + u s v̇ᵀ = Z``.
 
         It is the form in which Hessian products of a cost of ``(u * s) @ vt``, by autodiff or by hand, take their
-        direction: ``u̇ = (Up + u offdiag M)/s``, ``ṡ = diag M``, ``v̇ᵀ = Vpᵀ/s``.
+        direction: ``u̇ = (Up + u offdiag M)/s``, ``ṡ = diag M``, ``v̇ᵀ = Vpᵀ/s``. The imaginary part of the diagonal
+        of a complex M, which turns phases, is in ``u̇``.
         """
         u, s, _ = point
         left, core, right = tangent_vector
-        ds = np.diagonal(core).copy()
-        return combine((left, np.diag(1 / s)), (u, (core - np.diag(ds)) / s)), ds, right.T / s[:, None]
+        ds = np.diagonal(core).real.copy()
+        return combine((left, np.diag(1 / s)), (u, (core - np.diag(ds)) / s)), ds, adjoint(right) / s[:, None]
 
     def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> TangentVector:
         """Project a tangent vector at ``point_a`` onto the tangent space at ``point_b``, in factored form."""
         (u, _, vt), (new_u, _, new_vt) = point_a, point_b
         left, core, right = tangent_vector_a
-        v, new_v = vt.T, new_vt.T
+        v, new_v = adjoint(vt), adjoint(new_vt)
         rows, right_rows = gram(v, new_v), gram(right, new_v)
         columns, left_columns = gram(u, new_u), gram(left, new_u)
         # Z V′ = left rows + u of_u and Zᵀ U′ = right columns + v of_v, so that U′ᵀ Z V′ takes small matrices alone.
-        of_u, of_v = core @ rows + right_rows, core.T @ columns + left_columns
-        new_core = left_columns.T @ rows + columns.T @ of_u
+        of_u, of_v = core @ rows + right_rows, adjoint(core) @ columns + left_columns
+        new_core = adjoint(left_columns) @ rows + adjoint(columns) @ of_u
         return TangentVector(
             combine((left, rows), (u, of_u), (new_u, -new_core)),
             new_core,
-            combine((right, columns), (v, of_v), (new_v, -new_core.T)),
+            combine((right, columns), (v, of_v), (new_v, -adjoint(new_core))),
         )
 
     # Derivatives.
@@ -327,7 +341,8 @@ class FixedRank(Remembering):
             # The kernel depends on s alone. A copy is compared, since identity says nothing of an array written into.
             if frame.u is u and frame.vt is vt and np.array_equal(s, seen):
                 return frame
-        u, s, vt = (_check.real(a, "the point") for a in point)
+        u, vt = (_check.numbers(a, "the point", self._field) for a in (u, vt))
+        s = _check.real(s, "the singular values of the point")
         r = self._rank
         if (u.shape, s.shape, vt.shape) != ((self._m, r), (r,), (r, self._n)):
             raise ValueError(
@@ -339,6 +354,8 @@ class FixedRank(Remembering):
                 f"the singular values of a point of rank {r} must be positive and finite, got {s}; declare a lower "
                 "rank, or take shorter steps."
             )
+        if self._field == "complex":
+            u, vt = u.astype(complex, copy=False), vt.astype(complex, copy=False)
         frame = Frame(u, s, vt, self._kernel)
         self._frame_memo = frame, s.copy()
         return frame
@@ -347,10 +364,12 @@ class FixedRank(Remembering):
         """Blocks of a triple, of this name if it must be finite; what is orthogonal to a full space is dropped."""
         for a in vector if finite else ():
             _check.finite(np, a, finite)
+        if self._field == "real" and any(map(is_complex, vector)):
+            _check.real(next(filter(is_complex, vector)), "the vector")
         left, core, right = vector
         return Blocks(core, None if self._m == self._rank else left, None if self._n == self._rank else right)
 
     def _tangent(self, blocks: Blocks) -> TangentVector:
-        left = np.zeros((self._m, self._rank)) if blocks.left is None else blocks.left
-        right = np.zeros((self._n, self._rank)) if blocks.right is None else blocks.right
+        left = np.zeros((self._m, self._rank), self._dtype) if blocks.left is None else blocks.left
+        right = np.zeros((self._n, self._rank), self._dtype) if blocks.right is None else blocks.right
         return TangentVector(left, blocks.core, right)

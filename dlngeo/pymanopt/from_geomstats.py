@@ -70,6 +70,11 @@ def from_geomstats(space: Any, *, retraction: str | Callable[[Any, Any], Any] = 
     ValueError
         If the space has no metric, or is complex.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.sampling.from_pymanopt
+
     References
     ----------
     .. [1] N. Guigui and X. Pennec, "Numerical accuracy of ladder schemes for parallel transport on manifolds", Found.
@@ -149,7 +154,7 @@ class FromGeomstats(Manifold):
         out; only their eigenvalues may change sign.
         """
         metric = self.space.metric
-        frame = Frame.at(np.asarray(point), metric.kernel, metric.rank)
+        frame = Frame.at(_check.real(point, "the point"), metric.kernel, metric.rank)
         try:
             u, s, vt = retract(frame, frame.split(np.asarray(tangent_vector)))
         except OverflowError as error:

@@ -91,6 +91,12 @@ class GradientFlow(Optimizer):
     ValueError
         If an option is out of range, or, by :meth:`run`, the cost or its gradient is not finite at the initial point.
 
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.problems.MatrixCompletion
+    dlngeo.pymanopt.GradientProblem
+
     References
     ----------
     .. [1] M. Hochbruck, A. Ostermann, J. Schweitzer, "Exponential Rosenbrock-type methods", SIAM J. Numer. Anal. 47

@@ -39,6 +39,10 @@ class GradientProblem(pymanopt.Problem):
     ValueError
         If ``step`` is not positive, or on a FixedRank of another depth than 1, whose transport is a projection.
 
+    See Also
+    --------
+    dlngeo.pymanopt.GradientFlow
+
     Examples
     --------
     >>> import autograd.numpy as anp

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlngeo import _check
+from dlngeo._linalg import adjoint
 from dlngeo.matrices._hessian import ConnectionTerm
 from dlngeo.matrices.blocks import Blocks
 from dlngeo.pymanopt.vectors import Point, TangentVector
@@ -79,6 +80,11 @@ class FixedRankModel:
     ValueError
         If the problem is posed on another manifold, the point is none of the manifold's, or the gradient is not finite.
 
+    See Also
+    --------
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.FixedRank
+
     References
     ----------
     .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
@@ -132,12 +138,12 @@ class FixedRankModel:
         core, left, right = self._connection(self._blocks(w))
         z = self._scaled(w)
         of_v, of_u = self._derivatives.along(*z)
-        of_core = u.T @ of_v
+        of_core = adjoint(u) @ of_v
         if left is not None:
             left += (of_v - u @ of_core) * self._null
         if right is not None:
-            right += (of_u - vt.T @ (vt @ of_u)) * self._null
-            of_core -= self._g.right.T @ z.right / s  # Uᵀ E′ Z_r Σ⁻¹, which of_v holds beside the Hessian
+            right += (of_u - adjoint(vt) @ (vt @ of_u)) * self._null
+            of_core -= adjoint(self._g.right) @ z.right / s  # Uᵀ E′ Z_r Σ⁻¹, which of_v holds beside the Hessian
         core += of_core * self._root
         return _flat(core, left, right)
 
@@ -158,12 +164,12 @@ class FixedRankModel:
     @staticmethod
     def dot(a: Array, b: Array) -> float:
         """Inner product ``g_X`` of two vectors."""
-        return float(a @ b)
+        return float(np.vdot(a, b).real)
 
     @staticmethod
     def norm(a: Array) -> float:
         """Norm of a vector."""
-        return float(np.sqrt(a @ a))
+        return float(np.sqrt(np.vdot(a, a).real))
 
     def _blocks(self, w: Array) -> Blocks:
         """Blocks of ``A^{−1/2} Z``: views of its coordinates."""
@@ -184,12 +190,12 @@ class FixedRankModel:
         (u, _, vt), right, left = self.point, derivatives.right, derivatives.left
         for a in (right, left):
             _check.finite(np, a, "the Euclidean gradient of the cost")
-        core = u.T @ right
+        core = adjoint(u) @ right
         first, second = self._cuts
         return Blocks(
             core,
             None if first == second else right - u @ core,
-            None if second == self._size else left - vt.T @ core.T,
+            None if second == self._size else left - adjoint(vt) @ adjoint(core),
         )
 
     @cached_property

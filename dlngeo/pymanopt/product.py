@@ -30,6 +30,11 @@ class Product(product.Product):
     ValueError
         If one is a product.
 
+    See Also
+    --------
+    dlngeo.FixedRank
+    dlngeo.pymanopt.from_geomstats
+
     Examples
     --------
     >>> from dlngeo.pymanopt import FixedRank

@@ -54,6 +54,11 @@ def pull_back(
     ValueError
         When it is evaluated, if a function returns an array of another shape.
 
+    See Also
+    --------
+    dlngeo.pymanopt.Balanced
+    dlngeo.weights.network.layer_gradient
+
     Examples
     --------
     >>> import numpy as np

@@ -44,6 +44,11 @@ class SmallStartLineSearcher(AdaptiveLineSearcher):
     TypeError, ValueError
         If one is not a positive number.
 
+    See Also
+    --------
+    dlngeo.pymanopt.small_start
+    dlngeo.problems.QuadraticLineSearcher
+
     Examples
     --------
     >>> import numpy as np
@@ -89,6 +94,18 @@ def small_start(manifold: Any, size: float = 1e-3, rng: Any = None) -> Any:
         If the manifold is none of these, or has no such points.
     ValueError
         If ``size`` is not positive and finite.
+
+    See Also
+    --------
+    dlngeo.pymanopt.SmallStartLineSearcher
+
+    Examples
+    --------
+    >>> from dlngeo import FixedRank
+    >>> from dlngeo.pymanopt import small_start
+    >>> u, s, vt = small_start(FixedRank(5, 4, 2, depth=3), rng=0)
+    >>> u.shape, vt.shape
+    ((5, 2), (2, 4))
     """
     size = _check.positive(size, "size")
     if isinstance(manifold, FixedRank | FixedRankEmbedded):

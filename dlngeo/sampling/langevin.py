@@ -6,11 +6,10 @@ r"""Riemannian Langevin dynamics on any space.
 ``V = −h grad E + √(2h/β) ξ``, ``ξ ~ N(0, g⁻¹)``, and moves along it by the exponential map or a retraction of second
 order: weak order 1 in the step size, with no drift term to compute. How it moves depends on the space:
 
-- matrices with a metric of integer depth: Brownian motion of flat matrices, which has an exact step, and turns of the
-  singular vectors (:mod:`dlngeo.sampling.compiled.steps`), at the same cost at every depth; the singular values of the
-  noise have their exact law, so that nothing is lost near singular matrices, and in a potential of theirs the bias is
-  of second order;
-- other spectral metrics: the retraction of :mod:`dlngeo.matrices.retraction`, chain by chain;
+- matrices with a spectral metric: Brownian motion of flat matrices, which has an exact step, and turns of the singular
+  vectors (:mod:`dlngeo.sampling.compiled.steps`). At every depth, real or infinite, the singular values of the noise
+  have their exact law, so that nothing is lost near singular matrices; of other kernels they have that of flat matrices
+  and a drift that is smooth (:mod:`dlngeo.sampling.charts`). In a potential of theirs the bias is of second order;
 - anything else: the exponential map of the space.
 
 References
@@ -23,7 +22,6 @@ References
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +31,11 @@ from dlngeo import _check
 from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import fills, tangent_frames
 from dlngeo.geomstats.metrics import SpectralMetric
-from dlngeo.matrices.frame import Blocks, Frame
-from dlngeo.matrices.retraction import retract
 from dlngeo.sampling.chain import Sampler
+from dlngeo.sampling.charts import chart_of
 from dlngeo.sampling.compiled import steps as _steps
+from dlngeo.sampling.compiled.slopes import entropy_slope
+from dlngeo.sampling.descent import Descent
 from dlngeo.sampling.factors import Factors, dense, factored
 from dlngeo.sampling.potentials import (
     Potential,
@@ -45,12 +44,13 @@ from dlngeo.sampling.potentials import (
     gradients,
     refuse_failed,
     require,
+    require_confined,
     slopes,
     watch,
 )
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
-from dlngeo.thermodynamics.noise import Noise
+from dlngeo.thermodynamics.noise import GradientNoise, Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
 
@@ -70,14 +70,15 @@ class Langevin(Sampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Step h in time. The bias of averages is of first order in it, but at integer depth in a potential of singular
-        values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for ``E = ½Σλ²`` its
-        time is N/2.
+        Step h in time. The bias of averages is of first order in it, but for spectral metrics in a potential of
+        singular values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for
+        ``E = ½Σλ²`` its time is N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
-    noise : {"base", "isotropic"} or Noise
+    noise : {"base", "isotropic"} or Noise or GradientNoise
         ``"base"``: noise of the metric, of law ``e^{−βE} dvol_g``. ``"isotropic"``: what isotropic noise on the
-        balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_.
+        balanced weights projects to, of law ``e^{−β(E − S/β)} dvol_g`` with the entropy S of the fibres [2]_. A
+        :class:`LabelNoise` or :class:`MinibatchNoise`: that of training, for which β does not matter.
     kappa : float
         Anisotropy κ of isotropic noise: strength along horizontal directions, that along the fibres being 1. The law is
         ``∝ e^{−(β/κ)(E − S/β)} dvol_g``, and κ → 0 the gradient flow of the free energy [3]_.
@@ -88,6 +89,11 @@ class Langevin(Sampler):
     ------
     TypeError, ValueError
         If a number is out of range, or the noise is not defined on the space.
+
+    See Also
+    --------
+    dlngeo.sampling.ConstrainedHMC
+    dlngeo.thermodynamics.laws.SpectralLaw
 
     Notes
     -----
@@ -104,9 +110,23 @@ class Langevin(Sampler):
     or more, to where the gradient is twice as large or small: out of a steep wall, say, to where nothing holds it. Such
     steps make averages wrong by any factor, and are rare before they do.
 
-    At integer depth the state is (U, Λ, V), which holds the digits of λ where a dense X has lost them, and the noise of
-    the last step, without which the chain is not Markovian. At even depth the sign of ``det X`` of square matrices of
-    full rank is kept, as by the layers: a chain samples the matrices of the sign it starts from.
+    For spectral metrics the state is (U, y, V) with flat coordinates y of the singular values, ``lam`` at finite depth,
+    which holds the digits that a dense X has lost, and the noise of the last step, without which the chain is not
+    Markovian. The sign of ``det X`` of square matrices of full rank changes where the metric is regular at singular
+    matrices, and at odd depth, as by the layers; at any other depth a chain samples the matrices of the sign it starts
+    from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.general_linear import GeneralLinear
+    >>> from dlngeo import DLNMetric
+    >>> from dlngeo.sampling import Langevin
+    >>> space = GeneralLinear(2, equip=False)
+    >>> space = space.equip_with_metric(DLNMetric, depth=3)
+    >>> sampler = Langevin(space, lambda x: x, beta=2.0, step_size=0.02, noise="isotropic")
+    >>> sampler.sample(np.broadcast_to(np.eye(2), (5, 2, 2)), 20, rng=0).points.shape
+    (5, 20, 2, 2)
     """
 
     def __init__(
@@ -117,7 +137,7 @@ class Langevin(Sampler):
         step_size: float,
         *,
         potential: Potential | None = None,
-        noise: str | Noise = "base",
+        noise: str | Noise | GradientNoise = "base",
         kappa: float = 1.0,
         widths: Sequence[int] | None = None,
     ) -> None:
@@ -128,6 +148,11 @@ class Langevin(Sampler):
         metric = getattr(space, "metric", None)
         if metric is None:
             raise ValueError(f"{type(space).__name__} has no metric; equip it with one (space.equip_with_metric).")
+        if getattr(metric, "field", "real") == "complex":
+            raise NotImplementedError(
+                f"{type(space).__name__} is complex, and samplers step through real matrices; exact laws of singular "
+                'values are those of SpectralLaw, with SpectralEntropy(m, n, depth, field="complex").'
+            )
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)
         if self.noise.vertical and not deep:
             raise ValueError("isotropic noise lives on balanced weights: it needs a DLNMetric of finite depth.")
@@ -136,10 +161,15 @@ class Langevin(Sampler):
             raise ValueError("a potential of λ needs a DLNMetric of finite depth; give its Euclidean gradient instead.")
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
-        if deep and metric.depth >= 2 and metric.depth.is_integer():
-            self._mover: _Factors | _Retraction | _Geodesic = _Factors(self, temperature, widths)
-        elif isinstance(metric, SpectralMetric) and fills(space):
-            self._mover = _Retraction(self, temperature, widths)
+        if isinstance(metric, SpectralMetric) and fills(space):
+            trained = isinstance(self.noise, GradientNoise)
+            self._mover: Descent | _Frames | _Geodesic = (
+                Descent(self) if trained else _Frames(self, temperature, widths)
+            )
+            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+                require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
+        elif isinstance(self.noise, GradientNoise):
+            raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
         else:
             self._mover = _Geodesic(self, temperature)
 
@@ -162,7 +192,7 @@ class Langevin(Sampler):
 
     def lam(self, state: State) -> np.ndarray:
         """Values λ of a state at finite depth, shape=[n_chains, r], with the digits that dense points lose."""
-        return state["lam"] if "lam" in state else state["s"] ** (1 / self.space.metric.depth)
+        return state["lam"]
 
     def settings(self) -> dict[str, Any]:
         metric = self.space.metric
@@ -179,8 +209,8 @@ class Langevin(Sampler):
         }
 
 
-class _Spectral(ABC):
-    r"""Matrices of rank r with a spectral metric: their dimension, entropy and virial.
+class _Frames:
+    r"""Matrices of rank r with a spectral metric: turns and flat Brownian motion, with the state (U, y, V).
 
     The virial is ``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy. To scale λ by
     c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
@@ -188,54 +218,33 @@ class _Spectral(ABC):
     """
 
     def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        self.sampler, self.temperature, self.metric = sampler, temperature, sampler.space.metric
-        self.depth = math.inf if self.metric.depth is None else self.metric.depth
-        (self.m, self.n), self.rank = sampler.space.shape, self.metric.rank
-        self.dim = self.rank * (self.m + self.n - self.rank)
-        if not math.isinf(self.depth):
-            self.entropy = SpectralEntropy(self.m, self.n, self.depth, self.rank, widths)
-            degrees = sampler.noise.kappa * self.dim + sampler.noise.vertical * self.depth * self.entropy.degree
-            self.factor = sampler.beta / degrees if degrees else math.nan
-
-    @abstractmethod
-    def _sigma(self, state: State) -> np.ndarray:
-        """Singular values."""
-
-    def points(self, state: State) -> np.ndarray:
-        return (state["u"] * self._sigma(state)[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
-
-    def forces(self, state: State, new: State) -> tuple[np.ndarray, np.ndarray]:
-        """``E′``, empty of a potential of λ, and ``∂E/∂λ`` of that, else zero; the virial goes to ``new``."""
-        potential, chains = self.sampler.potential_gradient, len(state["u"])
-        if isinstance(potential, SpectralPotential):
-            lam = self.sampler.lam(state)
-            gradient, slope = np.empty((chains, 0, 0)), slopes(potential, lam)
-            new["virial"] = self.factor * np.sum(lam * slope, axis=1)
-        else:
-            points, slope = self.points(state), np.zeros((chains, self.rank))
-            gradient = gradients(potential, points)
-            if not math.isinf(self.depth):
-                new["virial"] = self.factor * self.depth * np.sum(points * gradient, axis=(1, 2))
-        return gradient, slope
-
-
-class _Factors(_Spectral):
-    """Metrics of integer depth: turns and flat Brownian motion, with the state (U, Λ, V)."""
-
-    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        super().__init__(sampler, temperature, widths)
-        # A normalised metric runs N times slower.
-        self.h = sampler.step_size * self.metric.kernel.at_one / self.depth
+        self.sampler, self.temperature, metric = sampler, temperature, sampler.space.metric
+        (self.m, self.n), self.rank = sampler.space.shape, metric.rank
+        codimension = self.m + self.n - 2 * self.rank
+        self.dim = self.rank * (self.rank + codimension)
+        self.chart = chart_of(metric.kernel, codimension)
+        self.h = sampler.step_size / self.chart.slowness
+        self.columns = self.rank if self.chart.flat.symmetric else self.rank + codimension
+        self.finite = metric.depth not in (None, math.inf)
+        if self.finite:
+            self.entropy = SpectralEntropy(self.m, self.n, metric.depth, self.rank, widths)
+            degrees = sampler.noise.kappa * self.dim + sampler.noise.vertical * metric.depth * self.entropy.degree
+            self.factor = sampler.beta * metric.depth / degrees if degrees else math.nan
 
     def start(self, points: np.ndarray | Factors) -> State:
-        u, lam, v = factored(points, (self.m, self.n), self.rank, self.depth)
+        u, lam, v = factored(points, (self.m, self.n), self.rank, self.chart.depth)
         # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.m + self.n - self.rank)))
-        return {"u": u, "lam": lam, "v": v, "kick": kick, "virial": np.full(len(lam), math.nan)}
+        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.columns)))
+        state = {"u": u, self.chart.key: self.chart.start(lam), "v": v, "kick": kick}
+        return {**state, "virial": np.full(len(lam), math.nan)} if self.finite else state
+
+    def points(self, state: State) -> np.ndarray:
+        return (state["u"] * self.chart.sigma(state[self.chart.key])[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
 
     def step(self, state: State, rng: np.random.Generator) -> State:
         state = {name: value.copy() for name, value in state.items()}
-        chains = len(state["lam"])
+        flat = state[self.chart.key]
+        chains = len(flat)
         shapes = ((self.rank, self.rank), (self.m, self.rank), (self.n, self.rank))
         skip = (False, self.m == self.rank, self.n == self.rank)
         core, left, right = (
@@ -243,69 +252,34 @@ class _Factors(_Spectral):
             for shape, none in zip(shapes, skip, strict=True)
         )
         fresh = ~state["kick"].any(axis=(1, 2))
-        state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.m, self.n, self.rank)
-        gradient, slope = self.forces(state, state)
-        radial = along = slope / self.depth
+        state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.columns, self.rank)
+        tables, stretch, drift = self.chart.tables(flat)
+        gradient, radial = self._forces(state)
+        along = math.sqrt(self.chart.depth) * radial
         if gradient.size:
-            along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * state["lam"] ** (self.depth - 1)
+            along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * stretch
+        radial = radial - self.temperature * drift
         if self.sampler.noise.vertical:
-            radial = radial - _steps.entropy_slope(state["lam"], self.entropy) / self.sampler.beta
-        size = (self.depth * np.sum(along**2, axis=1)) ** 0.5
+            radial = radial - entropy_slope(flat, self.entropy) / self.sampler.beta
         variance = 2 * self.h * self.temperature * self.dim
-        state["slope"] = watch(state, size, self.h, variance, self.sampler.step_size)
-        noise, depth = (core, left, right), int(self.depth)
-        failed = _steps.advance(state, gradient, radial, noise, depth, self.h, self.temperature)
+        state["slope"] = watch(state, np.sum(along**2, axis=1) ** 0.5, self.h, variance, self.sampler.step_size)
+        noise, numbers = (core, left, right), (self.chart.flat, self.h, self.temperature)
+        failed = _steps.advance({**state, "lam": flat}, gradient, radial, noise, *numbers, tables)
         refuse_failed(failed, self.sampler.step_size)
         return state
 
-    def _sigma(self, state: State) -> np.ndarray:
-        return state["lam"] ** self.depth
-
-
-class _Retraction(_Spectral):
-    """Any other spectral metric: its second-order retraction, chain by chain, with the state (U, Σ, V)."""
-
-    def start(self, points: np.ndarray | Factors) -> State:
-        depth = 1 if math.isinf(self.depth) else self.depth
-        u, lam, v = factored(points, (self.m, self.n), self.rank, depth)
-        s = lam**depth
-        if not (s > 0).all():
-            raise ValueError(
-                f"σ = λ^N underflows at λ = {lam.min():g} and N = {depth:g}, and chains whose depth is no integer hold "
-                "σ. Take an integer depth, or larger λ."
-            )
-        state = {"u": u, "s": s, "v": v}
-        return state if math.isinf(self.depth) else {**state, "virial": np.full(len(s), math.nan)}
-
-    def step(self, state: State, rng: np.random.Generator) -> State:
-        h, u, s, v = self.sampler.step_size, state["u"], state["s"], state["v"]
-        new = {name: np.empty_like(value) for name, value in state.items()}
-        gradient, slope = self.forces(state, new)
-        if not gradient.size:
-            slope = slope / self.depth * self.sampler.lam(state) ** (1 - self.depth)
-        if self.sampler.noise.vertical:
-            slope = slope - self.entropy.gradient(s) / self.sampler.beta
-        radial = (u * slope[:, None, :]) @ np.swapaxes(v, 1, 2)
-        gradient = radial + gradient if gradient.size else radial
-        noise = rng.standard_normal(gradient.shape)
-        size = np.empty(len(gradient))
-        for c in range(len(gradient)):
-            frame = Frame(u[c], s[c], v[c].T, self.metric.kernel)
-            drift, half = (frame.scale(frame.split(gradient[c]), power) for power in (1, 0.5))
-            size[c] = sum(np.sum(part**2) for part in half if part is not None) ** 0.5
-            kick = frame.scale(frame.split(noise[c]), 0.5)
-            amplitude = math.sqrt(2 * h * self.temperature)
-            z = Blocks(*(None if a is None else amplitude * b - h * a for a, b in zip(drift, kick, strict=True)))
-            try:
-                new["u"][c], new["s"][c], vt = retract(frame, z)
-            except OverflowError as error:
-                raise ValueError(f"the step of chain {c} overflows; take a step_size below {h:g}.") from error
-            new["v"][c] = vt.T
-        new["slope"] = watch(state, size, h, 2 * h * self.temperature * self.dim, h)
-        return new
-
-    def _sigma(self, state: State) -> np.ndarray:
-        return state["s"]
+    def _forces(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """``E′``, empty of a potential of λ, and ``∂E/∂λ`` over N of that, else zero; the virial goes to the state."""
+        potential, flat = self.sampler.potential_gradient, state[self.chart.key]
+        if isinstance(potential, SpectralPotential):
+            radial = slopes(potential, flat) / self.chart.depth
+            state["virial"] = self.factor * np.sum(flat * radial, axis=1)
+            return np.empty((len(flat), 0, 0)), radial
+        points = self.points(state)
+        gradient = gradients(potential, points)
+        if self.finite:
+            state["virial"] = self.factor * np.sum(points * gradient, axis=(1, 2))
+        return gradient, np.zeros_like(flat)
 
 
 class _Geodesic:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlngeo.sampling import movers as _fixed_rank
 from dlngeo.sampling.compiled import orthographic as _orthographic
-from dlngeo.sampling.compiled.steps import entropy_slope
+from dlngeo.sampling.compiled.slopes import entropy_slope
 from dlngeo.sampling.movers import Point, Tangent
 from dlngeo.sampling.potentials import finite_or_raise, slopes
 from dlngeo.sampling.weights import BalancedSampler, Vector

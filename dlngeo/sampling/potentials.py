@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from warnings import warn
@@ -11,16 +11,20 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.sampling.state import State
+from dlngeo.thermodynamics.confined import confinement
+from dlngeo.thermodynamics.noise import Noise
 
 __all__ = [
     "Potential",
     "SpectralPotential",
     "StepSizeWarning",
+    "UnconfinedWarning",
     "energies",
     "finite_or_raise",
     "gradients",
     "refuse_failed",
     "require",
+    "require_confined",
     "slopes",
     "watch",
 ]
@@ -50,6 +54,19 @@ class SpectralPotential:
 
 class StepSizeWarning(RuntimeWarning):
     """Steps of a chain are too long for its potential, and averages may be far off, by any factor."""
+
+
+class UnconfinedWarning(RuntimeWarning):
+    """The law of a chain has no finite mass: averages do not converge, however long it is."""
+
+
+def require_confined(gradient: Any, depth: float, rank: int | None, widths: Sequence[int] | None, noise: Noise) -> None:
+    """Warn if a gradient is that of a cost that leaves a law of infinite mass, so far as the cost can tell."""
+    cost = getattr(gradient, "__self__", None)
+    if hasattr(cost, "null_space") and noise.kappa:
+        found = confinement(cost, depth, rank, widths, noise=noise)
+        if found.finite is False:
+            warn(f"the chains have no law: {found.reason}", UnconfinedWarning, stacklevel=4)
 
 
 def watch(state: State, slopes: np.ndarray, step_size: float, variance: float, given: float) -> np.ndarray:

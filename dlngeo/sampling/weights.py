@@ -20,7 +20,7 @@ from dlngeo.sampling.chain import Sampler
 from dlngeo.sampling.compiled import orthographic as _orthographic
 from dlngeo.sampling.factors import Factors, factored
 from dlngeo.sampling.movers import Point, Tangent
-from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, slopes
+from dlngeo.sampling.potentials import Potential, SpectralPotential, energies, gradients, require_confined, slopes
 from dlngeo.sampling.state import State
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import Noise
@@ -71,6 +71,7 @@ class BalancedSampler(Sampler, ABC):
         self.potential, self.potential_gradient = potential, potential_gradient
         self.spectral = next((f for f in (potential, potential_gradient) if isinstance(f, SpectralPotential)), None)
         self._sizes = np.array(self.widths)
+        require_confined(potential_gradient, self.depth, self.rank, self.widths, noise)
 
     def start(self, points: np.ndarray | Factors) -> State:
         u, lam, v = factored(points, (self.widths[-1], self.widths[0]), self.rank, self.depth)

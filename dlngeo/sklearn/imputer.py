@@ -66,6 +66,11 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     n_features_in_, feature_names_in_
         As everywhere in scikit-learn.
 
+    See Also
+    --------
+    dlngeo.sklearn.PairRegressor
+    dlngeo.problems.fit_table
+
     Notes
     -----
     No data determine a column that has no value in :meth:`fit`, which stays missing, nor a row that has no value, which

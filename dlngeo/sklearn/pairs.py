@@ -49,6 +49,11 @@ class PairRegressor(RegressorMixin, BaseEstimator):
     feature_names_in_ : array of str
         Names of the two columns, if pairs came with names.
 
+    See Also
+    --------
+    dlngeo.sklearn.LowRankImputer
+    dlngeo.problems.fit_table
+
     Notes
     -----
     An id that was not seen has no offset of its own, and in the low rank what the fit expects of one: a pair with one

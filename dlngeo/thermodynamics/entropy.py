@@ -30,9 +30,22 @@ the entropy diverges with the number of frames, and
 
 which is what infinite depth means here. The derivatives converge as they are, to those of ``S_∞``.
 
+**Complex matrices.** The groups are unitary. Each pair turns in two planes, and each column in its phase, whose Jacobi
+matrix has the determinant ``φ_N(σ_k, σ_k)``: with β = 1, 2 for real and complex numbers [2]_
+
+.. math:: S(X) = \sum_{p=1}^{N-1} \Big[\log\frac{c_{d_p}}{c_{d_p - r}} + \beta (d_p - r) \sum_k \log\lambda_k\Big]
+    + \tfrac\beta2 \sum_{k<l} \log\varphi_N(\sigma_k, \sigma_l)
+    + \tfrac{\beta-1}2 \sum_k \log\varphi_N(\sigma_k, \sigma_k),
+    \qquad c_d = \operatorname{vol} U(d) = 2^{d(d-1)/2} \prod_{k=1}^d \frac{2\pi^k}{\Gamma(k)},
+
+at equal widths and full rank of the degree ``(1 − 1/N)[β d(d − 1)/2 + (β − 1) d]``. As ``log φ_N(σ, σ) = log N + (2 −
+2/N) log σ``, what is added to β times the real derivatives is ``(β − 1)(1 − 1/N)`` for each ``∂S/∂u_k``; ``S_∞`` is the
+limit of what is left without ``r²/2 log N``.
+
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
+.. [2] Contreras, Nahas, Kotwal, arXiv:2606.16579, on the entropy over the real, complex and quaternionic numbers.
 """
 
 from __future__ import annotations
@@ -98,14 +111,24 @@ def log_orthogonal_volume(d: int) -> float:
     ------
     TypeError, ValueError
         If ``d`` is not such an integer.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.log_stiefel_volume
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import log_orthogonal_volume
+    >>> round(float(log_orthogonal_volume(2)), 6)
+    2.877598
     """
     return log_stiefel_volume(d, d)
 
 
-def log_stiefel_volume(d: int, r: int) -> float:
-    """Logarithm of the volume ``c_d/c_{d−r}`` of St(d, r) as a quotient of O(d) with its Frobenius metric.
+def log_stiefel_volume(d: int, r: int, field: _check.Field = "real") -> float:
+    """Logarithm of the volume ``c_d/c_{d−r}`` of St(d, r) as a quotient of O(d), or U(d), with its Frobenius metric.
 
-    It is that of r spheres, of dimensions ``d − r`` to ``d − 1``, however large d is.
+    It is that of r spheres, of dimensions ``d − r`` to ``d − 1``, or odd ones to ``2d − 1``, however large d is.
 
     Parameters
     ----------
@@ -116,10 +139,23 @@ def log_stiefel_volume(d: int, r: int) -> float:
     ------
     TypeError, ValueError
         If they are not integers, or ``r`` is not between 0 and ``d``.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.log_orthogonal_volume
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import log_orthogonal_volume, log_stiefel_volume
+    >>> bool(abs(log_stiefel_volume(3, 3) - log_orthogonal_volume(3)) < 1e-12)
+    True
     """
     d = _check.integer(d, "d", 0)
     if not 0 <= r <= d:
         raise ValueError(f"r must be between 0 and d = {d}, got {r}: no more than d columns are orthonormal.")
+    if _check.field(field) == "complex":
+        spheres = (math.log(2) + k * math.log(math.pi) - math.lgamma(k) for k in range(d - r + 1, d + 1))
+        return r * (2 * d - r - 1) / 2 * math.log(2) + math.fsum(spheres)
     spheres = (math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2) for k in range(d - r + 1, d + 1))
     return r * (2 * d - r - 1) / 4 * math.log(2) + math.fsum(spheres)
 
@@ -140,6 +176,8 @@ class SpectralEntropy:
         Rank r. Defaults to the least width.
     widths : sequence of int, optional
         Widths ``(d_0, …, d_N)``, of which ``d_0 = n`` and ``d_N = m``. The inner ones default to ``min(m, n)``.
+    field : "real" or "complex"
+        Numbers that the matrices have as entries.
 
     Attributes
     ----------
@@ -152,11 +190,11 @@ class SpectralEntropy:
     constant : float
         The part of S that does not depend on the singular values.
     excess : float
-        ``κ = Σ_p (d_p − r)/N``, the factor of ``Σ_k log σ_k``.
+        ``κ = Σ_p (d_p − r)/N``, the factor of ``Σ_k log σ_k``; of complex matrices ``2κ + 1 − 1/N``.
     series : list of float
         :func:`bend_series` of the depth, which samplers need at each step.
     degree : float
-        ``(1 − 1/N) r(r − 1)/2 + κr``: to scale σ by c adds ``log c`` times as much to S.
+        ``β(1 − 1/N) r(r − 1)/2 + κr``, κ being the excess: to scale σ by c adds ``log c`` times as much to S.
 
     Raises
     ------
@@ -164,11 +202,43 @@ class SpectralEntropy:
         If the depth, the rank or a width is not of its type.
     ValueError
         If they do not fit together.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.laws.SpectralLaw
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> s = np.array([2.0, 1.0])
+    >>> value = SpectralEntropy(2, 2, 3).value(np.log(s))
+    >>> bool(np.isclose(value, entropy(np.diag(s), 3)))
+    True
     """
 
     def __init__(
-        self, m: int, n: int, depth: float, rank: int | None = None, widths: Sequence[int] | None = None
+        self,
+        m: int,
+        n: int,
+        depth: float,
+        rank: int | None = None,
+        widths: Sequence[int] | None = None,
+        field: _check.Field = "real",
     ) -> None:
+        self.excess: float
+        self.field = _check.field(field)
+        self._set_widths(m, n, depth, rank, widths)
+        #: Real coordinates of an entry, Dyson's β.
+        self.dimension = 1 if field == "real" else 2
+        if field == "complex":
+            self.excess = 2 * self.excess + self._rest
+            if math.isfinite(self.depth):
+                self.constant += self.rank / 2 * math.log(self.depth)
+
+    def _set_widths(self, m: int, n: int, depth: float, rank: int | None, widths: Sequence[int] | None) -> None:
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         self.shape, self.depth = (m, n), _check.depth(depth, allow_infinite=True)
         self.kernel: Kernel = of_depth(self.depth)
@@ -176,7 +246,7 @@ class SpectralEntropy:
         if widths is None:
             width = min(m, n)
             self.rank = width if rank is None else _check.rank(rank, m, n)
-            volume, spare = log_stiefel_volume(width, self.rank), width - self.rank
+            volume, spare = log_stiefel_volume(width, self.rank, self.field), width - self.rank
             finite = math.isfinite(self.depth)
             self.constant = (self.depth - 1) * volume if finite else 0.0
             self.excess = (self.depth - 1) / self.depth * spare if finite else float(spare)
@@ -186,7 +256,7 @@ class SpectralEntropy:
             raise ValueError(f"widths {tuple(sizes)} are those of depth {len(sizes) - 1}, not {self.depth:g}.")
         least = min(sizes)
         self.rank = least if rank is None else _check.rank(rank, least, least)
-        self.constant = math.fsum(log_stiefel_volume(d, self.rank) for d in sizes[1:-1])
+        self.constant = math.fsum(log_stiefel_volume(d, self.rank, self.field) for d in sizes[1:-1])
         self.excess = sum(d - self.rank for d in sizes[1:-1]) / self.depth
 
     @property
@@ -196,7 +266,7 @@ class SpectralEntropy:
 
     @property
     def degree(self) -> float:
-        return self._rest * self.rank * (self.rank - 1) / 2 + self.excess * self.rank
+        return self.dimension * self._rest * self.rank * (self.rank - 1) / 2 + self.excess * self.rank
 
     @property
     def _rest(self) -> float:
@@ -216,7 +286,8 @@ class SpectralEntropy:
             infinite, share = math.isinf(self.depth), inverse * rise
             log_share = _log(xp, share) if infinite else xp.log1p(self.depth * share)
             log_phi = 2 * self._rest * large + xp.where(some, log_share, 0.0 if infinite else math.log(self.depth))
-            total = total + xp.sum(xp.where(_diagonal(xp, u), 0.0, log_phi), axis=(-2, -1)) / 4
+            pairs = xp.sum(xp.where(_diagonal(xp, u), 0.0, log_phi), axis=(-2, -1))
+            total = total + self.dimension / 4 * pairs
         return total + self.excess * xp.sum(u, axis=-1) if self.excess else total
 
     def slope(self, u: Any) -> Any:
@@ -231,7 +302,7 @@ class SpectralEntropy:
             slope_apart(*self._growth(xp, far), xp.exp(-far), self._rest),
         )
         part = xp.where(u[..., :, None] < u[..., None, :], part, self._rest - part)
-        return xp.sum(xp.where(_diagonal(xp, u), 0.0, part), axis=-1) + self.excess
+        return self.dimension * xp.sum(xp.where(_diagonal(xp, u), 0.0, part), axis=-1) + self.excess
 
     def _growth(self, xp: Any, y: Any) -> tuple[Any, Any]:
         """``ε/(e^{εy} − 1)``, which is 1/y at ε = 0, and ``1 − e^{−(1−ε)y}``."""
@@ -247,7 +318,7 @@ class SpectralEntropy:
         """
         xp, u = sized(self.rank, *_check.floating(u))
         gap, diagonal = u[..., :, None] - u[..., None, :], _diagonal(xp, u)
-        bend = xp.where(diagonal, 0.0, _bend(xp, gap, gap, self.depth) / 2)
+        bend = xp.where(diagonal, 0.0, self.dimension / 2 * _bend(xp, gap, gap, self.depth))
         return xp.where(diagonal, xp.sum(bend, axis=-1)[..., None], -bend)
 
     # In σ.
@@ -309,7 +380,7 @@ class SpectralEntropy:
             x, y = (u[(*batch, a)][:, None] - others for a in (k, j))
             ratio = sj / sk
             logarithm = xp.where(ratio == 1, 1.0, xp.log(ratio) / xp.where(ratio == 1, 1.0, ratio - 1))
-            slope = logarithm / sk * xp.sum(_bend(xp, x, y, self.depth), axis=-1) / 2
+            slope = logarithm / sk * xp.sum(_bend(xp, x, y, self.depth), axis=-1) * (self.dimension / 2)
             mean = f[(*batch, k)] * sk + f[(*batch, j)] * sj
             minus[(*batch, k, j)] = ((sk + sj) * slope - mean) / 2 / sk / sj
         return minus, (fk + fl) / (row + column)
@@ -331,11 +402,16 @@ def require_positive(xp: Any, s: Any) -> None:
         )
 
 
-def require_spectral(entropy: Any) -> SpectralEntropy:
-    """Return the entropy after checking its type."""
+def require_spectral(entropy: Any, field: _check.Field = "real") -> SpectralEntropy:
+    """Return the entropy after checking its type, and that it is one of real matrices where these are meant."""
     if not isinstance(entropy, SpectralEntropy):
         raise TypeError(
             f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."
+        )
+    if entropy.field == "complex" and field == "real":
+        raise TypeError(
+            "the entropy is that of complex matrices, and this is known of real ones alone; give SpectralEntropy "
+            'without field="complex".'
         )
     return entropy
 

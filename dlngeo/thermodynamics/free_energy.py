@@ -27,12 +27,21 @@ from typing import Any, NamedTuple
 
 from dlngeo import _check
 from dlngeo._autodiff import Operation, has_values, in_jax, untraced
+from dlngeo._linalg import adjoint, is_complex
 from dlngeo.kernels import Kernel
 from dlngeo.matrices.frame import Blocks, Frame
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.kernel_entropy import KernelEntropy
 
-__all__ = ["entropy", "entropy_gradient", "entropy_hessian", "free_energy", "free_energy_gradient", "orbit_volume"]
+__all__ = [
+    "entropy",
+    "entropy_gradient",
+    "entropy_hessian",
+    "free_energy",
+    "free_energy_gradient",
+    "orbit_volume",
+    "spectral_hessian",
+]
 
 
 def entropy(
@@ -53,7 +62,8 @@ def entropy(
     Parameters
     ----------
     x : array, shape=[..., m, n]
-        Matrix.
+        Matrix; a complex one has complex weights, and the entropy with β = 2 of
+        :mod:`dlngeo.thermodynamics.entropy`.
     depth : float
         Number of layers N, at least 1. At real N the formula is continued; ``inf`` gives its renormalised limit
         ``½ Σ_{k<l} log φ_∞(σ_k, σ_l) + (min(m, n) − r) Σ_k log σ_k``. None where a kernel is given.
@@ -76,6 +86,22 @@ def entropy(
         If the depth, the rank or a width is not of its type.
     ValueError
         If they do not fit together and to the shape, or ``x`` has NaN or infinite entries.
+
+    See Also
+    --------
+    dlngeo.free_energy
+    dlngeo.thermodynamics.free_energy.entropy_gradient
+    dlngeo.thermodynamics.free_energy.orbit_volume
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> round(float(entropy(x, 3)), 6)
+    6.354608
+    >>> float(entropy(x, 1))  # one layer has no fibre
+    0.0
     """
     return _entropy(_at(x, depth, rank, widths, kernel), x)
 
@@ -104,6 +130,19 @@ def entropy_gradient(
     ------
     TypeError, ValueError
         As :func:`entropy`, and if a singular value vanishes and N > 1: there S is not differentiable.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.entropy_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import entropy_gradient
+    >>> entropy_gradient(np.diag([2.0, 1.0]), 2).round(6)
+    array([[0.166667, 0.      ],
+           [0.      , 0.166667]])
     """
     return _gradient(_at(x, depth, rank, widths, kernel), x)
 
@@ -141,7 +180,7 @@ def entropy_hessian(
         As :func:`entropy_gradient`, and if the direction has another shape or NaN or infinite entries.
     """
     at = _at(x, depth, rank, widths, kernel)
-    xp, direction = _check.floating(untraced(z))
+    xp, direction = _check.floating(untraced(z), field=at.spectral.field)
     if tuple(direction.shape[-2:]) != at.spectral.shape:
         m, n = at.spectral.shape
         raise ValueError(f"the direction has shape {tuple(direction.shape)}, but the matrix is {m}×{n}; give it those.")
@@ -200,6 +239,21 @@ def free_energy(
     TypeError, ValueError
         As :func:`entropy`, and if ``beta`` is not a positive number, or the energies are NaN or not one for each
         matrix.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.thermodynamics.free_energy.free_energy_gradient
+    dlngeo.thermodynamics.equilibria.minimisers
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import entropy, free_energy
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> energy = free_energy(lambda x: np.sum(x**2) / 2, x, 3, beta=2.0)
+    >>> bool(np.isclose(energy, np.sum(x**2) / 2 - entropy(x, 3) / 2))
+    True
     """
     beta, value = _check.positive(beta, "beta"), entropy(x, depth, rank, widths, kernel=kernel)
     return _energy(cost, x, tuple(value.shape)) - value / beta
@@ -232,7 +286,8 @@ def free_energy_gradient(
         As :func:`free_energy`, with gradients for energies, and where S is not differentiable.
     """
     beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths, kernel=kernel)
-    return _slope(euclidean_gradient, x, tuple(value.shape)) - value / beta
+    field: _check.Field = "complex" if is_complex(value) else "real"
+    return _slope(euclidean_gradient, x, tuple(value.shape), field) - value / beta
 
 
 class _Point(NamedTuple):
@@ -246,7 +301,8 @@ class _Point(NamedTuple):
 def _at(
     x: Any, depth: float | None, rank: int | None, widths: Sequence[int] | None, kernel: Kernel | None = None
 ) -> _Point:
-    values = _check.floating(untraced(x))[1]
+    values = _check.floating(untraced(x), field="complex")[1]
+    field: _check.Field = "complex" if is_complex(values) else "real"
     if values.ndim < 2:
         raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
     m, n = values.shape[-2:]
@@ -257,9 +313,9 @@ def _at(
         )
     spectral: SpectralEntropy | KernelEntropy
     if kernel is not None:
-        spectral = KernelEntropy(m, n, kernel, rank)
+        spectral = KernelEntropy(m, n, kernel, rank, field)
     elif depth is not None:
-        spectral = SpectralEntropy(m, n, depth, rank, widths)
+        spectral = SpectralEntropy(m, n, depth, rank, widths, field)
     point = _Point(None, spectral)
     return point if in_jax(values) else point.at(values)
 
@@ -275,9 +331,9 @@ def _energy(cost: Any, x: Any, shape: tuple[int, ...]) -> Any:
     return energy
 
 
-def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
+def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...], field: _check.Field) -> Any:
     """Gradients at x, after checking that they are matrices of its shape."""
-    slope, xp, plain = _evaluated(euclidean_gradient, x, "euclidean_gradient")
+    slope, xp, plain = _evaluated(euclidean_gradient, x, "euclidean_gradient", field)
     got = tuple(plain.shape)
     if got[-2:] != shape[-2:] or not _broadcasts(got, shape):
         raise ValueError(f"euclidean_gradient has shape {got} at x, where {shape} is expected; differentiate in x.")
@@ -286,12 +342,12 @@ def _slope(euclidean_gradient: Any, x: Any, shape: tuple[int, ...]) -> Any:
     return slope
 
 
-def _evaluated(function: Any, x: Any, name: str) -> tuple[Any, Any, Any]:
+def _evaluated(function: Any, x: Any, name: str, field: _check.Field = "real") -> tuple[Any, Any, Any]:
     """Return a function at x, or the value given for it, with the namespace of the value and the value untraced."""
     value = function(x) if callable(function) else function
     if value is None:
         raise TypeError(f"{name} must be a function of matrices or its value at x, got None.")
-    xp, plain = _check.floating(untraced(value))
+    xp, plain = _check.floating(untraced(value), field=field)
     return (plain if isinstance(value, (list, tuple)) else value), xp, plain
 
 
@@ -308,15 +364,25 @@ def _gradient_value(at: _Point, x: Any) -> Any:
 
 
 def _hessian_value(at: _Point, x: Any, z: Any) -> Any:
-    frame, spectral = at.frame, at.spectral
-    xp, s = frame._xp, frame.s
-    core, left, right = frame.split(z)
-    minus, plus = spectral.quotients(s)
+    spectral, s = at.spectral, at.frame.s
+    if spectral.flat:
+        return 0.0 * (z + x)
+    return spectral_hessian(at.frame, z, spectral.gradient(s), spectral.hessian(s), *spectral.quotients(s))
+
+
+def spectral_hessian(frame: Any, z: Any, slopes: Any, bend: Any, minus: Any, plus: Any) -> Any:
+    """Euclidean Hessian product of a spectral function, shape=[..., m, n]; see :func:`entropy_hessian`.
+
+    It takes the partial derivatives ``f_k``, shape=[..., r], theirs, shape=[..., r, r], and the quotients
+    ``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, whose diagonals do not count.
+    """
+    xp, (core, left, right) = frame._xp, frame.split(z)
     index = xp.arange(frame.rank)
-    along = (spectral.hessian(s) @ xp.linalg.diagonal(core)[..., None])[..., 0]
-    across = (minus * (core + core.mT) + plus * (core - core.mT)) / 2
-    core = xp.where(index[:, None] == index, along[..., None], across)
-    turn = (spectral.gradient(s) / s)[..., None, :] if not spectral.flat else 0.0
+    straight, turned = xp.linalg.diagonal(core), adjoint(core)
+    along = (bend @ (straight.real if frame.field == "complex" else straight)[..., None])[..., 0]
+    across, back = minus * (core + turned) / 2, plus * (core - turned) / 2
+    core = xp.where(index[:, None] == index, along[..., None] + 0 * across, across) + back
+    turn = (slopes / frame.s)[..., None, :]
     return frame.assemble(Blocks(core, *(None if part is None else part * turn for part in (left, right))))
 
 

@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from dlngeo import _check
 from dlngeo.kernels import Kernel, RelaxedDepthKernel, require_kernel
-from dlngeo.thermodynamics.entropy import _diagonal, _log, log_orthogonal_volume, require_positive, sized
+from dlngeo.thermodynamics.entropy import _diagonal, _log, log_stiefel_volume, require_positive, sized
 
 __all__ = ["KernelEntropy"]
 
@@ -39,6 +37,9 @@ class KernelEntropy:
         The kernel φ.
     rank : int, optional
         Rank r. Defaults to ``min(m, n)``.
+    field : "real" or "complex"
+        Numbers that the matrices have as entries. Of complex ones all sums count twice, and
+        ``½ Σ_k log φ(σ_k, σ_k)`` is added.
 
     Attributes
     ----------
@@ -47,29 +48,27 @@ class KernelEntropy:
     kernel, rank
         φ and r.
     constant : float
-        ``(N − 1) log vol O(d)`` of a :class:`~dlngeo.kernels.RelaxedDepthKernel` that is not normalised, at full rank;
-        otherwise 0, and only differences of S mean something.
+        ``(N − 1) log vol O(d)``, or ``U(d)``, of a :class:`~dlngeo.kernels.RelaxedDepthKernel` that is not normalised,
+        at full rank; otherwise 0, and only differences of S mean something.
 
     Raises
     ------
     TypeError
         If ``kernel`` is no kernel, or the rank no integer.
     ValueError
-        If the rank exceeds a side.
+        If the rank exceeds a side, or the kernel is no metric at it.
     """
 
-    def __init__(self, m: int, n: int, kernel: Kernel, rank: int | None = None) -> None:
+    def __init__(self, m: int, n: int, kernel: Kernel, rank: int | None = None, field: _check.Field = "real") -> None:
+        self.field = _check.field(field)
+        self.dimension = 1 if field == "real" else 2
         m, n = (_check.positive_integer(size, "a side of the matrices") for size in (m, n))
         width = min(m, n)
         self.shape, self.kernel, self.rank = (m, n), kernel, width if rank is None else _check.rank(rank, m, n)
-        require_kernel(kernel, zero=self.rank < width)
+        require_kernel(kernel, width, width, self.rank)
         self._spare, self.constant = width - self.rank, 0.0
-        if self._spare and not np.all(kernel(np.ones(1), np.zeros(1)) > 0):
-            raise ValueError(
-                f"φ(1, 0) = 0, so {kernel!r} has no entropy at rank {self.rank} < {width}; take full rank."
-            )
         if isinstance(kernel, RelaxedDepthKernel) and not kernel.normalized and self._spare == 0:
-            self.constant = (kernel.offsets.size - 1) * log_orthogonal_volume(width)
+            self.constant = (kernel.offsets.size - 1) * log_stiefel_volume(width, width, field)
 
     @property
     def flat(self) -> bool:
@@ -80,10 +79,13 @@ class KernelEntropy:
         """S, shape=[...], at σ; ``−inf`` where the volume is zero."""
         xp, s = sized(self.rank, *_check.singular_values(s))
         value = xp.where(_diagonal(xp, s), 0.0, _log(xp, self.kernel(s[..., :, None], s[..., None, :])))
-        total = self.constant + xp.sum(value, axis=(-2, -1)) / 4
+        total = xp.sum(value, axis=(-2, -1)) / 4
         if self._spare:
             total = total + self._spare / 2 * xp.sum(_log(xp, self.kernel(s, xp.zeros_like(s))), axis=-1)
-        return total
+        total = self.dimension * total
+        if self.field == "complex":
+            total = total + xp.sum(_log(xp, self.kernel(s, s)), axis=-1) / 2
+        return self.constant + total
 
     def gradient(self, s: Any) -> Any:
         r"""Partial derivatives ``f_k = ∂S/∂σ_k``, shape=[..., r].
@@ -101,7 +103,7 @@ class KernelEntropy:
         row, column = xp.broadcast_arrays(s[..., :, None], s[..., None, :])
         phi, kernel = self.kernel(row, column), self.kernel
         one = kernel.divided_difference(column, row, row) / phi
-        across = (kernel.mixed_divided_difference(row, row, column, column) / phi - one * one.mT) / 2
+        across = self.dimension / 2 * (kernel.mixed_divided_difference(row, row, column, column) / phi - one * one.mT)
         along = xp.where(
             _diagonal(xp, s), 0.0, kernel.second_divided_difference(column, row, row, row) / phi - one**2 / 2
         )
@@ -111,6 +113,10 @@ class KernelEntropy:
             phi = kernel(s, zero)
             one = kernel.divided_difference(zero, s, s) / phi
             total = total + self._spare * (kernel.second_divided_difference(zero, s, s, s) / phi - one**2 / 2)
+        total = self.dimension * total
+        if self.field == "complex":
+            own = 2 * kernel.second_divided_difference(s, s, s, s) + kernel.mixed_divided_difference(s, s, s, s)
+            total = total + own / kernel(s, s) - 2 * self._phase(s) ** 2
         diagonal = 4 * s**2 * total + 2 * self._slope(xp, s)
         return xp.where(_diagonal(xp, s), diagonal[..., None], 4 * row * column * across)
 
@@ -144,6 +150,13 @@ class KernelEntropy:
         total = own + xp.sum(xp.where(mine, 0.0, with_third(third, one, two)), axis=-1)
         if self._spare:
             total = total + self._spare * with_third(xp.zeros_like(row), row, column)
+        total = self.dimension * total
+        if self.field == "complex":
+            second, first = kernel.second_divided_difference, kernel.divided_difference
+            change = second(row, row, row, column) + second(row, row, column, column)
+            change = change + kernel.mixed_divided_difference(column, column, row, column)
+            phi = first(row, row, column) + first(column, row, column)
+            total = total + 2 * (change - self._phase(column) * phi) / kernel(row, row)
         f = 2 * s * slope
         minus = slope[..., :, None] + slope[..., None, :] + (row + column) ** 2 * total / 2
         return xp.where(_diagonal(xp, s), 0.0, minus), (f[..., :, None] + f[..., None, :]) / (row + column)
@@ -156,7 +169,11 @@ class KernelEntropy:
         if self._spare:
             zero = xp.zeros_like(s)
             total = total + self._spare / 2 * self.kernel.divided_difference(zero, s, s) / self.kernel(s, zero)
-        return total
+        return total if self.field == "real" else 2 * total + self._phase(s)
+
+    def _phase(self, s: Any) -> Any:
+        """``∂/∂a_k`` of ``½ log φ(σ_k, σ_k)``."""
+        return self.kernel.divided_difference(s, s, s) / self.kernel(s, s)
 
     def _regular(self, s: Any) -> tuple[Any, Any]:
         """Return ``(xp, s)`` after checking that S is differentiable at s."""

@@ -12,6 +12,10 @@ eigenvalues of an r×r Wishart matrix with m + n − r degrees of freedom, at ev
 balanced weights multiplies the density by the volume ``e^S`` of their orbits: ``e^{−βF} dvol_g``, ``F = E − S/β``; with
 the strength κ along horizontal directions and 1 along the orbits it is ``e^{−βF/κ} dvol_g`` [3]_.
 
+Of complex matrices the factors ``λ_k² − λ_l²`` are squared, the power of ``λ_k`` is ``2(m + n − 2r) + 1``, and the
+constant is ``(2π)^{−r}`` times the volumes of the complex Stiefel manifolds; the same energy makes ``βλ_k²/2`` the
+eigenvalues of a complex Wishart matrix.
+
 References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
@@ -72,6 +76,20 @@ class SpectralLaw:
     TypeError, ValueError
         If ``beta`` or ``kappa`` is not positive, the noise unknown, the energy not callable, or the depth infinite,
         where nothing is normalised by an energy that is finite at zero.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.laws import SpectralLaw
+    >>> law = SpectralLaw(lambda s: np.sum(s**2, axis=-1) / 2, SpectralEntropy(3, 3, 3), 2.0)
+    >>> round(law.mean(lambda s: np.sum(s**2, axis=-1) / 2), 6)
+    0.75
     """
 
     def __init__(
@@ -86,7 +104,7 @@ class SpectralLaw:
     ) -> None:
         if not callable(energy):
             raise TypeError(f"energy must be a function of the singular values, got {type(energy).__name__}.")
-        if math.isinf(require_spectral(entropy).depth):
+        if math.isinf(require_spectral(entropy, "complex").depth):
             raise ValueError("laws are given in λ = σ^{1/N}, at finite depth; give a finite one.")
         self.energy, self.entropy, self.noise = energy, entropy, Noise.of(noise, kappa)
         _check.positive(self.noise.kappa, "kappa")
@@ -113,7 +131,7 @@ class SpectralLaw:
         return _numbers(self._log_density(lam))
 
     def _log_density(self, lam: Array) -> Array:
-        (m, n), r, depth = self.entropy.shape, self.entropy.rank, self.entropy.depth
+        (m, n), r, depth, beta = self.entropy.shape, self.entropy.rank, self.entropy.depth, self.entropy.dimension
         with np.errstate(over="ignore"):
             s = lam**depth
         energy = np.asarray(self.energy(s), dtype=float)
@@ -124,17 +142,22 @@ class SpectralLaw:
         log = np.log(lam)
         total = self._log_constant - self.beta / self.noise.kappa * energy
         for k, j in itertools.combinations(range(r), 2):
-            total = total + np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
-        if m + n > 2 * r:
-            total = total + (m + n - 2 * r) * np.sum(log, axis=-1)
+            total = total + beta * np.log(lam[..., k] ** 2 - lam[..., j] ** 2)
+        power = beta * (m + n - 2 * r) + beta - 1
+        if power:
+            total = total + power * np.sum(log, axis=-1)
         if self.noise.vertical:
             total = total + self.entropy.value(depth * log) / self.noise.kappa
         return np.asarray(total)
 
     @cached_property
     def _log_constant(self) -> float:
-        r = self.entropy.rank
-        frames = 0.0
+        r, frames = self.entropy.rank, 0.0
+        if self.entropy.field == "complex":
+            for d in self.entropy.shape:
+                frames += log_stiefel_volume(d, r, "complex") - (d * (d - 1) - (d - r) * (d - r - 1)) / 2 * math.log(2)
+            # The phases of the pairs of singular vectors are counted twice.
+            return frames - r * math.log(2 * math.pi)
         for d in self.entropy.shape:
             # In the Frobenius metric of skew matrices each of their pairs of entries counts √2.
             frames += log_stiefel_volume(d, r) - (d * (d - 1) - (d - r) * (d - r - 1)) / 4 * math.log(2)

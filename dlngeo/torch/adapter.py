@@ -192,6 +192,20 @@ def adapt(
     ------
     ValueError
         If a name matches no linear layer; the names that there are, are listed.
+
+    See Also
+    --------
+    dlngeo.torch.DepthAdapter
+    dlngeo.torch.to_lora
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch import adapt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> _ = adapt(model, "0", rank=2, depth=3)
+    >>> type(model[0]).__name__
+    'DepthAdapter'
     """
     patterns = [names] if isinstance(names, str) else list(names)
     layers = {

@@ -65,6 +65,10 @@ class DepthSGD(torch.optim.Optimizer):
         an SVD only where the frame is off by more than this, relative to the singular values. The direction of a step
         is off by about as much, at 1e-3 by less than layers differ from balanced ones.
 
+    See Also
+    --------
+    dlngeo.torch.DepthAdapter
+
     Notes
     -----
     The state is the momentum, and the master copy in single precision of parameters in half precision, which are made
@@ -92,6 +96,15 @@ class DepthSGD(torch.optim.Optimizer):
     optimization of deep networks: implicit acceleration by overparameterization", ICML 2018; C. Yaras, P. Wang,
     L. Balzano and Q. Qu, "Compressible dynamics in deep overparameterized low-rank learning & adaptation",
     arXiv:2406.04112, for deep adapters with explicit factors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch import DepthSGD
+    >>> layer = torch.nn.Linear(3, 2, bias=False)
+    >>> optimizer = DepthSGD(layer.parameters(), lr=0.1, depth=3)
+    >>> layer(torch.ones(1, 3)).square().sum().backward()
+    >>> optimizer.step()
     """
 
     def __init__(

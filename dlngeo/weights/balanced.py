@@ -10,7 +10,8 @@ columns of ``W_p``, a right part ``R_p`` orthogonal to its rows, and a null part
 
 .. math:: V_p = Q_p M_p Q_{p-1}^\top + L_p Q_{p-1}^\top + Q_p R_p^\top + O_p .
 
-The space of weights at W is the orthogonal sum of three kinds of vectors.
+Of complex weights transposes are adjoints, and skew means skew-Hermitian, symmetric Hermitian. The space of weights at
+W is the orthogonal sum of three kinds of vectors.
 
 Horizontal
     ``M_p = Λ^{N−p} K Λ^{p−1}``, with ``R_1`` and ``L_N`` free: lifts of the tangent vectors of X.
@@ -36,8 +37,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from dlngeo import _check
-from dlngeo._linalg import skew, symmetric
+from dlngeo import _check, _linalg
+from dlngeo._linalg import adjoint, is_complex, skew, symmetric
 from dlngeo.errors import SingularError
 from dlngeo.weights.network import Weights, layers_of, stack_like, widths
 
@@ -77,13 +78,14 @@ class BalancedFrame:
     """
 
     def __init__(self, weights: Weights, rank: int | None = None) -> None:
-        layers = layers_of(weights)
+        layers = layers_of(weights, "complex")
         self.weights = weights
         self.widths = widths(layers)
         self.depth = len(layers)
         least = min(self.widths)
         self.rank = least if rank is None else _check.rank(rank, least, least)
-        xp = _check.floating(layers[0])[0]
+        xp = _check.floating(layers[0], field="complex")[0]
+        self.field: _check.Field = "complex" if is_complex(layers[0]) else "real"
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
@@ -91,11 +93,16 @@ class BalancedFrame:
                 f"the weights have rank below {self.rank}: their smallest singular value is "
                 f"{float(xp.min(self.lam)):g}. The balanced weights are no manifold there; declare a lower rank."
             )
-        self.q = [vt[..., : self.rank, :].mT]
+        self.q = [adjoint(vt[..., : self.rank, :])]
         for w in layers:
             # W_p Q_{p−1} = Q_p Λ. QR gives orthonormal columns also where dividing by a small λ would not.
             q, r = xp.linalg.qr(w @ self.q[-1])
-            self.q.append(xp.where(xp.linalg.diagonal(r)[..., None, :] < 0, -q, q))
+            diagonal = xp.linalg.diagonal(r)[..., None, :]
+            if self.field == "complex":
+                size = xp.abs(diagonal)
+                self.q.append(q * xp.where(size > 0, diagonal / xp.where(size > 0, size, 1.0), 1.0))
+            else:
+                self.q.append(xp.where(diagonal < 0, -q, q))
 
     @property
     def xp(self) -> Any:
@@ -105,8 +112,8 @@ class BalancedFrame:
     def expand(self) -> BalancedFrame:
         """Return the frame with one more batch axis, of length 1, so that many vectors broadcast against one point."""
         frame = object.__new__(BalancedFrame)
-        frame.widths, frame.depth, frame.rank = self.widths, self.depth, self.rank
-        frame.weights = stack_like(self.weights, [w[..., None, :, :] for w in layers_of(self.weights)])
+        frame.widths, frame.depth, frame.rank, frame.field = self.widths, self.depth, self.rank, self.field
+        frame.weights = stack_like(self.weights, [w[..., None, :, :] for w in layers_of(self.weights, "complex")])
         frame.lam, frame.q = self.lam[..., None, :], [q[..., None, :, :] for q in self.q]
         return frame
 
@@ -115,14 +122,14 @@ class BalancedFrame:
     def split(self, vectors: Weights) -> Parts:
         """Parts of a vector, shape=[..., d_p, d_{p−1}] per layer."""
         columns: tuple[list[Any], ...] = ([], [], [], [])
-        for v, (lower, upper) in zip(layers_of(vectors), pairwise(self.q), strict=True):
+        for v, (lower, upper) in zip(layers_of(vectors, "complex"), pairwise(self.q), strict=True):
             to_lower = v @ lower
-            core = upper.mT @ to_lower
+            core = adjoint(upper) @ to_lower
             left = None if upper.shape[-2] == self.rank else to_lower - upper @ core
-            right = None if lower.shape[-2] == self.rank else v.mT @ upper - lower @ core.mT
+            right = None if lower.shape[-2] == self.rank else adjoint(v) @ upper - lower @ adjoint(core)
             null = None
             if left is not None and right is not None:
-                null = v - upper @ (core @ lower.mT + right.mT) - left @ lower.mT
+                null = v - upper @ (core @ adjoint(lower) + adjoint(right)) - left @ adjoint(lower)
             for column, part in zip(columns, (core, left, right, null), strict=True):
                 column.append(part)
         return Parts(self.xp.stack(columns[0], axis=-3), *columns[1:])
@@ -133,8 +140,8 @@ class BalancedFrame:
         for p, (lower, upper) in enumerate(pairwise(self.q)):
             core, left, right, null = (part[p] for part in (self._layers(parts.cores), *parts[1:]))
             v = upper @ core
-            v = (v if left is None else v + left) @ lower.mT
-            v = v if right is None else v + upper @ right.mT
+            v = (v if left is None else v + left) @ adjoint(lower)
+            v = v if right is None else v + upper @ adjoint(right)
             out.append(v if null is None else v + null)
         return stack_like(self.weights, out)
 
@@ -249,14 +256,14 @@ class BalancedFrame:
         lower rank than its shape allows, is dropped.
         """
         u, v, (unit, root) = self.q[-1], self.q[0], self.horizontal_units
-        core = u.mT @ z @ v
+        core = adjoint(u) @ z @ v
         cores = unit * (core / root)[..., None, :, :]
         null = (self.lam ** (self.depth - 1))[..., None, :]
         lefts, rights = ([self._zero(q) for q in side] for side in (self.q[1:], self.q[:-1]))
         if lefts[-1] is not None:
             lefts[-1] = (z @ v - u @ core) / null
         if rights[0] is not None:
-            rights[0] = (z.mT @ u - v @ core.mT) / null
+            rights[0] = (adjoint(z) @ u - v @ adjoint(core)) / null
         return self.assemble(Parts(cores, lefts, rights, [None] * self.depth))
 
     def _zero(self, q: Any) -> Any:
@@ -277,7 +284,7 @@ class BalancedFrame:
 
     def _bend(self, y: Parts, z: Parts) -> Parts:
         ym, zm = y.cores, z.cores
-        force = ym[..., 1:, :, :].mT @ zm[..., 1:, :, :] - zm[..., :-1, :, :] @ ym[..., :-1, :, :].mT
+        force = adjoint(ym[..., 1:, :, :]) @ zm[..., 1:, :, :] - zm[..., :-1, :, :] @ adjoint(ym[..., :-1, :, :])
         force = self._add_products(force, y.lefts[1:], z.lefts[1:], 1)
         force = self._add_products(force, z.rights[:-1], y.rights[:-1], -1)
         cores = self.generate(self.solve(symmetric(force)))
@@ -287,11 +294,11 @@ class BalancedFrame:
                 continue
             lower, upper = (ym[..., p, :, :], zm[..., p, :, :]), (ym[..., p + 1, :, :], zm[..., p + 1, :, :])
             cross = y.rights[p + 1] @ upper[1] + z.rights[p + 1] @ upper[0]
-            cross = cross - z.lefts[p] @ lower[0].mT - y.lefts[p] @ lower[1].mT
+            cross = cross - z.lefts[p] @ adjoint(lower[0]) - y.lefts[p] @ adjoint(lower[1])
             halves[p] = cross / (2 * self.lam[..., None, :])
         inverse = 1 / self.lam[..., None, :]
         nulls = [
-            None if yl is None or yr is None else (inverse * yl) @ zr.mT + (inverse * zl) @ yr.mT
+            None if yl is None or yr is None else (inverse * yl) @ adjoint(zr) + (inverse * zl) @ adjoint(yr)
             for yl, yr, zl, zr in zip(y.lefts, y.rights, z.lefts, z.rights, strict=True)
         ]
         lefts, rights = [*halves, self._zero(self.q[-1])], [self._zero(self.q[0]), *_times(-1, halves)]
@@ -302,7 +309,7 @@ class BalancedFrame:
         if all(part is None for part in a):
             return cores
         layers = zip(self._layers(cores), a, b, strict=True)
-        terms = [core if x is None else core + sign * x.mT @ y for core, x, y in layers]
+        terms = [core if x is None else core + sign * adjoint(x) @ y for core, x, y in layers]
         return self.xp.stack(list(self.xp.broadcast_arrays(*terms)), axis=-3)
 
     def weingarten(self, vectors: Weights, normal: Weights) -> Weights:
@@ -323,14 +330,14 @@ class BalancedFrame:
             below, above = cross[p], cross[p + 1]
             core, left, right = v.cores[..., p, :, :], v.lefts[p], v.rights[p]
             m = upper[..., p, :, :] @ core - core @ lower[..., p, :, :]
-            m = m if above is None else m + above.mT @ left
-            m = m if below is None else m - right.mT @ below
+            m = m if above is None else m + adjoint(above) @ left
+            m = m if below is None else m - adjoint(right) @ below
             new_left = None if above is None else above @ core - left @ lower[..., p, :, :]
-            new_right = None if below is None else right @ upper[..., p, :, :] - below @ core.mT
+            new_right = None if below is None else right @ upper[..., p, :, :] - below @ adjoint(core)
             cores.append(-m)
             if n.nulls[p] is not None:
                 new_left = new_left - n.nulls[p] @ (right * inverse)
-                new_right = new_right - n.nulls[p].mT @ (left * inverse)
+                new_right = new_right - adjoint(n.nulls[p]) @ (left * inverse)
             lefts.append(None if new_left is None else -new_left)
             rights.append(None if new_right is None else -new_right)
         stack = self.xp.stack(cores, axis=-3)
@@ -343,15 +350,30 @@ class BalancedFrame:
         """
         yp, zp = self.split(y), self.split(z)
         ym, zm = yp.cores, zp.cores
-        twist = ym[..., :-1, :, :] @ zm[..., :-1, :, :].mT - zm[..., 1:, :, :].mT @ ym[..., 1:, :, :]
+        twist = ym[..., :-1, :, :] @ adjoint(zm[..., :-1, :, :]) - adjoint(zm[..., 1:, :, :]) @ ym[..., 1:, :, :]
         twist = self._add_products(twist, yp.rights[:-1], zp.rights[:-1], 1)
         twist = self._add_products(twist, zp.lefts[1:], yp.lefts[1:], -1)
         cores = self.generate(self.solve(skew(twist)))
         return self.assemble(Parts(cores, _zeros(yp.lefts), _zeros(yp.rights), _zeros(yp.nulls)))
 
 
-def dimension(widths: Sequence[int], rank: int) -> int:
-    """Dimension ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` of the balanced weights of rank r."""
+def dimension(widths: Sequence[int], rank: int, field: _check.Field = "real") -> int:
+    """Dimension ``r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)`` of the balanced weights of rank r.
+
+    Of complex weights ``2r(d_N + d_0 − r) + Σ_{p=1}^{N−1} (2 d_p r − r²)``.
+
+    See Also
+    --------
+    dlngeo.weights.balanced.BalancedFrame
+
+    Examples
+    --------
+    >>> from dlngeo.weights.balanced import dimension
+    >>> dimension((3, 3, 3), 3)
+    12
+    """
+    if field == "complex":
+        return 2 * rank * (widths[-1] + widths[0] - rank) + sum(2 * d * rank - rank**2 for d in widths[1:-1])
     inner = sum(d * rank - rank * (rank + 1) // 2 for d in widths[1:-1])
     return rank * (widths[-1] + widths[0] - rank) + inner
 
@@ -362,10 +384,9 @@ def norm(vectors: Weights) -> Any:
 
 
 def inner(a: Weights, b: Weights) -> Any:
-    """Frobenius inner product ``Σ_p Tr(A_pᵀ B_p)``, shape=[...]."""
-    pairs = list(zip(layers_of(a), layers_of(b), strict=True))
-    xp = _check.floating(pairs[0][0])[0]
-    return sum(xp.sum(x * y, axis=(-2, -1)) for x, y in pairs)
+    """Frobenius inner product ``Σ_p Re Tr(A_p* B_p)``, shape=[...]."""
+    pairs = zip(layers_of(a, "complex"), layers_of(b, "complex"), strict=True)
+    return sum(_linalg.inner(x, y) for x, y in pairs)
 
 
 def _add(a: Any, b: Any) -> Any:

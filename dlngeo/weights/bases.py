@@ -8,7 +8,8 @@ For each pair (k, l) of singular values, the vertical vectors ``Ω_p W_p − W_p
 
 so that the generators ``Ω_p = T_p (e_k e_lᵀ − e_l e_kᵀ)/√(N μ_j)`` give orthonormal vertical vectors, and with a plus
 sign normal ones. The horizontal vectors are ``λ_k^{N−p} λ_l^{p−1} e_k e_lᵀ/√φ_N(σ_k, σ_l)`` [1]_. Where a width exceeds
-the rank, unit vectors of the left, right and null parts complete the bases.
+the rank, unit vectors of the left, right and null parts complete the bases. Over the complex numbers i times each
+horizontal vector is one more, i times each normal one without null part is vertical, and the other way round.
 
 Each basis of n vectors at a frame is given in the form of the weights there: a sequence of arrays,
 shape=[..., n, d_p, d_{p−1}], or an array, shape=[..., n, N, d, d].
@@ -21,7 +22,7 @@ References
 from __future__ import annotations
 
 import math
-from itertools import combinations, combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ __all__ = ["horizontal_basis", "normal_basis", "tangent_basis", "vertical_basis"
 def horizontal_basis(frame: BalancedFrame) -> Weights:
     """Orthonormal basis of the horizontal space, ``n = r(d_N + d_0 − r)``: lifts of one of ``g_N`` at the product."""
     xp, r, last = frame.xp, frame.rank, frame.depth - 1
-    pairs = xp.reshape(xp.eye(r * r, dtype=frame.lam.dtype), (r * r, 1, r, r))
+    pairs = _with_imaginary(frame, xp.reshape(xp.eye(r * r, dtype=frame.q[0].dtype), (r * r, 1, r, r)), -4)
     parts = [_parts(frame, cores=frame.horizontal_units[0][..., None, :, :, :] * pairs)]
     parts += [_parts(frame, lefts={last: left}) for left in _left_units(frame, frame.q[-1])]
     parts += [_parts(frame, rights={0: right}) for right in _left_units(frame, frame.q[0])]
@@ -53,14 +54,14 @@ def normal_basis(frame: BalancedFrame) -> Weights:
     for p, (lower, upper) in enumerate(pairwise(frame.q)):
         left, right = (_complement(frame, q).mT for q in (upper, lower))
         if left.shape[-2] and right.shape[-2]:
-            outer = left[..., :, None, :, None] * right[..., None, :, None, :]
-            parts.append(_parts(frame, nulls={p: _merge(frame, outer)}))
+            outer = left[..., :, None, :, None] * right.conj()[..., None, :, None, :]
+            parts.append(_parts(frame, nulls={p: _with_imaginary(frame, _merge(frame, outer), -3)}))
     return _assemble(frame, parts)
 
 
 def tangent_basis(frame: BalancedFrame) -> Weights:
     """Orthonormal basis of the tangent space: the horizontal basis, then the vertical one."""
-    bases = [layers_of(basis(frame)) for basis in (horizontal_basis, vertical_basis)]
+    bases = [layers_of(basis(frame), "complex") for basis in (horizontal_basis, vertical_basis)]
     return stack_like(frame.weights, [frame.xp.concat(pair, axis=-3) for pair in zip(*bases, strict=True)])
 
 
@@ -72,14 +73,19 @@ def _generated(frame: BalancedFrame, sign: int) -> list[Parts]:
     p = xp.arange(1, depth, dtype=lam.dtype)
     sines, cosines = xp.sin(p[:, None] * p * (math.pi / depth)), xp.cos(p * (math.pi / depth))  # (j, p), (j,)
     parts = []
-    for i, k in combinations(range(frame.rank), 2) if sign < 0 else combinations_with_replacement(range(frame.rank), 2):
+    for i, k in combinations_with_replacement(range(frame.rank), 2):
         a, b = lam[..., i, None], lam[..., k, None]
         # Σ_p ‖T_p Λ − Λ T_{p−1}‖² is TᵀJT = μ N/2 for each of the entries (i, k) and (k, i) of T.
         scale = ((a**2 + b**2 - 2 * a * b * cosines) * depth / (2 if i == k else 1)) ** -0.5
-        unit = np.zeros((frame.rank, frame.rank))
-        unit[k, i], unit[i, k] = sign, 1
-        generators = (scale[..., None] * sines)[..., None, None] * xp.asarray(unit, dtype=lam.dtype)
-        parts.append(_parts(frame, cores=frame.expand().generate(generators)))
+        # Over the complex numbers, i times the vectors of the other sign as well.
+        for phase, other in ((1, sign), (1j, -sign))[: 1 if frame.field == "real" else 2]:
+            if i == k and other < 0:
+                continue
+            unit = np.zeros((frame.rank, frame.rank))
+            unit[k, i], unit[i, k] = other, 1
+            units = xp.asarray(unit if phase == 1 else phase * unit, dtype=frame.q[0].dtype)
+            generators = (scale[..., None] * sines)[..., None, None] * units
+            parts.append(_parts(frame, cores=frame.expand().generate(generators)))
     for q, layer in zip(frame.q[1:-1], range(depth - 1), strict=True):
         for unit in _left_units(frame, q):
             half = unit / math.sqrt(2)
@@ -98,7 +104,12 @@ def _left_units(frame: BalancedFrame, q: Any) -> list[Any]:
     if normals.shape[-2] == 0:
         return []
     units = normals[..., :, None, :, None] * frame.xp.eye(frame.rank, dtype=q.dtype)[:, None, :]
-    return [_merge(frame, units)]
+    return [_with_imaginary(frame, _merge(frame, units), -3)]
+
+
+def _with_imaginary(frame: BalancedFrame, vectors: Any, axis: int) -> Any:
+    """Of complex weights, vectors and i times these."""
+    return vectors if frame.field == "real" else frame.xp.concat([vectors, 1j * vectors], axis=axis)
 
 
 def _merge(frame: BalancedFrame, a: Any) -> Any:
@@ -113,7 +124,7 @@ def _parts(frame: BalancedFrame, cores: Any = None, **given: dict[int, Any]) -> 
     batch = tuple(some.shape[: -3 if cores is not None else -2])
 
     def zeros(*shape: int) -> Any:
-        return frame.xp.zeros((*batch, *shape), dtype=frame.lam.dtype)
+        return frame.xp.zeros((*batch, *shape), dtype=frame.q[0].dtype)
 
     r, sizes = frame.rank, frame.widths
     shapes = {
@@ -132,6 +143,8 @@ def _assemble(frame: BalancedFrame, parts: list[Parts]) -> Weights:
     """Vectors of all the given parts, one after the other along the axis before the layers."""
     expanded = frame.expand()
     if not parts:
-        return stack_like(frame.weights, [w[..., None, :, :][..., :0, :, :] for w in layers_of(frame.weights)])
-    layers = [layers_of(expanded.assemble(part)) for part in parts]
+        return stack_like(
+            frame.weights, [w[..., None, :, :][..., :0, :, :] for w in layers_of(frame.weights, "complex")]
+        )
+    layers = [layers_of(expanded.assemble(part), "complex") for part in parts]
     return stack_like(frame.weights, [frame.xp.concat(column, axis=-3) for column in zip(*layers, strict=True)])

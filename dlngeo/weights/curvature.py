@@ -36,7 +36,9 @@ def curvature(frame: Frame, x: Weights, y: Weights, z: Weights) -> Weights:
     """
     first = frame.weingarten(x, frame.second_fundamental_form(y, z))
     second = frame.weingarten(y, frame.second_fundamental_form(x, z))
-    return stack_like(frame.weights, [a - b for a, b in zip(layers_of(first), layers_of(second), strict=True)])
+    return stack_like(
+        frame.weights, [a - b for a, b in zip(layers_of(first, "complex"), layers_of(second, "complex"), strict=True)]
+    )
 
 
 def sectional_curvature(frame: Frame, y: Weights, z: Weights) -> Any:
@@ -78,7 +80,7 @@ def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
     many = frame.expand()
     along = []
     for vectors in (y, z):
-        one = stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors)])
+        one = stack_like(frame.weights, [v[..., None, :, :] for v in layers_of(vectors, "complex")])
         along.append(many.second_fundamental_form(basis, one))
     trace = inner(frame.second_fundamental_form(y, z), mean_curvature(frame, basis))
     return trace - frame.xp.sum(inner(*along), axis=-1)
@@ -86,7 +88,7 @@ def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
 
 def scalar_curvature(frame: Frame, basis: Weights) -> Any:
     """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors."""
-    many, layers = frame.expand(), layers_of(basis)
+    many, layers = frame.expand(), layers_of(basis, "complex")
     mean = mean_curvature(frame, basis)
     total = inner(mean, mean)
     for a in range(layers[0].shape[-3]):
@@ -104,7 +106,7 @@ def _gauss(frame: Frame, y: Weights, z: Weights) -> Any:
 
 def _plane(frame: Frame, y: Weights, z: Weights) -> tuple[Weights, Weights]:
     """Orthonormal vectors of a plane, in which the curvature neither cancels nor leaves the range of doubles."""
-    one, other = _unit(frame, layers_of(y)), _unit(frame, layers_of(z))
+    one, other = _unit(frame, layers_of(y, "complex")), _unit(frame, layers_of(z, "complex"))
     part = inner(one, other)[..., None, None]
     other = [b - part * a for a, b in zip(one, other, strict=True)]
     if not bool(frame.xp.all((inner(one, one) > 0) & (inner(other, other) > 1e-14))):

@@ -5,7 +5,7 @@ given, first layer first, as a sequence of N matrices of any widths, or stacked 
 ``(..., N, d, d)`` where all widths agree; what is returned per layer comes in the form that was given. A PyTorch
 ``Sequential`` of ``Linear`` layers without biases stands for the list of its weights. Everything
 batches over leading axes and takes NumPy or PyTorch arrays (any array-API namespace). Derivatives, covectors and
-velocities of the product are arrays, shape=[..., d_N, d_0].
+velocities of the product are arrays, shape=[..., d_N, d_0]. All may be complex; transposes are then adjoints.
 
 References
 ----------
@@ -17,7 +17,7 @@ References
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
 from numbers import Integral, Real
@@ -26,11 +26,14 @@ from typing import Any, cast
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._linalg import haar
+from dlngeo._linalg import adjoint, haar, is_complex
+from dlngeo.kernels import RelaxedDepthKernel
+from dlngeo.weights._directions import zero_directions
 from dlngeo.weights.model import is_model, layers_of_model
 
 __all__ = [
     "balanced_weights",
+    "cometric_factors",
     "differential",
     "effective_cometric",
     "end_to_end",
@@ -38,6 +41,7 @@ __all__ = [
     "imbalance",
     "layer_gradient",
     "layer_hessian",
+    "offsets_of",
     "rebalance",
     "widths",
 ]
@@ -46,8 +50,20 @@ Weights = Any  # a sequence of matrices, or one array of shape (..., N, d, d)
 
 
 def widths(weights: Weights) -> tuple[int, ...]:
-    """Widths ``(d_0, …, d_N)``: inputs first."""
-    layers = layers_of(weights)
+    """Widths ``(d_0, …, d_N)``: inputs first.
+
+    See Also
+    --------
+    dlngeo.end_to_end
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import widths
+    >>> widths([np.ones((2, 3)), np.ones((1, 2))])
+    (3, 2, 1)
+    """
+    layers = layers_of(weights, "complex")
     return (layers[0].shape[-1], *(w.shape[-2] for w in layers))
 
 
@@ -67,8 +83,20 @@ def end_to_end(weights: Weights) -> Any:
     ------
     ValueError
         If the widths of neighbouring layers differ.
+
+    See Also
+    --------
+    dlngeo.balanced_weights
+    dlngeo.weights.network.differential
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import end_to_end
+    >>> end_to_end([np.ones((2, 3)), np.ones((1, 2))])
+    array([[2., 2., 2.]])
     """
-    return reduce(lambda product, w: w @ product, layers_of(weights))
+    return reduce(lambda product, w: w @ product, layers_of(weights, "complex"))
 
 
 def imbalance(weights: Weights) -> Any:
@@ -84,26 +112,53 @@ def imbalance(weights: Weights) -> Any:
     Returns
     -------
     list of array, shape=[..., d_p, d_p], or array, shape=[..., N−1, d, d]
+
+    See Also
+    --------
+    dlngeo.balanced_weights
+    dlngeo.balancing_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> imbalance([np.eye(2), 2 * np.eye(2)])
+    [array([[3., 0.],
+           [0., 3.]])]
     """
     if is_stack(weights):
-        (stack,) = _check.floating(weights)[1:]
-        layers_of(stack)
+        (stack,) = _check.floating(weights, field="complex")[1:]
+        layers_of(stack, "complex")
         upper, lower = stack[..., 1:, :, :], stack[..., :-1, :, :]
-        return upper.mT @ upper - lower @ lower.mT
-    return [upper.mT @ upper - lower @ lower.mT for lower, upper in pairwise(layers_of(weights))]
+        return adjoint(upper) @ upper - lower @ adjoint(lower)
+    return [adjoint(upper) @ upper - lower @ adjoint(lower) for lower, upper in pairwise(layers_of(weights, "complex"))]
 
 
 def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     """Gradient in the weights of a cost E of their product, ``∂L/∂W_p = (W_N ⋯ W_{p+1})ᵀ E′(X) (W_{p−1} ⋯ W_1)ᵀ``.
 
     It is the adjoint of :func:`differential`, and costs 3N products.
+
+    See Also
+    --------
+    dlngeo.weights.network.differential
+    dlngeo.weights.network.layer_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import layer_gradient
+    >>> weights = [np.eye(2), 2 * np.eye(2)]
+    >>> layer_gradient(np.ones((2, 2)), weights)[0]
+    array([[2., 2.],
+           [2., 2.]])
     """
-    layers = layers_of(weights)
+    layers = layers_of(weights, "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
-    gradient, out = _check.plain(euclidean_gradient, "the gradient"), []
+    gradient, out = _check.plain(euclidean_gradient, "the gradient", "complex"), []
     for w, product in zip(reversed(layers), reversed(below), strict=True):
-        out.append(gradient if product is None else gradient @ product.mT)
-        gradient = w.mT @ gradient
+        out.append(gradient if product is None else gradient @ adjoint(product))
+        gradient = adjoint(w) @ gradient
     return stack_like(weights, out[::-1])
 
 
@@ -113,24 +168,52 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     With ``A_p = W_N ⋯ W_p`` and ``B_p = W_p ⋯ W_1`` it is
     ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
     The Euclidean ones are ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
+
+    See Also
+    --------
+    dlngeo.weights.network.layer_gradient
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import layer_hessian
+    >>> weights, weights_dot = [np.eye(2), 2 * np.eye(2)], [np.eye(2), np.zeros((2, 2))]
+    >>> layer_hessian(np.ones((2, 2)), np.zeros((2, 2)), weights_dot, weights)[1]
+    array([[1., 1.],
+           [1., 1.]])
     """
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     below, below_dot = [None, layers[0]], [None, velocities[0]]
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    gradient, change = (_check.plain(a, "the derivative") for a in (euclidean_gradient, euclidean_hessian))
+    gradient, change = (_check.plain(a, "the derivative", "complex") for a in (euclidean_gradient, euclidean_hessian))
     out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
-        out.append(change if b is None else change @ b.mT + gradient @ b_dot.mT)
-        gradient, change = w.mT @ gradient, v.mT @ gradient + w.mT @ change
+        out.append(change if b is None else change @ adjoint(b) + gradient @ adjoint(b_dot))
+        gradient, change = adjoint(w) @ gradient, adjoint(v) @ gradient + adjoint(w) @ change
     return stack_like(weights, out[::-1])
 
 
 def differential(weights_dot: Weights, weights: Weights) -> Any:
-    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product."""
-    layers, velocities = layers_of(weights), layers_of(weights_dot)
+    """Velocity ``Ẋ = Σ_p W_N ⋯ W_{p+1} Ẇ_p W_{p−1} ⋯ W_1`` of the product.
+
+    See Also
+    --------
+    dlngeo.weights.network.layer_gradient
+    dlngeo.weights.network.horizontal_lift
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import differential
+    >>> weights = [np.eye(2), 2 * np.eye(2)]
+    >>> differential([np.eye(2), np.zeros((2, 2))], weights)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+    layers, velocities = layers_of(weights, "complex"), layers_of(weights_dot, "complex")
     product, velocity = layers[0], velocities[0]
     for w, v in zip(layers[1:], velocities[1:], strict=True):
         product, velocity = w @ product, v @ product + w @ velocity
@@ -142,24 +225,66 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+    dlngeo.training_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel, balanced_weights
+    >>> from dlngeo.matrices.differentiable import frame_at
+    >>> from dlngeo.weights.network import effective_cometric
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> moved = effective_cometric(np.ones((2, 2)), balanced_weights(x, 3, rng=0))
+    >>> bool(np.allclose(moved, frame_at(x, DepthKernel(3), 2).cometric(np.ones((2, 2)))))
+    True
     """
-    layers, p = layers_of(weights), _check.plain(p, "the covector")
+    layers, p = layers_of(weights, "complex"), _check.plain(p, "the covector", "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
     for a, b in zip(reversed(above), below, strict=True):
-        term = p if b is None else (p @ b.mT) @ b
-        total = total + (term if a is None else a @ (a.mT @ term))
+        term = p if b is None else (p @ adjoint(b)) @ b
+        total = total + (term if a is None else a @ (adjoint(a) @ term))
     return total
 
 
-def balanced_weights(
-    x: Any, depth_or_widths: int | Sequence[int], rank: int | None = None, rng: Any = None
-) -> list[Any]:
-    r"""Balanced weights ``W_p = Q_p Λ Q_{p−1}ᵀ`` of a matrix ``X = U Σ Vᵀ``, with ``Λ = Σ^{1/N}``.
+def cometric_factors(weights: Weights) -> list[tuple[Any, Any]]:
+    """Return the ``A_{p+1} A_{p+1}ᵀ`` and ``B_{p−1}ᵀ B_{p−1}`` of :func:`effective_cometric`, for each layer."""
+    layers = layers_of(weights, "complex")
+    xp, n, m = _check.floating(layers[0], field="complex")[0], layers[0].shape[-1], layers[-1].shape[-2]
+    below = [xp.eye(n, dtype=layers[0].dtype), *accumulate(layers[:-1], lambda product, w: w @ product)]
+    above = [xp.eye(m, dtype=layers[0].dtype), *accumulate(layers[:0:-1], operator.matmul)]
+    return [(a @ adjoint(a), adjoint(b) @ b) for a, b in zip(reversed(above), below, strict=True)]
 
-    ``Q_0 = V``, ``Q_N = U``, and the inner frames ``Q_p ∈ St(d_p, r)`` are free: the weights of a given X form an orbit
-    of the orthogonal groups [1]_. They are the factorisations of X of least norm, ``Σ_p ‖W_p‖² = N Σ_k σ_k^{2/N}``.
+
+def balanced_weights(
+    x: Any,
+    depth_or_widths: int | Sequence[int],
+    rank: int | None = None,
+    rng: Any = None,
+    *,
+    offsets: Iterable[float] | None = None,
+) -> list[Any]:
+    r"""Weights ``W_p = Q_p Λ Q_{p−1}ᵀ`` of a matrix ``X = U Σ Vᵀ``, balanced, or up to multiples of the identity.
+
+    ``Λ = Σ^{1/N}``, ``Q_0 = V``, ``Q_N = U``, and the inner frames ``Q_p ∈ St(d_p, r)`` are free: the balanced weights
+    of a given X form an orbit of the orthogonal groups [1]_. They are the factorisations of X of least norm,
+    ``Σ_p ‖W_p‖² = N Σ_k σ_k^{2/N}``.
+
+    With ``offsets`` ``c_1, …, c_N``, one for each layer, first layer first, of which only differences matter,
+
+    .. math:: W_{p+1}^\top W_{p+1} - W_p W_p^\top = (c_{p+1} - c_p) I, \qquad
+        W_p = Q_p (x + c_p)^{1/2} Q_{p-1}^\top, \qquad \sigma^2 = \prod_p (x + c_p), \quad \min c = 0,
+
+    the weights whose product follows the flow of :class:`~dlngeo.kernels.RelaxedDepthKernel`. A layer that has an
+    offset has full rank: on directions that X maps to zero, ``x = 0``, its singular values are ``c_p^{1/2}``, and of
+    rank r are those of the least offset alone. Inner widths ``min(m, n)`` have such weights for all offsets and ranks,
+    others for some. The kernel takes ``x = 0`` for all null directions of X; those by which one side has more of them
+    than the other obey it if the layer on that side has the least offset.
 
     Parameters
     ----------
@@ -170,7 +295,9 @@ def balanced_weights(
     rank : int, optional
         Rank r; the trailing singular triples of X are dropped. Defaults to the least width.
     rng : numpy.random.Generator or int, optional
-        Draws the inner frames from Haar measure. Without it they are the first r coordinate vectors.
+        Draws the inner frames from Haar measure. Without it they are the first coordinate vectors.
+    offsets : iterable of float, shape=[N], optional
+        The ``c_p``, in the units of ``σ^{2/N}``.
 
     Returns
     -------
@@ -179,50 +306,127 @@ def balanced_weights(
 
     Raises
     ------
+    TypeError
+        If there are offsets and X is traced for derivatives.
     ValueError
-        If the widths do not fit X, or the rank exceeds the least of them, or X has NaN or infinite entries.
+        If the widths do not fit X, or the rank exceeds the least of them, or X has NaN or infinite entries; if the
+        offsets are not N finite numbers, or no weights of these widths have them.
+
+    See Also
+    --------
+    dlngeo.end_to_end
+    dlngeo.imbalance
+    dlngeo.weights.network.rebalance
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, end_to_end, imbalance
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> weights = balanced_weights(x, 3, rng=0)
+    >>> len(weights), bool(np.allclose(end_to_end(weights), x))
+    (3, True)
+    >>> bool(np.allclose(imbalance(weights), 0))
+    True
     """
-    xp, x = _check.floating(x)
+    xp, x = _check.floating(x, field="complex")
+    field: _check.Field = "complex" if is_complex(x) else "real"
     _check.finite(xp, x, "the matrix")
     m, n = x.shape[-2:]
     sizes = _widths_for(depth_or_widths, m, n)
-    least = min(sizes)
+    least, depth = min(sizes), len(sizes) - 1
     rank = least if rank is None else _check.rank(rank, least, least)
-    u, s, vt = xp.linalg.svd(x, full_matrices=False)
-    frames = [vt[..., :rank, :].mT]
+    shift = [0.0] * depth if offsets is None else offsets_of(offsets, depth)
+    blocks = zero_directions(shift, sizes, rank)
+    # Columns of the frames: the directions of the product, then those of each block where it is.
+    counts = [rank + sum(b.size for b in blocks if b.first <= p <= b.last) for p in range(depth + 1)]
+    u, s, vt = xp.linalg.svd(x, full_matrices=max(counts[0], counts[-1]) > min(m, n))
+    frames = [adjoint(vt[..., : counts[0], :])]
     generator = None if rng is None else np.random.default_rng(rng)
-    for width in sizes[1:-1]:
+    for width, count in zip(sizes[1:-1], counts[1:-1], strict=True):
         if generator is None:
-            q = xp.eye(width, rank, dtype=x.dtype)
+            q = xp.eye(width, count, dtype=x.dtype)
         else:
-            q = xp.asarray(haar(generator, (*x.shape[:-2], width, rank)), dtype=x.dtype)
+            q = xp.asarray(haar(generator, (*x.shape[:-2], width, count), field), dtype=x.dtype)
         frames.append(q)
-    frames.append(u[..., :rank])
-    lam = s[..., None, :rank] ** (1 / (len(sizes) - 1))
-    return [(upper * lam) @ lower.mT for lower, upper in pairwise(frames)]
+    frames.append(u[..., : counts[-1]])
+    s = s[..., :rank]
+    shared = s ** (2 / depth) if max(shift) == 0 else RelaxedDepthKernel(shift).shared(s)
+    out = []
+    for c, (lower, upper) in zip(shift, pairwise(frames), strict=True):
+        values = s ** (1 / depth) if max(shift) == 0 else (shared + c) ** 0.5
+        out.append((upper[..., :rank] * values[..., None, :]) @ adjoint(lower[..., :rank]))
+    used = [rank] * (depth + 1)
+    for b in blocks:
+        for p in range(b.first, b.last):
+            upper, lower = (frames[i][..., used[i] : used[i] + b.size] for i in (p + 1, p))
+            out[p] = out[p] + (b.x + shift[p]) ** 0.5 * (upper @ adjoint(lower))
+        used = [k + b.size if b.first <= p <= b.last else k for p, k in enumerate(used)]
+    return out
 
 
-def rebalance(weights: Weights, rank: int | None = None) -> Any:
+def offsets_of(offsets: Iterable[float], depth: int) -> list[float]:
+    """Return the offsets of N layers, the least moved to zero."""
+    values = _check.real(list(offsets), "offsets").astype(float)
+    if values.shape != (depth,) or not np.isfinite(values).all():
+        raise ValueError(f"offsets must be {depth} finite numbers, one for each layer, got {values.tolist()}.")
+    return list((values - values.min()).tolist())
+
+
+def rebalance(weights: Weights, rank: int | None = None, *, offsets: Iterable[float] | None = None) -> Any:
     """Balanced weights of the same product and widths, in closed form by one SVD: the end of the balancing flow.
 
     Their inner frames are coordinate vectors; the balancing flow ends on the same orbit. The product is truncated to
-    the rank, by default the least width.
+    the rank, by default the least width. With ``offsets`` they are balanced up to multiples of the identity, see
+    :func:`balanced_weights`; :func:`dlngeo.weights.offsets.fit_offsets` finds those of given weights.
+
+    See Also
+    --------
+    dlngeo.balancing_flow
+    dlngeo.balanced_weights
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.weights.network import rebalance
+    >>> weights = rebalance([np.eye(2), 2 * np.eye(2)])
+    >>> bool(np.allclose(imbalance(weights), 0))
+    True
     """
-    return stack_like(weights, balanced_weights(end_to_end(weights), widths(weights), rank))
+    return stack_like(weights, balanced_weights(end_to_end(weights), widths(weights), rank, offsets=offsets))
 
 
 def horizontal_lift(momentum: Any, weights: Weights) -> Any:
-    """Horizontal lift of the tangent vector ``Z = A_{N,X}(P)`` to balanced weights, from its momentum P.
+    """Horizontal lift of the tangent vector ``Z = A_X(P)`` to balanced weights, or such of offsets, from its momentum.
 
-    ``H_p = (W_N ⋯ W_{p+1})ᵀ P (W_{p−1} ⋯ W_1)ᵀ``, of squared length ``Σ_p ‖H_p‖² = g_N(Z, Z)`` [1]_: the same map as
+    ``H_p = (W_N ⋯ W_{p+1})ᵀ P (W_{p−1} ⋯ W_1)ᵀ``, of squared length ``Σ_p ‖H_p‖² = g(Z, Z)`` [1]_: the same map as
     :func:`layer_gradient`, since the gradient of E upstairs is the lift of its gradient downstairs.
     For ``P = A⁻¹(Z)`` see :meth:`dlngeo.matrices.frame.Frame.metric`.
+
+    See Also
+    --------
+    dlngeo.weights.network.differential
+    dlngeo.geomstats.EndToEndBundle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.network import differential, effective_cometric, horizontal_lift
+    >>> weights = balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0)
+    >>> lift = horizontal_lift(np.ones((2, 2)), weights)
+    >>> bool(np.allclose(differential(lift, weights), effective_cometric(np.ones((2, 2)), weights)))
+    True
     """
     return layer_gradient(momentum, weights)
 
 
-def layers_of(weights: Weights) -> list[Any]:
-    """Return the list of matrices of weights in either form, after checking that they fit together."""
+def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
+    """Return the list of matrices of weights in either form, after checking that they fit together.
+
+    Complex ones are refused unless the field is so.
+    """
     if is_model(weights):
         weights, biases = layers_of_model(weights)
         if biases:
@@ -235,12 +439,12 @@ def layers_of(weights: Weights) -> list[Any]:
     if not is_stack(weights):
         if not weights:
             raise ValueError("there are no weights: give at least one matrix.")
-        layers = list(_check.floating(*weights)[1:])
+        layers = list(_check.floating(*weights, field=field)[1:])
         for p, w in enumerate(layers, 1):
             if w.ndim < 2:
                 raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices, leave out biases.")
     else:
-        (stack,) = _check.floating(weights)[1:]
+        (stack,) = _check.floating(weights, field=field)[1:]
         if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2]:
             raise ValueError(
                 f"stacked weights of shape {tuple(stack.shape)}; expected (..., N, d, d), or a list of matrices."
@@ -264,7 +468,7 @@ def stack_like(weights: Weights, layers: list[Any]) -> Any:
     """Return per-layer results in the form in which the weights came."""
     if not is_stack(weights):
         return layers
-    xp = _check.floating(layers[0])[0]
+    xp = _check.floating(layers[0], field="complex")[0]
     return xp.stack(layers, axis=-3)
 
 

@@ -11,11 +11,17 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from dlngeo import _check
+from dlngeo._linalg import adjoint
 from dlngeo.weights.balanced import BalancedFrame, norm
 from dlngeo.weights.network import Weights, layers_of, stack_like, widths
+from dlngeo.weights.offsets import offset_imbalance
+from dlngeo.weights.unbalanced import LeafFrame, nearby
 
 __all__ = ["nearest", "retract", "snap"]
 
@@ -26,21 +32,28 @@ def snap(weights: Weights, rank: int | None = None) -> Weights:
     Layer after layer the polar decomposition ``W_p Q_{p−1} = Q_p S_p`` carries an orthonormal frame through the
     network; the mean S of the ``S_p`` gives balanced ``Q_p S Q_{p−1}ᵀ``. See :func:`nearest` for the metric projection.
     """
-    layers = layers_of(weights)
-    xp = _check.floating(layers[0])[0]
+    layers = layers_of(weights, "complex")
+    xp = _check.floating(layers[0], field="complex")[0]
     least = min(widths(layers))
     rank = least if rank is None else _check.rank(rank, least, least)
-    frames = [xp.linalg.svd(layers[0], full_matrices=False)[2][..., :rank, :].mT]
+    frames = [adjoint(xp.linalg.svd(layers[0], full_matrices=False)[2][..., :rank, :])]
     total = 0.0
     for w in layers:
         u, s, vt = xp.linalg.svd(w @ frames[-1], full_matrices=False)
         frames.append(u @ vt)
-        total = total + (vt.mT * s[..., None, :]) @ vt
+        total = total + (adjoint(vt) * s[..., None, :]) @ vt
     mean = total / len(layers)
-    return stack_like(weights, [upper @ mean @ lower.mT for lower, upper in pairwise(frames)])
+    return stack_like(weights, [upper @ mean @ adjoint(lower) for lower, upper in pairwise(frames)])
 
 
-def nearest(weights: Weights, rank: int | None = None, tolerance: float = 1e-14, max_iterations: int = 200) -> Weights:
+def nearest(
+    weights: Weights,
+    rank: int | None = None,
+    tolerance: float = 1e-14,
+    max_iterations: int = 200,
+    *,
+    offsets: Iterable[float] | None = None,
+) -> Weights:
     """Project weights to the nearest balanced ones, in the Frobenius norm of all layers.
 
     From :func:`snap`, the tangent part of the remaining difference is followed until it vanishes; the convergence is
@@ -52,26 +65,36 @@ def nearest(weights: Weights, rank: int | None = None, tolerance: float = 1e-14,
         Bound on the norm of the tangent part, relative to that of the weights.
     max_iterations : int
         Steps after which to give up.
+    offsets : iterable of float, shape=[N], optional
+        The nearest weights with ``W_{p+1}ᵀ W_{p+1} − W_p W_pᵀ = (c_{p+1} − c_p) I`` instead, see
+        :func:`dlngeo.balanced_weights`. In place of :func:`snap` they are met by Newton's method,
+        :func:`dlngeo.weights.unbalanced.nearby`; the rank is left free, and the end must be a regular point.
 
     Raises
     ------
     ValueError
-        If the steps do not converge, which they do near the manifold.
+        If the steps do not converge, which they do near the manifold; or with both a rank and offsets.
     """
-    layers = layers_of(weights)
-    xp = _check.floating(layers[0])[0]
+    layers = layers_of(weights, "complex")
+    xp = _check.floating(layers[0], field="complex")[0]
     size = norm(layers)
-    point = snap(layers, rank)
+    settle: Callable[[Weights], Weights] = partial(snap, rank=rank)
+    frame_at: Callable[[Weights], Any] = partial(BalancedFrame, rank=rank)
+    if offsets is not None:
+        if rank is not None:
+            raise ValueError(f"offsets leave the rank free, got rank {rank}; leave it out.")
+        settle, frame_at = partial(nearby, target=offset_imbalance(offsets, layers)), LeafFrame
+    point = settle(layers)
     last = xp.zeros_like(size) + math.inf
     for _ in range(max_iterations):
-        step = BalancedFrame(point, rank).tangent([w - y for w, y in zip(layers, point, strict=True)])
+        step = frame_at(point).tangent([w - y for w, y in zip(layers, point, strict=True)])
         length = norm(step)
         # Below the square root of the tolerance, a step that no longer shrinks has met round-off.
         done = (length <= tolerance * size) | ((length <= tolerance**0.5 * size) & (length >= last / 2))
         if bool(xp.all(done)):
             return stack_like(weights, point)
         last = length
-        point = snap([y + v for y, v in zip(point, step, strict=True)], rank)
+        point = settle([y + v for y, v in zip(point, step, strict=True)])
     raise ValueError(
         f"the projection to balanced weights did not converge in {max_iterations} steps: the tangent part is "
         f"{float(xp.max(length / size)):.1e} of the weights. Only weights near the manifold have a nearest point that "
@@ -92,5 +115,5 @@ def retract(frame: BalancedFrame, vectors: Weights) -> Weights:
     xp, length = frame.xp, norm(vectors)
     ratio = norm(bend) / xp.where(length > 0, 2 * length, 1.0)
     half = (0.5 / (1 + ratio**2))[..., None, None]
-    layers = zip(layers_of(frame.weights), layers_of(vectors), layers_of(bend), strict=True)
+    layers = zip(*(layers_of(w, "complex") for w in (frame.weights, vectors, bend)), strict=True)
     return stack_like(frame.weights, snap([w + v + half * b for w, v, b in layers], frame.rank))

@@ -5,7 +5,12 @@ import time
 import numba
 import numpy as np
 import pytest
+from geomstats.geometry.general_linear import GeneralLinear
 from sampler_table import Problem, Reference, effective_samples, equilibrium, langevin
+
+from dlngeo.geomstats import SpectralMetric
+from dlngeo.kernels import DepthKernel, InfiniteDepthKernel, RegularizedKernel, RelaxedDepthKernel
+from dlngeo.sampling import Langevin
 
 pytestmark = pytest.mark.benchmark
 
@@ -62,3 +67,32 @@ def test_a_step_costs_the_same_at_every_depth(d):
     ratio = np.median(times[64][2:]) / np.median(times[3][2:])
     print(f"d = {d}: a step at depth 64 takes {ratio:.2f} × one at depth 3")
     assert ratio < 1.5
+
+
+@pytest.mark.parametrize("d", [4, 10])
+def test_a_step_at_real_or_infinite_depth_and_of_any_kernel_costs_little_more(d):
+    rng = np.random.default_rng(0)
+    start = np.eye(d) + 0.1 * rng.standard_normal((64, d, d))
+    kernels = [
+        DepthKernel(3),
+        DepthKernel(2.5),
+        InfiniteDepthKernel(),
+        RelaxedDepthKernel([0.0, 0.7, 0.2]),
+        RegularizedKernel(InfiniteDepthKernel(), 0.5),
+    ]
+    chains = []
+    for kernel in kernels:
+        space = GeneralLinear(d, equip=False)
+        space.equip_with_metric(SpectralMetric, kernel=kernel)
+        sampler = Langevin(space, np.copy, 1.0, 1e-4)
+        chains.append((sampler, sampler.step(sampler.start(start), rng), []))
+    for _ in range(20):
+        for sampler, state, times in chains:
+            began = time.perf_counter()
+            for _ in range(10):
+                state = sampler.step(state, rng)
+            times.append(time.perf_counter() - began)
+    base, *others = (np.median(times[2:]) for *_, times in chains)
+    for kernel, seconds in zip(kernels[1:], others, strict=True):
+        print(f"d = {d}: a step of {kernel!r} takes {seconds / base:.2f} × one at depth 3")
+    assert max(others) < 5 * base

@@ -78,6 +78,18 @@ def test_other_depths_are_those_of_balanced_weights_in_normalised_time(rng):
         assert word in str(report)
 
 
+def test_offsets_and_what_their_kernel_predicts(rng):
+    x = np.diag([2.0, 1.0, 0.5])
+    report = describe(dlngeo.balanced_weights(x, 3, rng=rng, offsets=[0.5, 0.0, 1.0]))
+    assert_allclose(report.offsets.offsets, [0.5, 0.0, 1.0], atol=1e-13)
+    assert report.offset_bound < 1e-12
+    assert "offsets           0.5, 0, 1, up to" in str(report)
+    assert "while the least singular value is no less" in str(report)
+    far = describe([rng.standard_normal((3, 3)) for _ in range(3)])
+    assert (far.offset_bound, far.offsets.error > 0.1) == (np.inf, True)
+    assert "is not bounded" in str(far)
+
+
 def test_effective_rank_counts_equal_singular_values():
     assert effective_rank(np.array([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
     assert effective_rank(np.array([1.0, 1e-9])) == pytest.approx(1, abs=1e-6)

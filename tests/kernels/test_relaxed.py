@@ -88,6 +88,24 @@ def test_differences_hold_their_digits_for_all_offsets_and_singular_values():
                     assert found[0] == pytest.approx(float(exact), abs=1e-299)
 
 
+def test_logarithms_of_what_is_no_double():
+    with mpmath.workdps(60):
+        for offsets in ([0.0, 0.0, 0.4], [0.0, 1.5], [0.0, 0.0, 1e-200, 3.0], [0.3, 5.0, 0.3, 0.3, 1e100]):
+            for normalized in (False, True):
+                kernel = RelaxedDepthKernel(offsets, normalized)
+                c = [mpmath.mpf(float(v)) for v in kernel.offsets]
+                (one,) = exact_nodes(c, [1])
+                unit = exact_difference(c, [one, one]) if normalized else 1
+                for u, v in ((-3.0, -3.0), (0.4, -2.0), (-1e4, -1e3), (-800.0, 700.0), (2e3, 2e3)):
+                    x = exact_nodes(c, [mpmath.exp(u), mpmath.exp(v)])
+                    exact = float(mpmath.log(exact_difference(c, x) / unit))
+                    found = float(kernel.logarithm(np.array(u), np.array(v)))
+                    assert found == pytest.approx(exact, rel=1e-14, abs=1e-13)
+    zero = np.array(-np.inf)
+    assert RelaxedDepthKernel([0.0, 1.0, 2.0]).logarithm(zero, zero) == pytest.approx(math.log(2))
+    assert RelaxedDepthKernel([0.0, 0.0, 2.0]).logarithm(zero, zero) == -np.inf
+
+
 @pytest.mark.parametrize("close", [False, True])
 def test_the_second_difference_in_one_argument(close):
     rng = np.random.default_rng(1)

@@ -12,8 +12,9 @@ from pymanopt.optimizers import ParticleSwarm
 from dlngeo import DepthKernel
 from dlngeo.errors import GeodesicError
 from dlngeo.kernels import of_depth
+from dlngeo.matrices.factored import connect_factored, shoot_factored
 from dlngeo.matrices.frame import Blocks, Frame
-from dlngeo.matrices.geodesics import KernelSurface, connect_factored, shoot_factored
+from dlngeo.matrices.geodesics import KernelSurface
 from dlngeo.pymanopt import FixedRank
 from dlngeo.shooting import shoot
 

@@ -13,8 +13,9 @@ from user_kernels import Constant, Product
 from dlngeo import DepthKernel, InfiniteDepthKernel
 from dlngeo.errors import GeodesicError
 from dlngeo.kernels import of_depth
+from dlngeo.matrices.factored import connect_factored
 from dlngeo.matrices.frame import Frame
-from dlngeo.matrices.geodesics import KernelSurface, connect_factored
+from dlngeo.matrices.geodesics import KernelSurface
 from dlngeo.shooting import connect, shoot
 from dlngeo.weights.alignment import align
 from dlngeo.weights.network import balanced_weights

@@ -4,7 +4,6 @@ import copy
 import pickle
 import warnings
 
-import geomstats.backend as gs
 import numpy as np
 import pytest
 import scipy.integrate
@@ -37,7 +36,7 @@ from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
 SHAPES = [(2, 2, 2), (4, 4, 4), (3, 2, 2), (5, 2, 2), (4, 4, 2), (5, 4, 3)]
-LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3)]
+LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3), (3, 3, 2, 2.5)]
 
 
 def deep(m, n, rank, depth, **options):
@@ -88,11 +87,11 @@ def test_the_spectrum_is_that_of_wishart_matrices_to_a_per_cent(m, n, rank, dept
     assert abs(deviation) < 2.5 * error
 
 
-@pytest.mark.parametrize("depth", [2, 3, 8])
+@pytest.mark.parametrize("depth", [2, 3, 8, 1.5])
 @pytest.mark.parametrize(("m", "n", "rank"), SHAPES)
 def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
     # From the law of a point and its last noise R: with Y flat, Y = sR/2 + √(1 − s²/4) G, s² = 2h/N.
-    chains, h, rng, columns = 60_000, depth / 2, np.random.default_rng(depth), m + n - rank
+    chains, h, rng, columns = 60_000, depth / 2, np.random.default_rng(int(depth)), m + n - rank
     kick, flat = rng.standard_normal((2, chains, rank, columns))
     flat = (2 * h / depth) ** 0.5 / 2 * kick + (1 - h / (2 * depth)) ** 0.5 * flat
     u, lam, vt = np.linalg.svd(flat)
@@ -231,7 +230,7 @@ def test_each_singular_value_has_its_law():
 
 
 @pytest.mark.parametrize(("m", "n", "rank"), [(3, 3, 3), (4, 3, 2), (3, 2, 2), (5, 4, 3)])
-@pytest.mark.parametrize("depth", [2, 5, 64])
+@pytest.mark.parametrize("depth", [1, 2, 5, 64, 2.5])
 def test_brownian_motion_has_the_spectrum_of_gaussian_matrices(m, n, rank, depth):
     # With no potential and β = 2 the generator is ½Δ, and Λ_t has the law of the singular values of Λ_0 + √(t/N) G,
     # after any number of steps.
@@ -293,23 +292,6 @@ def test_kappa_scales_the_temperature_and_not_the_entropy():
     deviation, error = extrapolated(run, 0.1)
     assert error < 0.03
     assert abs(deviation) < 3.5 * error
-
-
-@pytest.mark.parametrize("depth", [1, 2.5, np.inf])
-def test_other_depths_go_through_the_retraction(depth, rng):
-    # At depth 1, E = ½‖X‖² makes X Gaussian. Elsewhere one step has the drift and the covariance of the generator.
-    space = deep(2, 2, 2, depth)
-    x, h, chains = np.array([[1.3, 0.4], [-0.2, 0.9]]), 1e-3, 3000
-    sampler = Langevin(space, lambda y: y, 2.0, h)
-    moved = sampler.sample(np.broadcast_to(x, (chains, 2, 2)).copy(), 1, rng=rng).points[:, 0] - x
-    frame = space.metric.frame(x)
-    drift = -h * frame.cometric(x) + 0.5 * h * frame.ito_drift()
-    error = moved.std(axis=0) / chains**0.5
-    assert (np.abs(moved.mean(axis=0) - drift) < 4 * error).all()
-    covariance = np.cov(moved.reshape(chains, 4).T)
-    exact = h * np.asarray(space.metric.cometric_matrix(gs.array(x)))
-    scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
-    np.testing.assert_allclose(covariance / scale, exact / scale, atol=4 * (2 / chains) ** 0.5)
 
 
 def test_noise_is_a_value_and_its_name_will_do(rng):
@@ -436,7 +418,7 @@ def inverses(x):
         (lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h), 0.001, 200),
         (lambda h: Langevin(deep(2, 2, 2, 3), WALL, 1.0, h), 0.005, 200),
         (lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200),
-        pytest.param(lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 20, marks=pytest.mark.slow),
+        (lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 200),
         (lambda h: UpstairsLangevin((2, 2, 2), WALL, 1.0, h), 0.001, 200),
     ],
 )  # fmt: skip
@@ -497,16 +479,15 @@ def test_round_off_does_not_lead_off_a_space():
 def test_the_virial_is_one_on_average(m, n, rank, depth, options, spectral):
     beta, target = 1.5, np.sin(np.arange(m * n)).reshape(m, n)
     energy = SpectralPotential(lambda lam: np.sum(lam**4, -1) / 4, lambda lam: lam**3)
-    chains, steps, burn, h = (1500, 200, 80, 0.32 / depth**2) if float(depth).is_integer() else (4, 3, 1, 0.1)
+    chains, steps, burn, h = 1500, 200, 80, 0.32 / depth**2
     u, _, vt = np.linalg.svd(np.random.default_rng(0).standard_normal((chains, m, n)), full_matrices=False)
     spread = np.random.default_rng(1).uniform(0.5, 0.9, (chains, 1, rank)) ** depth
     start = (u[..., :rank] * spread) @ vt[:, :rank]
     sampler = Langevin(deep(m, n, rank, depth), energy if spectral else lambda x: x - target, beta, h, **options)
     samples = sampler.sample(start, steps, burn_in=burn, rng=1)
-    if float(depth).is_integer():  # at others steps take a hundred times as long
-        deviation, error = relative(samples.statistics["virial"], 1)
-        assert error < 0.025
-        assert abs(deviation) < 3.5 * error + 0.02  # bias of the step included
+    deviation, error = relative(samples.statistics["virial"], 1)
+    assert error < 0.025
+    assert abs(deviation) < 3.5 * error + 0.02  # bias of the step included
     # It is that of the points before.
     again = sampler.sample(samples.state, 1, rng=2)
     points, state = samples.points[:, -1], samples.state
@@ -616,8 +597,10 @@ def test_samplers_and_samples_are_copied_and_pickled(copied):
 def test_factors_belong_to_spectral_metrics_and_finite_numbers():
     with pytest.raises(TypeError, match="are of matrices with a spectral metric"):
         Langevin(SpecialOrthogonal(3), np.zeros_like, 1.0, 0.1).sample((np.eye(3), np.ones(3), np.eye(3)), 1)
-    with pytest.raises(ValueError, match="underflows at λ = 1e-200"):
-        Langevin(deep(2, 2, 2, 2.5), SQUARES, 1.0, 0.1).sample((np.eye(2), [1.0, 1e-200], np.eye(2)), 1)
+    state = Langevin(deep(2, 2, 2, 2.5), SQUARES, 1.0, 0.1).start(
+        Factors(np.eye(2), np.array([1.0, 1e-200]), np.eye(2))
+    )
+    assert state["lam"].tolist() == [[1.0, 1e-200]]  # of which σ is none of doubles
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (4, 3, 3), (5, 1, 3), (5, 2, 3), (3, 3), (5, 9), ()])

@@ -56,7 +56,7 @@ def test_it_is_the_volume_of_the_orbit_by_a_gram_determinant(offsets, rows):
 def test_that_of_a_depth_is_the_formula(depth, shape, values):
     m, n, rank = shape
     if np.isinf(depth) and rank < min(m, n):
-        with pytest.raises(ValueError, match="has no entropy at rank"):
+        with pytest.raises(ValueError, match="infinite in directions that leave"):
             KernelEntropy(m, n, InfiniteDepthKernel(), rank)
         return
     ours, formula = KernelEntropy(m, n, of_depth(depth), rank), SpectralEntropy(m, n, depth, rank)
@@ -77,6 +77,10 @@ def test_derivatives_are_differences(name, values, shape):
     rng = np.random.default_rng(0)
     kernel, (u, s, vt) = KERNELS[name], oracles.factors(rng, *shape, np.array(values))
     x, rank = oracles.dense(u, s, vt), {"rank": 3, "kernel": kernel}
+    if name == "offsets" and shape == (5, 4):
+        with pytest.raises(ValueError, match="leaves the 4×4 matrices of rank 3"):
+            dlngeo.entropy(x, **rank)
+        return
     z = oracles.tangent(rng, u, vt)
     z *= 0.3 / np.linalg.norm(z)
     curve = oracles.curve(u, s, vt, z)

@@ -1,4 +1,4 @@
-r"""One step of many chains of the metric of depth N, through the flat matrix ``Y = U Λ Vᵀ``, compiled.
+r"""One step of many chains of a spectral metric, through the flat matrix ``Y = U Λ Vᵀ``, compiled.
 
 In polar coordinates an invariant Laplacian has no first derivatives along the frames, and for ``X = U Λ^N Vᵀ`` its part
 in Λ is 1/N of that of the flat r×(m + n − r) matrices, at every N [1]_. Along the frames, ``Ω_U ± Ω_V`` of the pair
@@ -19,7 +19,12 @@ where they coincide or pass zero, which leaves the force as the source of bias i
     \qquad C = U^\top E' V,
 
 that ``F`` which moves frames and Λ by the gradient. Frames that are not square also turn out of themselves, by angles
-``√(2h/β) ξ/λ_l − h λ_l^{N−2} (1 − UUᵀ) E′ V``. At even N, ``det X`` keeps its sign where a λ passes zero.
+``√(2h/β) ξ/λ_l − h λ_l^{N−2} (1 − UUᵀ) E′ V``. But for odd N, ``det X`` keeps its sign where a λ passes zero.
+
+All this holds at real N. Of any other kernel, ``φ/(σ_k ∓ σ_l)²`` and flat coordinates of the singular values take the
+place of ``φ_N/(σ_k ∓ σ_l)²`` and ``√N λ``, by tables (:mod:`dlngeo.sampling.charts`); where singular matrices are
+infinitely far, the flat matrix is symmetric and turns both frames at once, and the skew parts of noise and force are
+turns alone.
 
 No power of Λ occurs but in the force, and nothing costs more at larger N.
 
@@ -39,27 +44,30 @@ References
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
 from dlngeo.compiled.svd import orthonormalize_rows, svd
-from dlngeo.thermodynamics.entropy import CLOSE, SpectralEntropy, slope_apart, slope_close
+from dlngeo.sampling.compiled.slopes import raised
 
-__all__ = ["advance", "entropy_slope", "first_kick"]
+__all__ = ["Flat", "Tables", "advance", "first_kick"]
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
-_POWER = math.exp(-CLOSE)  # of ρ^{2N} = e^{−y}, above which a pair is close for the slope of the entropy
 
 
 @jit
-def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, depth, h, temperature, failed):  # type: ignore[no-untyped-def]
+def _advance(  # type: ignore[no-untyped-def]
+    u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, turn, force, normal,
+    whole, part, symmetric, mirror, low, high, h, temperature, failed,
+):  # fmt: skip
     chains, m, r = u.shape
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
-    scale = amplitude / math.sqrt(depth)
-    columns = r + (m if m > r else 0) + (n if n > r else 0)
+    scale = amplitude / math.sqrt(whole + part) if whole > 0 else amplitude
+    columns = r + (m if m > r and not symmetric else 0) + (n if n > r and not symmetric else 0)
     ut, vt, flat, turned = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
     left, right, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r))
     a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
@@ -67,7 +75,9 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
     left_force, right_force = np.zeros((r, m)), np.zeros((r, n))  # (E′V)ᵀ and (E′ᵀU)ᵀ
     forced, kicked = gradient.size > 0, kick.size > 0
     noise, wide = np.empty((r, columns)), np.empty((r, columns))
+    outside = np.empty((r, m + n))  # the noise of columns that a symmetric flat matrix has not
     middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
+    angle, pull = np.empty(r), np.empty(r)
     for c in range(chains):
         ut[:] = u[c].T
         vt[:] = v[c].T
@@ -77,24 +87,35 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
             core[:] = _product(right_force, v[c])
             if m > r:
                 left_force[:] = _product(vt, g.T.copy())
-        _pairs(lam[c], core, core_noise[c], depth, amplitude, h, flat, left_turn, right_turn)
+        if whole > 0:
+            _pairs(lam[c], core, core_noise[c], whole, part, amplitude, h, flat, left_turn, right_turn)
+        else:
+            _pairs_of(turn[c], force[c], core, core_noise[c], symmetric, amplitude, h, flat, left_turn, right_turn)
         for k in range(r):
             flat[k, k] += lam[c, k] - h * radial[c, k]
+            if whole > 0:
+                angle[k], pull[k] = amplitude / lam[c, k], h * raised(lam[c, k], whole - 2, part)
+            else:
+                angle[k], pull[k] = amplitude * normal[c, 0, k], h * normal[c, 1, k]
         _turn(ut, left_turn, left)
         _turn(vt, right_turn, right)
         # Noise of the whole flat matrix, whose columns outside the frames are those of the spaces around them.
         noise[:, :r] = core_noise[c]
         if m > r:
-            _normal(ut, left_noise[c], left_force, lam[c], depth, amplitude, h, left, noise[:, r:middle])
+            _normal(
+                ut, left_noise[c], left_force, angle, pull, left, outside[:, :m] if symmetric else noise[:, r:middle]
+            )
         if n > r:
-            _normal(vt, right_noise[c], right_force, lam[c], depth, amplitude, h, right, noise[:, middle:])
+            _normal(
+                vt, right_noise[c], right_force, angle, pull, right, outside[:, m:] if symmetric else noise[:, middle:]
+            )
         weight = scale / 2 if kicked else scale
         for k in range(r):
             for i in range(columns):
                 wide[k, i] = weight * noise[k, i]
             for i in range(r):
                 wide[k, i] += flat[k, i] + (weight * kick[c, k, i] if kicked else 0.0)
-        if kicked:
+        if kicked and columns > r:
             _outside(ut, kick[c, :, r : r + in_left], weight, wide[:, r:middle])
             _outside(vt, kick[c, :, r + in_left :], weight, wide[:, middle:])
         fine = True
@@ -104,15 +125,21 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
             fine = fine and orthonormalize_rows(turned, triangle) > 0.0
         else:
             flat[:] = wide
+        shift = 0.0
+        if symmetric:  # whose eigenvectors are the singular vectors where all eigenvalues are positive
+            shift = _symmetrise(flat)
         fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
-        if not (fine and svd(flat, a, s, b, False) and s[0] ** depth < math.inf):
+        fine = fine and svd(flat, a, s, b, False)
+        for k in range(r if symmetric else 0):
+            s[k] -= shift
+        if not (fine and low < s[r - 1] and (raised(s[0], whole, part) if whole > 0 else s[0]) < high):
             failed[c] = True
             continue
         if columns > r:
             right = _product(turned, right)
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
             _remember(_product(a, noise), _product(b, wide) if columns > r else b, kick[c])
-        if columns == r and depth % 2 == 0 and np.linalg.slogdet(flat)[0] < 0.0:
+        if mirror and columns == r and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
         u[c] = _product(a, left).T
@@ -121,26 +148,62 @@ def _advance(u, lam, v, kick, gradient, radial, core_noise, left_noise, right_no
 
 
 @jit
-def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``."""
-    r = lam.size
+def _symmetrise(a):  # type: ignore[no-untyped-def]
+    """Make a matrix symmetric and add a multiple of the identity that makes it positive, in place; return that."""
+    r, square = a.shape[0], 0.0
+    for i in range(r):
+        for j in range(i + 1):
+            a[i, j] = a[j, i] = (a[i, j] + a[j, i]) / 2
+            square += a[i, j] ** 2
+    shift = 2.0 * math.sqrt(square) + 1.0
+    for i in range(r):
+        a[i, i] += shift
+    return shift
+
+
+@jit
+def _pairs_of(turn, force, core, noise, symmetric, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
+    """Drift and turns by the coefficients of pairs, those of ``+`` above the diagonal and of ``−`` below it."""
+    r = turn.shape[0]
+    for k in range(r):
+        flat[k, k] = -h * core[k, k] * force[k, k]
+        left_turn[k, k] = right_turn[k, k] = 0.0
+        for q in range(k + 1, r):
+            plus = h * force[k, q] * (core[k, q] + core[q, k]) / 2
+            minus = h * force[q, k] * (core[k, q] - core[q, k]) / 2
+            turn_plus = amplitude * turn[k, q] * (noise[k, q] + noise[q, k])
+            turn_minus = amplitude * turn[q, k] * (noise[k, q] - noise[q, k])
+            if symmetric:  # the skew part of a force turns the frames
+                turn_minus, minus = turn_minus - 2 * minus, 0.0
+            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
+            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
+            flat[k, q], flat[q, k] = -plus - minus, -plus + minus
+
+
+@jit
+def _pairs(lam, core, noise, whole, part, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
+    """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``, at depth N, a whole number and a part of 1."""
+    r, depth = lam.size, whole + part
     root = 1.0 / math.sqrt(depth)
     for k in range(r):
-        flat[k, k] = -h * core[k, k] * lam[k] ** (depth - 1)
+        flat[k, k] = -h * core[k, k] * raised(lam[k], whole - 1, part)
         left_turn[k, k] = right_turn[k, k] = 0.0
         for q in range(k + 1, r):
             big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
             ratio = small / big
             # S = (1 − ρ^N)/(1 − ρ), and ρ^N, by doubling: sums of positive terms.
             terms, power, bit = 1.0, ratio, 1
-            while 2 * bit <= depth:
+            while 2 * bit <= whole:
                 bit *= 2
             bit //= 2
             while bit > 0:
                 terms, power = terms * (1.0 + power), power * power
-                if depth & bit:
+                if whole & bit:
                     terms, power = terms + power, power * ratio
                 bit //= 2
+            if part > 0.0:
+                terms += power * (math.expm1(part * math.log(ratio)) / (ratio - 1.0) if ratio < 1.0 else part)
+                power *= ratio**part
             plus, minus = noise[k, q] + noise[q, k], noise[k, q] - noise[q, k]
             tanh = (1.0 + power) / ((1.0 + ratio) * terms)
             gap = lam[q] - lam[k]
@@ -151,7 +214,7 @@ def _pairs(lam, core, noise, depth, amplitude, h, flat, left_turn, right_turn): 
             turn_minus = amplitude * minus * (1.0 / math.sqrt(tanh) - root) / (lam[q] + lam[k])
             left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
             left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
-            size = h * big ** (depth - 1) / 2
+            size = h * raised(big, whole - 1, part) / 2
             force_plus = size * (1.0 + power) / (1.0 + ratio) * (core[k, q] + core[q, k])
             force_minus = size * terms * (core[k, q] - core[q, k])
             flat[k, q] = -force_plus - force_minus
@@ -172,7 +235,7 @@ def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _normal(rows, noise, force, lam, depth, amplitude, h, out, wide):  # type: ignore[no-untyped-def]
+def _normal(rows, noise, force, angle, pull, out, wide):  # type: ignore[no-untyped-def]
     """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
     r, m = rows.shape
     column = np.empty(m)
@@ -181,15 +244,15 @@ def _normal(rows, noise, force, lam, depth, amplitude, h, out, wide):  # type: i
             wide[k, i] = noise[i, k]
             column[i] = force[k, i]
         for q in range(r):
-            total, pull = 0.0, 0.0
+            total, along = 0.0, 0.0
             for i in range(m):
                 total += rows[q, i] * wide[k, i]
-                pull += rows[q, i] * column[i]
+                along += rows[q, i] * column[i]
             for i in range(m):
                 wide[k, i] -= total * rows[q, i]
-                column[i] -= pull * rows[q, i]
+                column[i] -= along * rows[q, i]
         for i in range(m):
-            out[k, i] += amplitude / lam[k] * wide[k, i] - h * lam[k] ** (depth - 2) * column[i]
+            out[k, i] += angle[k] * wide[k, i] - pull[k] * column[i]
 
 
 @jit
@@ -252,45 +315,14 @@ def _product(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-_slope_apart, _slope_close = jit(slope_apart), jit(slope_close)
-
-
-@jit
-def _slopes(lam, depth, excess, series):  # type: ignore[no-untyped-def]
-    chains, r = lam.shape
-    out, rest = np.full((chains, r), excess), (depth - 1.0) / depth
-    for c in range(chains):
-        for k in range(r):
-            for q in range(k):
-                big, small = (k, q) if lam[c, k] > lam[c, q] else (q, k)
-                # Of λ, the exponentials are powers: e^{−εy} = ρ², and e^{−y} = ρ^{2N}.
-                ratio = (lam[c, small] / lam[c, big]) ** 2
-                power = ratio ** (depth - 1)
-                growth = (lam[c, big] - lam[c, small]) * (lam[c, big] + lam[c, small]) / lam[c, small] ** 2
-                if ratio * power > _POWER:
-                    part = _slope_close(depth * math.log1p(growth), rest, series)
-                else:
-                    part = _slope_apart(1.0 / (depth * growth), 1.0 - power, ratio * power, rest)
-                out[c, small] += part
-                out[c, big] += rest - part
-        for k in range(r):
-            out[c, k] /= lam[c, k]
-    return out
-
-
-def entropy_slope(lam: np.ndarray, entropy: SpectralEntropy) -> np.ndarray:
-    """``(1/N) ∂S/∂λ_k = λ_k^{−1} ∂S/∂u_k`` of an entropy of integer depth, at many λ, shape=[chains, r]."""
-    return _slopes(lam, int(entropy.depth), entropy.excess, np.array(entropy.series))
-
-
-def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, r + min(r, m + n − 2r)].
+def first_kick(rng: np.random.Generator, chains: int, columns: int, r: int) -> np.ndarray:
+    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, min(2r, columns)].
 
     It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
     ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
     """
-    kick = math.sqrt(3) * rng.standard_normal((chains, r, m + n - r))
-    if m + n - 2 * r <= r:
+    kick = math.sqrt(3) * rng.standard_normal((chains, r, columns))
+    if columns <= 2 * r:
         return kick
     triangle = np.linalg.qr(np.swapaxes(kick[:, :, r:], 1, 2), mode="r")
     return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
@@ -299,34 +331,66 @@ def first_kick(rng: np.random.Generator, chains: int, m: int, n: int, r: int) ->
 _CHAINS = 200  # with fewer, starting threads costs more than it saves
 
 
+class Tables(NamedTuple):
+    """Coefficients of the step of a metric that has no depth, in flat coordinates y; see :func:`advance`.
+
+    Turns, shape=[chains, r, r], are ``√φ/(σ_l ∓ σ_k) − 1/(y_l ∓ y_k)`` for the pairs k < l: of ``+`` at (k, l) and of
+    ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Forces of the same shape
+    are ``φ (y_l ∓ y_k)/(σ_l ∓ σ_k)`` at the same places and ``√φ_kk`` on the diagonal. The normal ones, shape=[chains,
+    2, r], are ``√φ_k0/σ_k`` and ``φ_k0/σ_k``.
+    """
+
+    turn: np.ndarray
+    force: np.ndarray
+    normal: np.ndarray
+
+
+class Flat(NamedTuple):
+    """The flat matrices that move, and where their singular values may go.
+
+    Depth N, or 0 where tables take its place; whether they are symmetric, with any eigenvalues; whether chains of
+    square matrices keep the sign of ``det X``; and the range of the flat coordinates, above which σ is none of doubles.
+    """
+
+    depth: float
+    symmetric: bool
+    mirror: bool
+    low: float = -math.inf
+    high: float = math.inf
+
+
 def advance(
     state: dict[str, np.ndarray],
     gradient: np.ndarray,
     radial: np.ndarray,
     noise: tuple[np.ndarray, np.ndarray, np.ndarray],
-    depth: int,
+    flat: Flat,
     step_size: float,
     temperature: float,
+    tables: Tables | None = None,
 ) -> np.ndarray:
     """Advance all chains by one step, in place; return which failed and stay as they were, shape=[chains].
 
     Parameters
     ----------
     state : dict
-        ``u``, ``lam``, ``v``; and ``kick``, as by :func:`first_kick`; without it the noise is that of the step alone.
+        ``u``, ``lam`` and ``v``, of which ``lam`` are the flat coordinates, λ at finite depth; and ``kick``, as by
+        :func:`first_kick`; without it the noise is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
-        ``λ_k^{N−1} ∂/∂σ_k = (1/N) ∂/∂λ_k`` of a potential of the singular values, which adds to it.
+        ``λ_k^{N−1} ∂/∂σ_k = (1/N) ∂/∂λ_k`` of a potential of the singular values, which adds to it; without depth
+        its derivative in the flat coordinate.
     noise : tuple of array, shape=[chains, r, r], [chains, m, r], [chains, n, r]
         Standard normal; the second and third are not read where u and v are square.
     """
-    failed = np.zeros(len(gradient), dtype=bool)
+    chains = len(gradient)
+    failed, none = np.zeros(chains, dtype=bool), np.empty((chains, 0, 0))
     # Other layouts would be compiled anew.
-    given = (np.ascontiguousarray(a) for a in (gradient, radial, *noise))
-    kick = state.get("kick", np.empty((len(gradient), 0, 0)))
-    arrays = (state["u"], state["lam"], state["v"], kick, *given)
+    given = (np.ascontiguousarray(a) for a in (gradient, radial, *noise, *(tables or (none, none, none))))
+    arrays = (state["u"], state["lam"], state["v"], state.get("kick", none), *given)
 
-    numbers = depth, step_size, temperature
-    in_threads(lambda s: _advance(*[*[a[s] for a in arrays], *numbers, failed[s]]), len(gradient), _CHAINS)
+    whole = math.floor(flat.depth)
+    numbers = whole, flat.depth - whole, flat.symmetric, flat.mirror, flat.low, flat.high, step_size, temperature
+    in_threads(lambda s: _advance(*[*[a[s] for a in arrays], *numbers, failed[s]]), chains, _CHAINS)
     return failed
