@@ -47,6 +47,7 @@ def test_the_page_says_what_was_found():
          ((2, "grown"), (3, "grown"), ("nuclear", ""))}
         for n in (2000, 5000)
     )  # fmt: skip
+    assert script.of(cells, "law").max() < 1e-7
     assert few[3].max() < 1e-8
     assert few[2].min() > 1e-4
     assert few["nuclear"].min() > 1e-2
