@@ -328,9 +328,11 @@ def conjugate_time(
     >>> from dlngeo import DepthKernel
     >>> from dlngeo.matrices.geodesics import KernelSurface
     >>> from dlngeo.matrices.jacobi import conjugate_time
-    >>> x, v = np.array([[1.0], [0.0], [0.0]]), np.array([[0.0], [6.0], [0.0]])  # on a cone 9 dλ² + λ²|du|²
-    >>> bool(np.isclose(conjugate_time(x, v, KernelSurface(DepthKernel(9), 1)), 3**0.5 / 2))  # where u has turned by π
-    True
+    >>> x, v, w = np.array([[[1.0], [0.0], [0.0]], [[0.0], [8.0], [0.0]], [[0.0], [0.0], [1.0]]])
+    >>> surface = KernelSurface(DepthKernel(16), 1)  # the cone 16 dλ² + λ²|du|²
+    >>> time = conjugate_time(x, v, surface, basis=w[None], tolerance=1e-6)
+    >>> round(time, 4)  # where u has turned by π, as tan(π/4) = 8t/4
+    0.5
     """
     basis = surface.basis(x)[0] if basis is None else basis
     grid = np.linspace(0, end, _SAMPLES + 1)[_FREE:]

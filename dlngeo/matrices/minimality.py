@@ -110,10 +110,11 @@ def minimality(x: Array, y: Array, v: Array, surface: KernelSurface, basis: Arra
     >>> from dlngeo.matrices.geodesics import KernelSurface
     >>> from dlngeo.matrices.minimality import minimality
     >>> from dlngeo.shooting import shoot
-    >>> x, v, surface = np.eye(3, 1), np.array([[0.0], [6.0], [0.0]]), KernelSurface(DepthKernel(9), 1)
-    >>> [y], _ = shoot(x, v, surface)  # turns by more than π on a cone
-    >>> minimality(x, y, v, surface).status
-    'passes a conjugate point'
+    >>> x, v, surface = np.eye(3, 1), np.array([[0.0], [2.0], [0.0]]), KernelSurface(DepthKernel(4), 1)
+    >>> [y], _ = shoot(x, v, surface)  # on the cone 4 dλ² + λ²|du|², where no u turns by π
+    >>> found = minimality(x, y, v, surface)
+    >>> found.status, round(found.length, 4), found.conjugate_time
+    ('locally shortest', 2.0, inf)
     """
     length = math.sqrt(surface.inner(x, v, v))
     bound = min(least_distance(x, y, surface.kernel, surface.rank), length)  # which differ by rounding if they are one
