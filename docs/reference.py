@@ -25,6 +25,7 @@ ROOMS = [
     ("Flows", "Training as a flow, where it ends, and how fast.", ["dlngeo.flows", "dlngeo.flows.limits"]),
     ("Sampling", "What noise adds: Langevin dynamics and Hamiltonian Monte Carlo.", ["dlngeo.sampling"]),
     ("Thermodynamics", "Volume of the fibres, entropy, equilibria and exact laws.", ["dlngeo.thermodynamics.*"]),
+    ("Plotting", "Geodesics, entropies, flows and spectra, each drawn by one call.", ["dlngeo.plotting"]),
     ("Matrices", "Downstairs: `X = U Σ Vᵀ` in the metric of a kernel.", ["dlngeo.matrices.*"]),
     ("Weights", "Upstairs: `W = (W_1, …, W_N)`, and the balanced ones among them.", ["dlngeo.weights.*"]),
     ("Errors", "What is raised beside `ValueError` and `TypeError`.", ["dlngeo.errors"]),

@@ -21,7 +21,8 @@ downstairs, in fewer variables and with longer steps; this is what training with
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [2] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+.. [2] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+       noise", arXiv:2602.12257.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Time is that of the unnormalised metric; at infinite depth that of the normalise
 
 References
 ----------
-.. [1] T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+.. [1] A. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ PyTorch or JAX traces their argument; see :mod:`dlngeo.matrices.differentiable`.
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [2] T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+.. [2] A. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
 .. [3] A. S. Lewis, H. S. Sendov, "Twice differentiable spectral functions", SIAM J. Matrix Anal. Appl. 23 (2001).
 """
 

@@ -48,7 +48,8 @@ class Noise:
 
     References
     ----------
-    .. [1] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+    .. [1] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+           noise", arXiv:2602.12257.
     """
 
     name: str = "base"

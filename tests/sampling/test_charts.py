@@ -92,6 +92,10 @@ def forced(x):
     return x - np.swapaxes(np.linalg.inv(x), 1, 2)
 
 
+def named(value):
+    return getattr(value, "__name__", str(value))
+
+
 # Kernel, shape and rank, step, energy: quick ones first.
 CASES = [
     (DepthKernel(2.5), (4, 3, 2), 0.02, squares),
@@ -120,7 +124,7 @@ def deviations(kernel, shape, h, energy, chains, duration):
         yield relative(observable(s), law.mean(observable))
 
 
-@pytest.mark.parametrize(("kernel", "shape", "h", "energy"), CASES[:4], ids=str)
+@pytest.mark.parametrize(("kernel", "shape", "h", "energy"), CASES[:4], ids=named)
 def test_the_law_of_every_kernel(kernel, shape, h, energy):
     for deviation, error in deviations(kernel, shape, h, energy, 1500, 2.5):
         assert error < 0.016
@@ -128,7 +132,7 @@ def test_the_law_of_every_kernel(kernel, shape, h, energy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kernel", "shape", "h", "energy"), CASES, ids=str)
+@pytest.mark.parametrize(("kernel", "shape", "h", "energy"), CASES, ids=named)
 def test_the_law_of_every_kernel_to_a_per_cent(kernel, shape, h, energy):
     for deviation, error in deviations(kernel, shape, h, energy, 30_000, 4):
         assert error < 0.0033
