@@ -105,6 +105,20 @@ class GradientNoise(ABC):
     ------
     TypeError, ValueError
         If the atoms are no finite real numbers of that shape, or a number is out of range.
+
+    See Also
+    --------
+    dlngeo.sampling.LabelNoise
+    dlngeo.sampling.MinibatchNoise
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.noise import LabelNoise, MinibatchNoise
+    >>> atoms, x, rng = np.eye(4).reshape(4, 2, 2), np.ones((1, 2, 2)), np.random.default_rng(0)
+    >>> noises = LabelNoise(atoms, 1.0, 0.1), MinibatchNoise(atoms, np.ones(4), 1, 0.1)
+    >>> [bool(np.any(noise.draw(x, rng))) for noise in noises]  # X fits all targets, where batches have no noise
+    [True, False]
     """
 
     name: ClassVar[str]
