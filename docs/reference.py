@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,11 @@ def canonical(value: Any, name: str) -> str:
     return f"{module}.{defined}" if module and defined and module.startswith("dlngeo") else name
 
 
-def public_names() -> dict[str, dict[str, str]]:
+def public_names(modules: Iterable[str] = MODULES) -> dict[str, dict[str, str]]:
     """Map modules and names to the full name under which an object is documented, which is the first that it has."""
     homes: dict[str, str] = {}
     names: dict[str, dict[str, str]] = {}
-    for module in MODULES:
+    for module in modules:
         loaded = importlib.import_module(module)
         names[module] = {}
         for name in loaded.__all__:
