@@ -9,6 +9,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _HOMES says the same
     from dlngeo import flows as flows
     from dlngeo import geomstats as geomstats
+    from dlngeo import plotting as plotting
     from dlngeo import problems as problems
     from dlngeo import pymanopt as pymanopt
     from dlngeo import sampling as sampling
@@ -37,7 +38,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and editors read; at run time _H
 
     __version__: str
 
-_ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling", "sklearn", "torch")
+_ROOMS = ("flows", "geomstats", "plotting", "problems", "pymanopt", "sampling", "sklearn", "torch")
 _HOMES = {  # public name → the module that it is imported from
     "DLNMetric": "dlngeo.geomstats",
     "DepthKernel": "dlngeo.kernels",

@@ -37,8 +37,43 @@ class GeodesicError(ValueError):
 
 
 class SingularError(ValueError):
-    """The metric is not defined at a point: its rank is below that of the manifold, or it is not finite."""
+    """The metric is not defined at a point: its rank is below that of the manifold, or it is not finite.
+
+    See Also
+    --------
+    dlngeo.GeodesicError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import SingularError
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> try:
+    ...     BalancedFrame([np.diag([1.0, 0.0])] * 3)
+    ... except SingularError as error:
+    ...     print(str(error).split(":")[0])
+    the weights have rank below 2
+    """
 
 
 class KernelError(ValueError):
-    """A kernel is not one: the message names the property that fails, where, and by how much."""
+    """A kernel is not one: the message names the property that fails, where, and by how much.
+
+    See Also
+    --------
+    dlngeo.check_kernel
+    dlngeo.kernels.require_kernel
+
+    Examples
+    --------
+    >>> from dlngeo import Kernel, KernelError
+    >>> from dlngeo.kernels import require_kernel
+    >>> class Lopsided(Kernel):
+    ...     def __call__(self, s, t):
+    ...         return s**2 + 2 * t**2
+    >>> try:
+    ...     require_kernel(Lopsided(), 2, 2, 2)
+    ... except KernelError as error:
+    ...     print("symmetry fails" in str(error))
+    True
+    """

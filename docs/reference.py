@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ ROOMS = [
     ("Flows", "Training as a flow, where it ends, and how fast.", ["dlngeo.flows", "dlngeo.flows.limits"]),
     ("Sampling", "What noise adds: Langevin dynamics and Hamiltonian Monte Carlo.", ["dlngeo.sampling"]),
     ("Thermodynamics", "Volume of the fibres, entropy, equilibria and exact laws.", ["dlngeo.thermodynamics.*"]),
+    ("Plotting", "Geodesics, entropies, flows and spectra, each drawn by one call.", ["dlngeo.plotting"]),
     ("Matrices", "Downstairs: `X = U Σ Vᵀ` in the metric of a kernel.", ["dlngeo.matrices.*"]),
     ("Weights", "Upstairs: `W = (W_1, …, W_N)`, and the balanced ones among them.", ["dlngeo.weights.*"]),
     ("Errors", "What is raised beside `ValueError` and `TypeError`.", ["dlngeo.errors"]),
@@ -53,11 +54,11 @@ def canonical(value: Any, name: str) -> str:
     return f"{module}.{defined}" if module and defined and module.startswith("dlngeo") else name
 
 
-def public_names() -> dict[str, dict[str, str]]:
+def public_names(modules: Iterable[str] = MODULES) -> dict[str, dict[str, str]]:
     """Map modules and names to the full name under which an object is documented, which is the first that it has."""
     homes: dict[str, str] = {}
     names: dict[str, dict[str, str]] = {}
-    for module in MODULES:
+    for module in modules:
         loaded = importlib.import_module(module)
         names[module] = {}
         for name in loaded.__all__:

@@ -13,7 +13,7 @@ import dlngeo
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 HERE = r"https://(?:github\.com/dlngeo/dlngeo/blob|raw\.githubusercontent\.com/dlngeo/dlngeo)/main/([\w./-]+)"
 SOURCES = sorted(Path(dlngeo.__file__).parent.rglob("*.py"))

@@ -239,6 +239,21 @@ def test_example_submersion(tmp_path):
     assert np.all(result["chords"] < distances)
 
 
+def test_example_geometry_at_a_glance(tmp_path):
+    result = run("geometry_at_a_glance", tmp_path)
+    ends = np.diagonal(result["flows"].ends, axis1=1, axis2=2)
+    np.testing.assert_allclose(2 * ends[:, 0] + ends[:, 1], 1, atol=1e-6)
+    assert ends[0, 1] < 0.05  # from (0.01, 0.01) to the axis whose slope is steeper
+    assert ends[5, 1] > 0.5
+    # At depth 3, in the plane, ȧ/ḃ = 2|a|^{4/3}/|b|^{4/3}: 2 b^{−1/3} − a^{−1/3} is conserved.
+    path = np.diagonal(result["flows"].points[5], axis1=1, axis2=2)
+    np.testing.assert_allclose(np.diff(2 * path[:, 1] ** (-1 / 3) - path[:, 0] ** (-1 / 3)), 0, atol=1e-8)
+    values = np.linalg.svd(result["training"].points, compute_uv=False)
+    np.testing.assert_allclose(values[-1], [2, 1.2, 0.6], rtol=1e-3)
+    for k in (1, 2):  # the next is below a tenth of its end when one has reached half of its own
+        assert values[np.argmax(values[:, k - 1] > 0.5 * values[-1, k - 1]), k] < 0.1 * values[-1, k]
+
+
 def test_example_unknown_rank(tmp_path):
     nuclear, four, infinite = (max(ratios) for ratios in run("unknown_rank", tmp_path).values())
     assert max(four, infinite) <= 1.5

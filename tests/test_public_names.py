@@ -12,7 +12,7 @@ import pytest
 
 import dlngeo
 
-ROOMS = ("flows", "geomstats", "problems", "pymanopt", "sampling", "sklearn", "torch")
+ROOMS = ("flows", "geomstats", "plotting", "problems", "pymanopt", "sampling", "sklearn", "torch")
 
 
 def python(code):

@@ -59,6 +59,19 @@ class BalancingFlow(FlowResult):
         ``‖G_p‖``.
     squared_norms : array, shape=[k]
         ``Σ_p ‖W_p‖²``.
+
+    See Also
+    --------
+    dlngeo.balancing_flow
+    dlngeo.flows.TrainingFlow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balancing_flow
+    >>> flow = balancing_flow([np.full((1, 1), 2.0), np.full((1, 1), 0.5)], [0.0, 1.0], kind="l2")
+    >>> bool(np.allclose(flow.points, 1)), bool(np.allclose(flow.imbalance_norms[:, 0], [3.75, 3.75 * np.exp(-2)]))
+    (True, True)
     """
 
     weights: list[Any]

@@ -51,6 +51,23 @@ class FlowEnsemble:
         Points at the output times; NaN at times after the end of a flow.
     n_evaluations : array, shape=[B]
         Evaluations of the velocity.
+
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.flows.Flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo import gradient_flow
+    >>> starts = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]])
+    >>> ensemble = gradient_flow(Euclidean(2), lambda x: x, starts, [0.0, 0.5, 1.0])
+    >>> len(ensemble), ensemble.points.shape, bool(np.allclose(ensemble.ends, np.exp(-1) * starts))
+    (3, (3, 3, 2), True)
+    >>> bool(np.allclose(ensemble[2].gradient_norms, 5 * np.exp([0.0, -0.5, -1.0])))
+    True
     """
 
     status: np.ndarray

@@ -43,6 +43,22 @@ class Flow(FlowResult):
     singular_values : array, shape=[k, r], or None
         For spectral metrics, in descending order. Where the state was factored, small ones have the relative accuracy
         that dense matrices lose.
+
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.flows.FlowEnsemble
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo import gradient_flow
+    >>> flow = gradient_flow(Euclidean(2), lambda x: x, np.array([3.0, 4.0]), 1.0, cost=lambda x: x @ x / 2)
+    >>> bool(np.allclose(flow(0.5), np.exp(-0.5) * np.array([3.0, 4.0])))
+    True
+    >>> bool(np.allclose(flow.losses, flow.gradient_norms**2 / 2)), flow.loss_increase, flow.singular_values
+    (True, 0.0, None)
     """
 
     losses: np.ndarray | None = None

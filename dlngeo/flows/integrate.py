@@ -28,7 +28,22 @@ Progress = bool | Callable[[float], None]
 
 
 class FlowStatus(StrEnum):
-    """How an integration ended."""
+    """How an integration ended.
+
+    See Also
+    --------
+    dlngeo.flows.FlowResult
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo import gradient_flow
+    >>> from dlngeo.flows import FlowStatus
+    >>> flow = gradient_flow(Euclidean(1), lambda x: x, np.ones(1), 5.0, gradient_below=np.exp(-2))
+    >>> flow.status == FlowStatus.EVENT == "event", bool(np.isclose(flow.t[-1], 2))
+    (True, True)
+    """
 
     COMPLETE = "complete"  #: the last time was reached
     EVENT = "event"  #: a terminal event stopped it before

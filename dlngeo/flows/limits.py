@@ -51,7 +51,24 @@ __all__ = [
 
 
 class LimitKind(StrEnum):
-    """What a flow has come to."""
+    """What a flow has come to.
+
+    See Also
+    --------
+    dlngeo.flows.limits.Limit
+    dlngeo.flows.limits.classify_limit
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import LimitKind, classify_limit
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> problem = LowRankApproximation(np.diag([2.0, 1.0]))
+    >>> [classify_limit(problem, x, 2).kind.value for x in (np.diag([2.0, 1.0]), np.diag([2.0, 0.0]), np.eye(2))]
+    ['minimiser', 'saddle', 'not converged']
+    >>> LimitKind.SADDLE == "saddle"
+    True
+    """
 
     MINIMISER = "minimiser"  #: critical, and no direction of descent to second order
     SADDLE = "saddle"  #: critical on the matrices of its rank, but some direction goes down
@@ -78,6 +95,20 @@ class Limit:
         with ``hessian=False``.
     point : array, shape=[m, n]
         The point, truncated to rank k.
+
+    See Also
+    --------
+    dlngeo.flows.limits.classify_limit
+    dlngeo.flows.limits.LimitKind
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import classify_limit
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> limit = classify_limit(LowRankApproximation(np.diag([5.0, 4.0, 3.0])), np.diag([5.0, 0.0, 0.0]), 3)
+    >>> limit.rank, bool(limit.gradient_norm < 1e-12), round(limit.normal_gradient_norm, 4)  # √(4² + 3²)
+    (1, True, 5.0)
     """
 
     kind: LimitKind
@@ -129,6 +160,22 @@ def classify_limit(
     ------
     ValueError
         If ``x`` is not finite or zero.
+
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.flows.limits.hessian_eigenvalues
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import classify_limit
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> problem, second = LowRankApproximation(np.diag([2.0, 1.0])), np.diag([0.0, 1.0])
+    >>> classify_limit(problem, second, 2, rank=1).kind, classify_limit(problem, np.diag([2.0, 0.0]), 2, rank=1).kind
+    (<LimitKind.SADDLE: 'saddle'>, <LimitKind.MINIMISER: 'minimiser'>)
+    >>> round(classify_limit(problem, second, 2, rank=1).least_eigenvalue, 4)  # 1 − 2: it turns to the larger one
+    -1.0
     """
     x = _check.real(x, "the point").astype(float)
     _check.finite(np, x, "the point")
@@ -181,6 +228,20 @@ def hessian_eigenvalues(
     Returns
     -------
     array, shape=[r(m + n − r)], or [r²] at infinite depth
+
+    See Also
+    --------
+    dlngeo.flows.limits.hessian_modes
+    dlngeo.flows.limits.observed_rate
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import hessian_eigenvalues
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> target = np.diag([2.0, 1.0])
+    >>> np.round(hessian_eigenvalues(LowRankApproximation(target), target, 2), 4)  # σ_k + σ_l
+    array([2., 3., 3., 4.])
     """
     x = _check.real(x, "the point").astype(float)
     r = min(x.shape) if rank is None else rank
@@ -204,6 +265,27 @@ def hessian_modes(problem: Any, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     -------
     eigenvalues : array, shape=[k]
     modes : array, shape=[k, m, n]
+
+    See Also
+    --------
+    dlngeo.flows.limits.hessian_eigenvalues
+    dlngeo.matrices.frame.Frame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import hessian_modes
+    >>> from dlngeo.kernels import DepthKernel
+    >>> from dlngeo.matrices.frame import Frame
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> target = np.diag([2.0, 1.0])
+    >>> frame = Frame.at(target, DepthKernel(2))
+    >>> values, modes = hessian_modes(LowRankApproximation(target), frame)
+    >>> bool(np.allclose([[np.sum(frame.metric(a) * b) for b in modes] for a in modes], np.eye(4)))
+    True
+    >>> np.round(np.abs(modes[0]), 4)  # the slowest is that of σ₂, of length √(2 σ₂)
+    array([[0.    , 0.    ],
+           [0.    , 1.4142]])
     """
     point, (m, n), r = frame.point, (frame.m, frame.n), frame.rank
     left, right = (np.linalg.svd(a, full_matrices=True) for a in (frame.u, frame.vt))
@@ -296,6 +378,19 @@ def loss_bound(t: Any, singular_values: Any, losses: Any, depth: float, convexit
     -------
     array, shape=[k]
         The integral is taken by the trapezoidal rule.
+
+    See Also
+    --------
+    dlngeo.gradient_flow
+    dlngeo.flows.limits.hessian_eigenvalues
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import loss_bound
+    >>> t = np.linspace(0, 1, 5)  # at σ = 1, where φ = 2, the bound is e^{−4αt}
+    >>> bool(np.allclose(loss_bound(t, np.ones((5, 2)), np.full(5, 3.0), 2, 0.5), 3 * np.exp(-2 * t)))
+    True
     """
     t, losses = _check.real(t, "t"), _check.real(losses, "the losses")
     least = np.min(_check.real(singular_values, "the singular values"), axis=-1)
@@ -330,6 +425,19 @@ def end_to_end_step(w: np.ndarray, gradient: np.ndarray, step_size: float, depth
     ------
     TypeError, ValueError
         If ``w`` is no finite vector, the gradient no other of its shape, or the step or the depth out of range.
+
+    See Also
+    --------
+    dlngeo.gradient_descent
+    dlngeo.flows.limits.escape_time
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows.limits import end_to_end_step
+    >>> w, gradient = np.array([1.0, 0.0]), np.array([1.0, 1.0])
+    >>> bool(np.allclose(end_to_end_step(w, gradient, 0.1, 3), [1 - 3 * 0.1, -0.1]))  # N times as far along w
+    True
     """
     depth, step_size = _check.depth(depth), _check.positive(step_size, "step_size")
     w = _check.real(w, "w")

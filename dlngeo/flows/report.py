@@ -79,6 +79,21 @@ class Description:
         ``−dE/dt`` at these weights, if the gradient is given.
     depths : tuple of AtDepth
         What other depths would do.
+
+    See Also
+    --------
+    dlngeo.flows.describe
+    dlngeo.weights.offsets.fit_offsets
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.flows import describe
+    >>> report = describe([np.eye(3), 2 * np.eye(3)])
+    >>> round(report.effective_rank, 4), round(report.imbalance, 4)  # |4 − 1|/(4 + 1)
+    (3.0, 0.6)
+    >>> print(str(report).splitlines()[0])
+    widths            3 → 3 → 3, depth 2
     """
 
     widths: tuple[int, ...]

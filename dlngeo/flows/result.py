@@ -37,6 +37,22 @@ class FlowResult:
         Evaluations of the velocity.
     events : dict
         Times at which each event happened; ``"singular"``, if the flow ended at the edge of its space.
+
+    See Also
+    --------
+    dlngeo.flows.Flow
+    dlngeo.flows.TrainingFlow
+    dlngeo.flows.BalancingFlow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo import gradient_flow
+    >>> flow = gradient_flow(Euclidean(1), lambda x: x, np.ones(1), 1.0)
+    >>> further = flow.resume(2.0)
+    >>> bool(np.allclose([flow(0.5), further(1.5)], np.exp([[-0.5], [-1.5]])))
+    True
     """
 
     t: np.ndarray

@@ -42,6 +42,21 @@ class TrainingFlow(FlowResult):
         ``√Σ_p ‖∂L/∂W_p‖²``.
     imbalance_drift : array, shape=[k, N−1]
         ``‖G_p(t) − G_p(0)‖``: 0 for the exact flow, so a measure of the error that costs nothing.
+
+    See Also
+    --------
+    dlngeo.training_flow
+    dlngeo.flows.Descent
+    dlngeo.flows.BalancingFlow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import training_flow
+    >>> flow = training_flow([np.full((1, 1), 1.0), np.full((1, 1), 2.0)], lambda x: x - 1, 3.0)
+    >>> first, second = flow.weights[-1]
+    >>> bool(np.isclose(second**2 - first**2, 2**2 - 1**2)[0, 0]), bool(np.allclose(flow.points[-1], second @ first))
+    (True, True)
     """
 
     weights: list[Any]
@@ -133,6 +148,21 @@ class Descent:
         As in :class:`TrainingFlow`, after these steps.
     status : FlowStatus
         ``"complete"``, ``"interrupted"`` or ``"failed"``, where the iterates are no longer finite.
+
+    See Also
+    --------
+    dlngeo.gradient_descent
+    dlngeo.flows.TrainingFlow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import gradient_descent
+    >>> found = gradient_descent([np.full((1, 1), 1.0), np.full((1, 1), 2.0)], lambda x: x - 1, 0.1, 1)
+    >>> bool(np.allclose(found.weights[1], [[[0.8]], [[1.9]]]))  # gradients 2 and 1
+    True
+    >>> bool(np.allclose(found.imbalance_drift, [[0], [0.1**2 * (2**2 - 1**2)]]))
+    True
     """
 
     steps: np.ndarray

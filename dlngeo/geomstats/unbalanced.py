@@ -45,10 +45,26 @@ class UnbalancedMatrices(WeightManifold):
     ValueError
         If ``imbalance`` is no stack of symmetric matrices, or has NaN or infinite entries.
 
+    See Also
+    --------
+    dlngeo.geomstats.BalancedMatrices
+    dlngeo.weights.unbalanced.LeafFrame
+    dlngeo.training_flow
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, E. Hazan, "On the optimization of deep networks: implicit acceleration by
        overparameterization", ICML 2018, arXiv:1802.06509.
+
+    Examples
+    --------
+    >>> import geomstats.backend as gs
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.geomstats import UnbalancedMatrices
+    >>> space = UnbalancedMatrices.of_offsets(2, [0.0, 1.0, 3.0])
+    >>> found = imbalance(space.random_point(rng=0))
+    >>> space.dim, bool(gs.allclose(found[0], gs.eye(2))), bool(gs.allclose(found[1], 2 * gs.eye(2)))
+    (6, True, True)
     """
 
     def __init__(self, imbalance: Any, equip: bool = True) -> None:

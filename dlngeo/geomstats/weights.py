@@ -34,6 +34,21 @@ class FrobeniusMetric(Border, RiemannianMetric):
     ----------
     space : BalancedMatrices or UnbalancedMatrices
         The manifold.
+
+    See Also
+    --------
+    dlngeo.geomstats.BalancedMatrices
+    dlngeo.geomstats.UnbalancedMatrices
+    dlngeo.DLNMetric
+
+    Examples
+    --------
+    >>> import geomstats.backend as gs
+    >>> from dlngeo.geomstats import BalancedMatrices
+    >>> space = BalancedMatrices(2, depth=3)
+    >>> weights = space.random_point(rng=0)
+    >>> bool(gs.allclose(space.metric.exp(weights, weights), 2 * weights))  # the balanced weights are a cone
+    True
     """
 
     def __init__(self, space: Any) -> None:

@@ -59,6 +59,20 @@ class KernelReport:
 
     The properties are in the order in which they were checked; after one that makes the others meaningless there are
     no further ones.
+
+    See Also
+    --------
+    dlngeo.check_kernel
+
+    Examples
+    --------
+    >>> from dlngeo import Kernel, check_kernel
+    >>> class Lopsided(Kernel):
+    ...     def __call__(self, s, t):
+    ...         return s**2 + 2 * t**2
+    >>> report = check_kernel(Lopsided())
+    >>> report.ok, "symmetry" in [found.name for found in report.failures]
+    (False, True)
     """
 
     kernel: str
@@ -140,6 +154,22 @@ def require_kernel(kernel: Any, m: int, n: int, rank: int) -> None:
         If a property fails; the message names it, where, and by how much.
     ValueError
         If the metric is infinite on these matrices, or its flow leaves them.
+
+    See Also
+    --------
+    dlngeo.check_kernel
+    dlngeo.KernelError
+
+    Examples
+    --------
+    >>> from dlngeo import DepthKernel, InfiniteDepthKernel
+    >>> from dlngeo.kernels import require_kernel
+    >>> require_kernel(DepthKernel(3), 3, 2, 2)
+    >>> try:
+    ...     require_kernel(InfiniteDepthKernel(), 3, 2, 2)
+    ... except ValueError as error:
+    ...     print("as φ(1, 0) = 0" in str(error))
+    True
     """
     _require_type(kernel)
     square = m == n == rank

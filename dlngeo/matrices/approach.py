@@ -70,6 +70,20 @@ class Approach:
     ----------
     joined : array of bool, shape=[b]
         Whether the path is there: the orientations within the spaces agree.
+
+    See Also
+    --------
+    dlngeo.matrices.paths.connecting_paths
+    dlngeo.matrices.logarithms.logarithms
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.matrices.approach import Approach
+    >>> paths = Approach(np.eye(2)[None], np.diag([4.0, 9.0])[None], 2.0, 2)  # one pair, at depth 2
+    >>> points, velocities = paths.at(np.array([0.5]))
+    >>> bool(np.allclose(points[0, 0], np.diag([1.5**2, 2.0**2])))
+    True
     """
 
     def __init__(self, x0: Array, x1: Array, depth: float, rank: int) -> None:

@@ -12,6 +12,23 @@ class Blocks(NamedTuple):
 
     ``core`` has shape ``(..., r, r)``, ``left`` ``(..., m, r)`` with ``Uᵀ left = 0`` and ``right`` ``(..., n, r)`` with
     ``Vᵀ right = 0``. ``left`` is None where U is square, and so is ``right`` where V is: nothing is orthogonal to them.
+
+    See Also
+    --------
+    dlngeo.matrices.blocks.combined
+    dlngeo.matrices.frame.Frame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.frame import Frame
+    >>> frame, z = Frame.at(np.eye(3, 2), DepthKernel(3)), np.arange(6.0).reshape(3, 2)
+    >>> core, left, right = frame.split(z)
+    >>> core.shape, left.shape, right
+    ((2, 2), (3, 2), None)
+    >>> bool(np.allclose(frame.u @ core @ frame.vt + left @ frame.vt, z))
+    True
     """
 
     core: Any
@@ -20,7 +37,22 @@ class Blocks(NamedTuple):
 
 
 def combined(*terms: tuple[float, Blocks]) -> Blocks:
-    """Linear combination of blocks."""
+    """Linear combination of blocks.
+
+    See Also
+    --------
+    dlngeo.matrices.blocks.Blocks
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.blocks import combined
+    >>> from dlngeo.matrices.frame import Frame
+    >>> frame, y, z = Frame.at(np.eye(3, 2), DepthKernel(3)), np.ones((3, 2)), np.arange(6.0).reshape(3, 2)
+    >>> bool(np.allclose(frame.assemble(combined((2, frame.split(y)), (-1, frame.split(z)))), 2 * y - z))
+    True
+    """
 
     def one(name: str) -> Any:
         parts = [(weight, getattr(blocks, name)) for weight, blocks in terms]

@@ -38,24 +38,83 @@ _OFF = 1e-8
 
 
 def real_form(z: Array) -> Array:
-    """Real form of complex matrices, shape=[..., 2m, 2n]."""
+    """Real form of complex matrices, shape=[..., 2m, 2n].
+
+    See Also
+    --------
+    dlngeo.matrices.complex_geodesics.complex_form
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.matrices.complex_geodesics import real_form
+    >>> real_form(np.array([[1 + 2j]]))
+    array([[ 1., -2.],
+           [ 2.,  1.]])
+    >>> y, z = np.array([[1 + 2j, 3.0], [1j, 1.0]]), np.array([[1.0, -1j], [2.0, 2 + 1j]])
+    >>> bool(np.allclose(real_form(y) @ real_form(z), real_form(y @ z)))
+    True
+    """
     return np.block([[z.real, -z.imag], [z.imag, z.real]])
 
 
 def complex_form(a: Array) -> Array:
-    """Complex matrices, shape=[..., m, n], whose real forms are nearest to real matrices."""
+    """Complex matrices, shape=[..., m, n], whose real forms are nearest to real matrices.
+
+    See Also
+    --------
+    dlngeo.matrices.complex_geodesics.real_form
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.matrices.complex_geodesics import complex_form, real_form
+    >>> z = np.array([[1 + 2j, 3.0]])
+    >>> bool(np.allclose(complex_form(real_form(z)), z))
+    True
+    """
     m, n = a.shape[-2] // 2, a.shape[-1] // 2
     p, q, r, s = a[..., :m, :n], a[..., :m, n:], a[..., m:, :n], a[..., m:, n:]
     return (p + s) / 2 + 1j * (r - q) / 2
 
 
 def surface_of(kernel: Kernel, rank: int, field: str) -> KernelSurface | ComplexSurface:
-    """Matrices of one rank over a field with the metric of a kernel."""
+    """Matrices of one rank over a field with the metric of a kernel.
+
+    See Also
+    --------
+    dlngeo.matrices.geodesics.KernelSurface
+    dlngeo.matrices.complex_geodesics.ComplexSurface
+
+    Examples
+    --------
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.complex_geodesics import surface_of
+    >>> [type(surface_of(DepthKernel(3), 2, field)).__name__ for field in ("real", "complex")]
+    ['KernelSurface', 'ComplexSurface']
+    """
     return KernelSurface(kernel, rank) if field == "real" else ComplexSurface(kernel, rank)
 
 
 class ComplexSurface(Surface):
-    """Complex matrices of one rank with the metric of a kernel."""
+    """Complex matrices of one rank with the metric of a kernel.
+
+    See Also
+    --------
+    dlngeo.matrices.complex_geodesics.surface_of
+    dlngeo.matrices.geodesics.KernelSurface
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.complex_geodesics import ComplexSurface, real_form
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> x, v = np.array([[2.0, 1j], [0.0, 1.0]]), np.array([[1j, 1.0], [2.0, 0.0]])
+    >>> one = ComplexSurface(DepthKernel(3), 2).inner(x, v, v)
+    >>> bool(np.isclose(2 * one, KernelSurface(DepthKernel(3), 4).inner(*map(real_form, (x, v, v)))))
+    True
+    """
 
     point_ndim = 2
     field = "complex"

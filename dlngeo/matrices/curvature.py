@@ -97,6 +97,22 @@ class Curvature:
         If the metric is infinite at the point, or in its left and right directions.
     ValueError
         If its singular values are more than 1e30 apart. The methods raise one if a value leaves the range of doubles.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+    dlngeo.weights.curvature.submersed_curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.curvature import Curvature
+    >>> from dlngeo.matrices.frame import Frame
+    >>> x, y, z = np.zeros((3, 3, 3))
+    >>> x[0, 0], y[1, 0], z[2, 0] = 8, 1, 1  # of rank 1, λ = 2 at depth 3
+    >>> round(float(Curvature(Frame.at(x, DepthKernel(3), 1)).sectional(y, z)), 4)  # (1 − 1/N)/λ²
+    0.1667
     """
 
     def __init__(self, frame: Frame) -> None:

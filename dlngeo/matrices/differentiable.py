@@ -84,6 +84,23 @@ class DifferentiableFrame:
     ------
     ValueError
         As :meth:`dlngeo.matrices.frame.Frame.at`.
+
+    See Also
+    --------
+    dlngeo.matrices.frame.Frame
+    dlngeo.matrices.differentiable.frame_at
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.differentiable import DifferentiableFrame
+    >>> x = (2 * torch.eye(2, dtype=torch.float64)).requires_grad_()  # its singular values coincide
+    >>> p = torch.ones((2, 2), dtype=torch.float64)
+    >>> energy = (p * DifferentiableFrame(x, DepthKernel(2)).cometric(p)).sum()
+    >>> energy.backward()
+    >>> bool(torch.isclose((x.detach() * x.grad).sum(), energy))  # homogeneous of degree 2 − 2/N
+    True
     """
 
     def __init__(self, x: Any, kernel: Kernel, rank: int | None = None) -> None:

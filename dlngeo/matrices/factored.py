@@ -46,6 +46,22 @@ def shoot_factored(frame: Frame, z: Blocks, tolerance: float = 1e-12) -> Factors
     GeodesicError
         If the geodesic runs into a singular matrix before unit time (status ``"singular"``), or if its energy at the
         end is not that at the start to 1e-6 (status ``"not converged"``).
+
+    See Also
+    --------
+    dlngeo.matrices.factored.connect_factored
+    dlngeo.shooting.shoot
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.factored import shoot_factored
+    >>> from dlngeo.matrices.frame import Frame
+    >>> frame = Frame.at(np.diag([4.0, 1.0]), DepthKernel(2))
+    >>> u, s, vt = shoot_factored(frame, frame.split(np.diag([4.0, 2.0])))  # both square roots grow by 1
+    >>> s.round(4)
+    array([9., 4.])
     """
     energy = frame.pair(z, frame.scale(z, -1))
     left, right = span(frame.u, z.left), span(adjoint(frame.vt), z.right)
@@ -67,6 +83,21 @@ def connect_factored(start: Factors, end: Factors, kernel: Kernel, tolerance: fl
 
     Its initial velocity, in the frame of the start, and its length. The tolerance and what is raised are those of
     :func:`dlngeo.shooting.connect`.
+
+    See Also
+    --------
+    dlngeo.matrices.factored.shoot_factored
+    dlngeo.shooting.connect
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.factored import connect_factored
+    >>> start, end = (np.eye(3, 2), np.array([4.0, 1.0]), np.eye(2)), (np.eye(3, 2), np.array([9.0, 4.0]), np.eye(2))
+    >>> velocity, length = connect_factored(start, end, DepthKernel(2))
+    >>> bool(np.allclose(velocity.core, np.diag([4.0, 2.0]))), round(float(length), 4)  # √N |ΔΛ|
+    (True, 2.0)
     """
     (u0, s0, vt0), (u1, s1, vt1) = start, end
     m, n, r = u0.shape[0], vt0.shape[1], s0.size

@@ -72,7 +72,25 @@ _MOST_FACTORS = 64
 
 
 class KernelSurface(Surface):
-    """Matrices of one rank with the metric of a kernel."""
+    """Matrices of one rank with the metric of a kernel.
+
+    See Also
+    --------
+    dlngeo.matrices.complex_geodesics.surface_of
+    dlngeo.shooting.shoot
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.shooting import shoot
+    >>> x, v = np.array([[1.2, 0.3], [-0.2, 0.9]]), np.array([[0.0, 0.5], [0.1, 0.2]])
+    >>> surface = KernelSurface(DepthKernel(3), 2)
+    >>> [end], [velocity] = shoot(x, v, surface)
+    >>> bool(np.isclose(surface.inner(x, v, v), surface.inner(end, velocity, velocity)))  # the speed is constant
+    True
+    """
 
     point_ndim = 2
 

@@ -59,6 +59,21 @@ class JacobiFlow(NamedTuple):
 
     ``points`` and ``velocities`` have shape=[t, ..., m, n]; ``fields``, their covariant ``rates`` and the parallel
     ``vectors`` shape=[t, k, ..., m, n].
+
+    See Also
+    --------
+    dlngeo.matrices.jacobi.jacobi_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.jacobi import jacobi_flow
+    >>> x, v = np.array([[1.2, 0.3], [-0.2, 0.9]]), np.array([[0.0, 0.5], [0.1, 0.2]])
+    >>> flow = jacobi_flow(x, v, KernelSurface(DepthKernel(3), 2), vectors=np.stack([v, np.eye(2)]), times=[0.5, 1.0])
+    >>> flow.points.shape, flow.vectors.shape, bool(np.allclose(flow.vectors[:, 0], flow.velocities))
+    ((2, 2, 2), (2, 2, 2, 2), True)
     """
 
     points: Array
@@ -104,6 +119,23 @@ def jacobi_flow(
     ------
     GeodesicError
         As :func:`dlngeo.shooting.shoot`.
+
+    See Also
+    --------
+    dlngeo.matrices.jacobi.conjugate_time
+    dlngeo.matrices.jacobi.pull_back_exp
+    dlngeo.matrices.curvature.Curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.jacobi import jacobi_flow
+    >>> x, v = np.array([[1.2, 0.3], [-0.2, 0.9]]), np.array([[0.0, 0.5], [0.1, 0.2]])
+    >>> flow = jacobi_flow(x, v, KernelSurface(DepthKernel(3), 2), fields=0 * v[None], rates=v[None], times=[0.5, 1.0])
+    >>> bool(np.allclose(flow.fields[:, 0], [0.5 * flow.velocities[0], flow.velocities[1]]))  # the field tV
+    True
     """
     times = np.ones(1) if times is None else np.asarray(times, float)
     none = np.empty((0, *x.shape))
@@ -164,6 +196,22 @@ def pull_back_exp(
         The end points and velocities there, from :func:`dlngeo.shooting.shoot`.
     covector : array, shape=[..., m, n]
         Covectors C at the end points.
+
+    See Also
+    --------
+    dlngeo.matrices.jacobi.pull_back_log
+    dlngeo.matrices.jacobi.jacobi_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.jacobi import pull_back_exp
+    >>> x, v, c = np.eye(2), np.array([[0.0, 0.5], [0.1, 0.2]]), np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> pulled = pull_back_exp(x, v, (x + v, v), c, KernelSurface(DepthKernel(1), 2))  # exp is X + V at depth 1
+    >>> bool(np.allclose(pulled, [c, c]))
+    True
     """
     y, final = end
     rate = Frame.at(y, surface.kernel, surface.rank).cometric(covector)
@@ -200,6 +248,22 @@ def pull_back_log(
     ------
     GeodesicError
         If the points are conjugate along the geodesic, to round-off: the logarithm is not differentiable.
+
+    See Also
+    --------
+    dlngeo.matrices.jacobi.pull_back_exp
+    dlngeo.matrices.jacobi.jacobi_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.jacobi import pull_back_log
+    >>> x, v, c = np.eye(2), np.array([[0.0, 0.5], [0.1, 0.2]]), np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> pulled = pull_back_log(x, v, (x + v, v), c, KernelSurface(DepthKernel(1), 2))  # log is Y − X at depth 1
+    >>> bool(np.allclose(pulled, [-c, c]))
+    True
     """
     y, final = end
     basis, momenta = surface.basis(y)
@@ -252,6 +316,23 @@ def conjugate_time(
     ------
     GeodesicError
         As :func:`dlngeo.shooting.shoot`.
+
+    See Also
+    --------
+    dlngeo.matrices.minimality.minimality
+    dlngeo.matrices.jacobi.jacobi_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.jacobi import conjugate_time
+    >>> x, v, w = np.array([[[1.0], [0.0], [0.0]], [[0.0], [8.0], [0.0]], [[0.0], [0.0], [1.0]]])
+    >>> surface = KernelSurface(DepthKernel(16), 1)  # the cone 16 dλ² + λ²|du|²
+    >>> time = conjugate_time(x, v, surface, basis=w[None], tolerance=1e-6)
+    >>> round(time, 4)  # where u has turned by π, as tan(π/4) = 8t/4
+    0.5
     """
     basis = surface.basis(x)[0] if basis is None else basis
     grid = np.linspace(0, end, _SAMPLES + 1)[_FREE:]

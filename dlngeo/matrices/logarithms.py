@@ -62,6 +62,21 @@ class Logarithms:
         Whether a geodesic was found that is no longer than the path that was known.
     iterations : array of int, shape=[b]
         Geodesics followed, two halves counting as one.
+
+    See Also
+    --------
+    dlngeo.matrices.logarithms.logarithms
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.logarithms import logarithms
+    >>> pairs = np.stack([np.eye(2)] * 2), np.stack([np.diag([4.0, 9.0]), np.diag([-4.0, 9.0])])
+    >>> out = logarithms(*pairs, KernelSurface(DepthKernel(2), 2), 1e-10)
+    >>> out.found, out.length.round(4)  # √10 by √N |ΔΛ|; no path joins the second pair
+    (array([ True, False]), array([3.1623,    inf]))
     """
 
     def __init__(self, x0: Array) -> None:
@@ -76,6 +91,23 @@ def logarithms(x0: Array, x1: Array, surface: Any, tolerance: float) -> Logarith
 
     The miss of each, in the metric at its end and relative to the norm of that, is at most the tolerance or, if more,
     what the rounding of the points amounts to there, up to 1e-6.
+
+    See Also
+    --------
+    dlngeo.matrices.straight.between
+    dlngeo.shooting.connect_all
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.logarithms import logarithms
+    >>> from dlngeo.shooting import shoot
+    >>> surface, x, y = KernelSurface(DepthKernel(3), 2), np.array([[[1.2, 0.3], [-0.2, 0.9]]]), 2 + np.eye(2)[None]
+    >>> [end], _ = shoot(x, logarithms(x, y, surface, 1e-10).velocity, surface)
+    >>> bool(np.allclose(end, y))
+    True
     """
     out, depth = Logarithms(x0), surface.depth or 2.0
     approach = Approach(x0, x1, depth, surface.rank)

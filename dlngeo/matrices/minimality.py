@@ -58,6 +58,21 @@ class Minimality:
     conjugate_time : float or None
         Time in (0, 1) of the first conjugate point, infinite if there is none; None if none was looked for, because the
         geodesic is shortest.
+
+    See Also
+    --------
+    dlngeo.matrices.minimality.minimality
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.minimality import minimality
+    >>> x, y, v = np.eye(2), np.diag([4.0, 9.0]), np.diag([2.0, 4.0])
+    >>> found = minimality(x, y, v, KernelSurface(DepthKernel(2), 2))
+    >>> found.status, round(found.length, 4), found.conjugate_time  # √N |ΔΛ| = √10
+    ('shortest', 3.1623, None)
     """
 
     status: Literal["shortest", "locally shortest", "passes a conjugate point"]
@@ -82,6 +97,24 @@ def minimality(x: Array, y: Array, v: Array, surface: KernelSurface, basis: Arra
     ------
     GeodesicError
         As :func:`dlngeo.matrices.jacobi.conjugate_time`.
+
+    See Also
+    --------
+    dlngeo.matrices.minimality.least_distance
+    dlngeo.matrices.jacobi.conjugate_time
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.minimality import minimality
+    >>> from dlngeo.shooting import shoot
+    >>> x, v, surface = np.eye(3, 1), np.array([[0.0], [2.0], [0.0]]), KernelSurface(DepthKernel(4), 1)
+    >>> [y], _ = shoot(x, v, surface)  # on the cone 4 dλ² + λ²|du|², where no u turns by π
+    >>> found = minimality(x, y, v, surface)
+    >>> found.status, round(found.length, 4), found.conjugate_time
+    ('locally shortest', 2.0, inf)
     """
     length = math.sqrt(surface.inner(x, v, v))
     bound = min(least_distance(x, y, surface.kernel, surface.rank), length)  # which differ by rounding if they are one
@@ -94,7 +127,21 @@ def minimality(x: Array, y: Array, v: Array, surface: KernelSurface, basis: Arra
 
 
 def least_distance(x: Array, y: Array, kernel: Kernel, rank: int) -> float:
-    """Lower bound of the distance between two matrices of one rank, shape=[m, n]; see the head of this module."""
+    """Lower bound of the distance between two matrices of one rank, shape=[m, n]; see the head of this module.
+
+    See Also
+    --------
+    dlngeo.matrices.minimality.minimality
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.minimality import least_distance
+    >>> bound = least_distance(np.eye(2), np.diag([4.0, 9.0]), DepthKernel(2), 2)
+    >>> bool(np.isclose(bound**2, 2 * (1**2 + 2**2)))  # twice that of Bures and Wasserstein
+    True
+    """
     a, b = (Frame.at(point, kernel, rank) for point in (x, y))
     depth = kernel.depth
     if depth is None:

@@ -23,6 +23,21 @@ def connecting_paths(x0: Array, x1: Array, depth: float, rank: int) -> list[Path
     """Two paths from ``x0`` to ``x1`` through matrices of the given rank: by right and by left polar factors.
 
     The N-th roots of the positive factors move linearly, N being the depth.
+
+    See Also
+    --------
+    dlngeo.matrices.paths.balanced_path
+    dlngeo.matrices.approach.Approach
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.matrices.paths import connecting_paths
+    >>> x, turn = np.diag([4.0, 9.0]), np.array([[0.0, -1.0], [1.0, 0.0]])
+    >>> middles = [path(np.array([0.5]))[0] for path in connecting_paths(np.eye(2), turn @ x, 2, 2)]
+    >>> half = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)  # half of the turn
+    >>> bool(np.allclose(middles, [half @ np.diag([1.5**2, 2.0**2]), np.diag([2.0**2, 1.5**2]) @ half]))
+    True
     """
     (u0, s0, vt0), (u1, s1, vt1) = (np.linalg.svd(x, full_matrices=False) for x in (x0, x1))
     for s, name in ((s0, "first"), (s1, "second")):
@@ -113,6 +128,19 @@ def balanced_path(x0: Array, x1: Array, depth: int, rank: int) -> Path:
 
     The nearest chord between the fibres, of local optima from several starts; see :func:`dlngeo.weights.alignment.act`.
     Factors through ``rank`` inner dimensions are ``Λ Vᵀ, Λ, …, Λ, U Λ`` with ``X = U Λ^N Vᵀ``.
+
+    See Also
+    --------
+    dlngeo.matrices.paths.connecting_paths
+    dlngeo.weights.alignment.nearest_chords
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.matrices.paths import balanced_path
+    >>> [middle] = balanced_path(np.eye(2), np.diag([4.0, 9.0]), 2, 2)(np.array([0.5]))
+    >>> bool(np.allclose(middle, np.diag([1.5**2, 2.0**2])))
+    True
     """
     factors, frames = [], []
     for x in (x0, x1):

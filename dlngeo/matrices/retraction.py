@@ -96,6 +96,25 @@ def retract(frame: Frame, z: Blocks) -> Factors:
     OverflowError
         If the step is so long that the end point is not finite in double precision, or that a singular value is lost
         to zero beside others that have grown by more than 1e16.
+
+    See Also
+    --------
+    dlngeo.matrices.factored.shoot_factored
+    dlngeo.weights.projections.retract
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.factored import shoot_factored
+    >>> from dlngeo.matrices.frame import Frame
+    >>> from dlngeo.matrices.retraction import retract
+    >>> frame = Frame.at(np.array([[1.2, 0.3], [-0.2, 0.9]]), DepthKernel(3))
+    >>> steps = [frame.split(h * np.array([[0.0, 1.0], [0.5, 1.0]])) for h in (0.02, 0.01)]
+    >>> ends = [[(u * s) @ vt for u, s, vt in (move(frame, z) for move in (retract, shoot_factored))] for z in steps]
+    >>> errors = [np.linalg.norm(a - b) for a, b in ends]
+    >>> bool(7 < errors[0] / errors[1] < 9)  # half the step, an eighth of the error
+    True
     """
     kernel, end = frame.kernel, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):

@@ -55,6 +55,21 @@ class Line(NamedTuple):
         Time → points and velocities of these.
     until : array, shape=[k]
         Times at which these end at a singular matrix.
+
+    See Also
+    --------
+    dlngeo.matrices.straight.from_velocity
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.straight import from_velocity
+    >>> x, v = np.diag([4.0, 1.0])[None], -np.diag([4.0, 1.0])[None]  # the square roots are 2 − t and 1 − t/2
+    >>> [line] = from_velocity(x, v, KernelSurface(DepthKernel(2), 2))
+    >>> line.which, line.until.round(4)
+    (array([ True]), array([2.]))
     """
 
     which: Mask
@@ -63,7 +78,24 @@ class Line(NamedTuple):
 
 
 def between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
-    """Find initial velocities of shortest geodesics, shape=[b, m, n], and which pairs have one in closed form."""
+    """Find initial velocities of shortest geodesics, shape=[b, m, n], and which pairs have one in closed form.
+
+    See Also
+    --------
+    dlngeo.matrices.straight.from_velocity
+    dlngeo.matrices.logarithms.logarithms
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.straight import between
+    >>> x0, x1 = np.stack([np.eye(2)] * 2), np.array([[[4.0, 0.0], [0.0, 9.0]], [[1.0, 1.0], [0.0, 1.0]]])
+    >>> velocity, found = between(x0, x1, KernelSurface(DepthKernel(2), 2))
+    >>> found, bool(np.allclose(velocity[0], np.diag([2.0, 4.0])))  # square roots from 1 to 2 and 3
+    (array([ True, False]), True)
+    """
     velocity, found = np.zeros_like(x0), np.zeros(len(x0), dtype=bool)
     if surface.depth is None:
         return velocity, found
@@ -77,7 +109,24 @@ def between(x0: Array, x1: Array, surface: Any) -> tuple[Array, Mask]:
 
 
 def from_velocity(x: Array, v: Array, surface: Any) -> list[Line]:
-    """Geodesics in closed form of points and tangent vectors, shape=[b, m, n]; none is twice there."""
+    """Geodesics in closed form of points and tangent vectors, shape=[b, m, n]; none is twice there.
+
+    See Also
+    --------
+    dlngeo.matrices.straight.between
+    dlngeo.shooting.shoot
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.geodesics import KernelSurface
+    >>> from dlngeo.matrices.straight import from_velocity
+    >>> x, v = np.diag([4.0, 1.0])[None], np.diag([4.0, 2.0])[None]  # both square roots grow by 1
+    >>> [line] = from_velocity(x, v, KernelSurface(DepthKernel(2), 2))
+    >>> bool(np.allclose(line.at(1.0)[0], np.diag([9.0, 4.0])))
+    True
+    """
     lines: list[Line] = []
     if surface.depth is None:
         return lines

@@ -37,6 +37,22 @@ class LowRankApproximation(LeastSquares):
         If the target is not real.
     ValueError
         If it is empty or not finite, or ``squared_norm`` is given for another target than an operator.
+
+    See Also
+    --------
+    dlngeo.problems.QuadraticCost
+    dlngeo.problems.Regression
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> cost = LowRankApproximation(scipy.sparse.diags_array([3.0, 2.0, 1.0]))
+    >>> one = np.eye(3)
+    >>> round(float(cost.cost((one[:, :2], np.array([3.0, 2.0]), one[:2]))), 4)  # ½ Σ_{k>2} σ_k², the least at rank 2
+    0.5
     """
 
     _axes = 2

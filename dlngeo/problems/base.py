@@ -42,6 +42,22 @@ class MatrixCost(abc.ABC):
     ----------
     shape : tuple of int
         Shape (m, n).
+
+    See Also
+    --------
+    dlngeo.problems.FunctionCost
+    dlngeo.problems.AutodiffCost
+    dlngeo.problems.FreeEnergy
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import LowRankApproximation, MatrixCost
+    >>> cost, x = LowRankApproximation(np.eye(3, 2)), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> isinstance(cost, MatrixCost), bool(np.isclose(cost.cost(np.linalg.svd(x, full_matrices=False)), cost.cost(x)))
+    (True, True)
+    >>> cost.cost(np.stack([x, np.eye(3, 2)])).tolist()
+    [41.5, 0.0]
     """
 
     shape: tuple[int, int]

@@ -49,6 +49,21 @@ class Transition:
         branch ended, and the minimiser jumped.
     before, after : Equilibrium or None
         The last on the old branch, and the first on the new; None where no other was found, and the branch ends.
+
+    See Also
+    --------
+    dlngeo.problems.Branch
+    dlngeo.problems.continuation
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, continuation, equilibria
+    >>> diagonal, ridge = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2)), {"depth": 2, "ridge": 0.02}
+    >>> start = equilibria(diagonal, beta=20.0, n_starts=3, rng=0, **ridge)[0]
+    >>> (change,) = continuation(diagonal, start, [20.0, 15.0, 9.0], **ridge).transitions
+    >>> change.kind, round(change.beta, 4)  # 1/(4ρ)
+    ('bifurcation', 12.5)
     """
 
     beta: float
@@ -71,6 +86,22 @@ class Branch:
         In the order met.
     rank : int
         Rank r of the model.
+
+    See Also
+    --------
+    dlngeo.problems.continuation
+    dlngeo.problems.Equilibrium
+    dlngeo.problems.Transition
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import LowRankApproximation, continuation, equilibria
+    >>> cost = LowRankApproximation(np.zeros((2, 2)))
+    >>> (start,) = equilibria(cost, beta=1.0, depth=2, n_starts=3, rng=0)
+    >>> branch = continuation(cost, start, [1.0, 4.0, 16.0], depth=2)
+    >>> bool(np.allclose(branch.s[:, 0], [0.5, 0.25, 0.125])), branch.transitions  # 1/(2√β)
+    (True, [])
     """
 
     beta: np.ndarray
@@ -135,6 +166,22 @@ def continuation(
     ------
     TypeError, ValueError
         If an argument is out of range, or ``start`` is no equilibrium at ``betas[0]``.
+
+    See Also
+    --------
+    dlngeo.problems.equilibria
+    dlngeo.problems.Branch
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import LowRankApproximation, continuation, equilibria
+    >>> cost = LowRankApproximation(np.zeros((2, 2)))
+    >>> (start,) = equilibria(cost, beta=1.0, depth=2, n_starts=3, rng=0)
+    >>> up = continuation(cost, start, [1.0, 2.0, 4.0], depth=2)
+    >>> down = continuation(cost, up.equilibria[-1], [4.0, 2.0, 1.0], depth=2)
+    >>> bool(np.allclose(up.s, down.s[::-1])), bool(np.allclose(down.s[-1], 0.5))  # no hysteresis
+    (True, True)
     """
     values = _check.real(betas, "betas").astype(float)
     turns = np.diff(values)

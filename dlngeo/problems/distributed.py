@@ -36,6 +36,20 @@ class RowBlock(NamedTuple):
 
     ``load()`` returns ``(rows, cols, values)``, with rows counted from the top of the whole matrix. It is pickled, runs
     on a worker, and again on another if the first is lost: it must return the same entries each time.
+
+    See Also
+    --------
+    dlngeo.problems.DistributedCompletion
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import RowBlock
+    >>> rows, columns, values = np.array([0, 1, 1, 2]), np.array([0, 0, 2, 1]), np.array([1.0, 2.0, 3.0, 4.0])
+    >>> block = RowBlock(1, 3, lambda: (rows[1:], columns[1:], values[1:]))
+    >>> [part.tolist() for part in block.load()]
+    [[1, 1, 2], [0, 2, 1], [2.0, 3.0, 4.0]]
     """
 
     first: int

@@ -60,6 +60,23 @@ class Equilibrium:
         Those of the Riemannian Hessian, ascending: rates of the gradient flow.
     point : triple of arrays
         ``(u, s, vt)``.
+
+    See Also
+    --------
+    dlngeo.problems.equilibria
+    dlngeo.problems.Branch
+    dlngeo.problems.FreeEnergy
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import FreeEnergy, LowRankApproximation, equilibria
+    >>> cost = LowRankApproximation(np.zeros((2, 2)))
+    >>> (one,) = equilibria(cost, beta=1.0, depth=2, n_starts=3, rng=0)
+    >>> one.kind, one.dimension, np.round(one.s, 4)  # half a rotation, by any angle
+    ('degenerate minimum', 1, array([0.5, 0.5]))
+    >>> bool(np.allclose(FreeEnergy(cost, beta=1.0, depth=2).euclidean_gradient(one.x), 0, atol=1e-8))
+    True
     """
 
     kind: str
@@ -130,13 +147,19 @@ def equilibria(
     UnboundedError
         If F is not bounded below: by :func:`~dlngeo.problems.confinement`, or as descents show that run away.
 
+    See Also
+    --------
+    dlngeo.problems.Equilibrium
+    dlngeo.problems.continuation
+    dlngeo.problems.confinement
+
     Examples
     --------
     >>> from dlngeo.problems import MatrixCompletion
     >>> data = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2))
-    >>> least, *_ = equilibria(data, beta=100.0, depth=2, ridge=0.02, rng=0)
-    >>> least.kind, np.round(least.s, 4)
-    ('minimum', array([0.9853, 0.9853]))
+    >>> least, *_ = equilibria(data, beta=100.0, depth=2, ridge=0.02, n_starts=3, rng=0)
+    >>> least.kind, np.round(least.s, 4)  # where σ − 1 + ρσ = 1/(4βσ)
+    ('minimum', array([0.9829, 0.9829]))
     """
     free = FreeEnergy(cost, beta, depth, rank, widths, decay=decay, ridge=ridge)
     n_starts, scale = _check.positive_integer(n_starts, "n_starts"), _check.positive(scale, "scale")

@@ -57,6 +57,20 @@ class FunctionCost(MatrixCost):
     TypeError, ValueError
         If one is no function; when it is evaluated, if it returns something of another shape or a gradient that is not
         finite.
+
+    See Also
+    --------
+    dlngeo.problems.AutodiffCost
+    dlngeo.problems.MatrixCost
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import FunctionCost
+    >>> cost = FunctionCost(lambda x: np.sum(x**4) / 4, lambda x: x**3, (2, 2))
+    >>> x, z = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([[1.0, 1.0], [1.0, 2.0]])
+    >>> bool(np.allclose(cost.euclidean_hessian(x, z), 3 * x**2 * z, atol=1e-6))  # by differences
+    True
     """
 
     def __init__(
@@ -133,6 +147,12 @@ class FreeEnergy(MatrixCost):
     ------
     TypeError, ValueError
         If a number is out of range, or the depth is infinite and the layers decay.
+
+    See Also
+    --------
+    dlngeo.problems.equilibria
+    dlngeo.problems.confinement
+    dlngeo.entropy
 
     Examples
     --------

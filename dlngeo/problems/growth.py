@@ -55,6 +55,23 @@ class Followed(Solution):
         Steps that were refused, and repeated shorter; products with the Hessian.
     error : float
         Sum of the estimated errors of all steps, each relative to the point where it was made.
+
+    See Also
+    --------
+    dlngeo.problems.MatrixCompletion
+    dlngeo.problems.Solution
+    dlngeo.flows.limits.escape_time
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion
+    >>> flow = MatrixCompletion.from_matrix(np.diag([3.0, 1.0])).follow(depth=3, size=1e-3)
+    >>> flow.rank, np.round(flow.point[1], 4)
+    (2, array([3., 1.]))
+    >>> first, second = flow.births
+    >>> round(second / first, 2)  # one third of the slope, thrice the wait
+    3.0
     """
 
     flow_time: float = 0.0

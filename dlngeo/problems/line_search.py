@@ -45,6 +45,24 @@ class QuadraticLineSearcher:
         If ``cost`` is no :class:`MatrixCost`.
     ValueError
         If ``sufficient_decrease`` is not in (0, ½).
+
+    See Also
+    --------
+    dlngeo.pymanopt.SmallStartLineSearcher
+    dlngeo.problems.MatrixCost
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> from dlngeo.problems import LowRankApproximation, QuadraticLineSearcher
+    >>> target = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> cost = LowRankApproximation(target)
+    >>> search = QuadraticLineSearcher(cost)
+    >>> solver = pymanopt.optimizers.SteepestDescent(line_searcher=search, max_iterations=1, verbosity=0)
+    >>> problem = cost.problem(pymanopt.manifolds.Euclidean(2, 2))
+    >>> bool(np.allclose(solver.run(problem, initial_point=np.zeros((2, 2))).point, target))  # one step
+    True
     """
 
     def __init__(self, cost: MatrixCost, sufficient_decrease: float = 0.1, max_trials: int = 25) -> None:

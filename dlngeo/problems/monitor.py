@@ -37,6 +37,23 @@ class Record:
         Singular values of the point, if it is a matrix or a triple ``(u, s, vt)``.
     seconds : float
         Time since the start, the watching itself not counted.
+
+    See Also
+    --------
+    dlngeo.problems.Solution
+    dlngeo.problems.solve
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> manifold = pymanopt.manifolds.Euclidean(2, 2)
+    >>> solver = pymanopt.optimizers.SteepestDescent(verbosity=0)
+    >>> found = LowRankApproximation(np.diag([3.0, 4.0])).solve(manifold, solver, initial_point=np.zeros((2, 2)))
+    >>> first = found.history[0]
+    >>> first.iteration, first.cost, first.gradient_norm, first.heldout_error
+    (0, 12.5, 5.0, nan)
     """
 
     iteration: int
@@ -69,6 +86,23 @@ class Solution:
         What was seen there.
     history : list of Record
         One for each accepted point, the initial one first.
+
+    See Also
+    --------
+    dlngeo.problems.solve
+    dlngeo.problems.Record
+    dlngeo.problems.Followed
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymanopt.optimizers import TrustRegions
+    >>> from dlngeo import FixedRank
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> cost = LowRankApproximation(np.diag([3.0, 2.0, 1.0]))
+    >>> found = cost.solve(FixedRank(3, 3, 2, depth=3, rng=0), TrustRegions(verbosity=0))
+    >>> found.status, np.round(np.sort(found.point[1]), 4), round(found.best.cost, 4)
+    ('converged', array([2., 3.]), 0.5)
     """
 
     status: str
@@ -121,6 +155,21 @@ def solve(
         If the cost is infinite or NaN at the initial point, or if ``patience`` is given with nothing to watch.
     KeyboardInterrupt
         If interrupted before the initial point was evaluated.
+
+    See Also
+    --------
+    dlngeo.problems.Solution
+    dlngeo.pymanopt.GradientFlow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> from dlngeo.problems import LowRankApproximation, solve
+    >>> problem = LowRankApproximation(np.eye(2)).problem(pymanopt.manifolds.Euclidean(2, 2))
+    >>> solver, start = pymanopt.optimizers.SteepestDescent(verbosity=0), np.zeros((2, 2))
+    >>> solve(problem, solver, initial_point=start, heldout_error=np.linalg.norm, patience=1).status  # which only grows
+    'stopped early'
     """
     monitored = Monitored(problem, heldout_error, patience, tolerance, callback)
     if initial_point is None:

@@ -44,6 +44,21 @@ class Regression(LeastSquares):
         dependent.
     TypeError
         If the data are not real.
+
+    See Also
+    --------
+    dlngeo.problems.QuadraticCost
+    dlngeo.problems.LowRankApproximation
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import Regression
+    >>> inputs, outputs = np.array([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), np.array([[0.0, 3.0, 3.0]])
+    >>> line = np.linalg.lstsq(inputs.T, outputs.T, rcond=None)[0].T  # 1.5 t + 0.5, with residuals ½, 1, ½
+    >>> cost = Regression(inputs, outputs)
+    >>> bool(np.allclose(cost.euclidean_gradient(line), 0)), round(float(cost.cost(line)), 4)
+    (True, 0.75)
     """
 
     _axes = 2

@@ -111,6 +111,20 @@ class Sweep:
         Iterations of conjugate gradients.
     seconds : float
         Time since the start.
+
+    See Also
+    --------
+    dlngeo.problems.Completed
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion
+    >>> x = np.outer([1.0, 2.0, 3.0, 4.0], [1.0, -1.0, 2.0, 5.0])
+    >>> history = MatrixCompletion.from_matrix(x, x < 20).complete().history
+    >>> bool(np.all(np.diff([sweep.floor for sweep in history]) <= 0)), history[-1].rank, history[-1].residual < 1e-9
+    (True, 1, True)
     """
 
     iteration: int
@@ -141,6 +155,22 @@ class Completed:
         The sweeps that led to the point. Those of the folds, if there were any, are not among them.
     empty_rows, empty_columns : array of int
         Rows and columns without entries, which the point fills with zeros.
+
+    See Also
+    --------
+    dlngeo.problems.MatrixCompletion
+    dlngeo.problems.Sweep
+    dlngeo.problems.FittedTable
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion
+    >>> x = np.outer([1.0, 2.0, 3.0, 4.0], [1.0, -1.0, 2.0, 5.0])
+    >>> done = MatrixCompletion.from_matrix(x, x < 20).complete()  # all but the last entry
+    >>> u, s, vt = done.point
+    >>> done.status, done.rank, bool(np.allclose((u * s) @ vt, x, rtol=1e-6))
+    ('exact', 1, True)
     """
 
     status: str

@@ -54,6 +54,21 @@ class RankOneSensing(_Sensing):
         If the numbers of measurements differ, there is none, or an entry is not finite.
     TypeError
         If the data are not real.
+
+    See Also
+    --------
+    dlngeo.problems.MatrixSensing
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, RankOneSensing
+    >>> one, rows, columns, values = np.eye(3), [0, 1, 2], [1, 1, 0], [1.0, 2.0, 3.0]
+    >>> cost, x = RankOneSensing(one[rows], one[columns], values), np.arange(9.0).reshape(3, 3)
+    >>> completion = MatrixCompletion(rows, columns, values, (3, 3))
+    >>> bool(np.allclose(cost.euclidean_gradient(x), completion.euclidean_gradient(x)))
+    True
     """
 
     def __init__(self, left: Any, right: Any, values: Any) -> None:
@@ -96,6 +111,21 @@ class MatrixSensing(_Sensing):
         If the numbers of measurements and values differ, there is none, or an entry is not finite.
     TypeError
         If the data are not real.
+
+    See Also
+    --------
+    dlngeo.problems.RankOneSensing
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixSensing
+    >>> cost = MatrixSensing([np.eye(2), np.ones((2, 2))], [2.0, 4.0])  # the trace, and the sum of all entries
+    >>> float(cost.cost(np.ones((2, 2)))), float(cost.cost(np.eye(2)))  # 0, and ½ (2 − 4)²
+    (0.0, 2.0)
+    >>> cost.euclidean_gradient(np.eye(2)).tolist()
+    [[-2.0, -2.0], [-2.0, -2.0]]
     """
 
     def __init__(self, measurements: Any, values: Any) -> None:

@@ -62,6 +62,23 @@ class FittedTable:
         Variance of the noise, as the fit estimates it: what is left, for each degree of freedom.
     heldout : dict of str to array
         Errors of each method on the entries held out to choose among them; empty where there was no choice.
+
+    See Also
+    --------
+    dlngeo.problems.fit_table
+    dlngeo.problems.Completed
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, fit_table
+    >>> x = np.add.outer([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> table = fit_table(MatrixCompletion.from_matrix(x, x < 7), "offsets")  # all but the last entry
+    >>> table.rank, bool(np.allclose(table.dense(), x, atol=1e-6))
+    (0, True)
+    >>> bool(np.isclose(table.at(np.array([-1]), np.array([-1]))[0], table.mean + table.row_offsets[-1]
+    ...                 + table.column_offsets[-1]))
+    True
     """
 
     method: str
@@ -128,6 +145,20 @@ def fit_table(
     ------
     ValueError
         If the method is none of these, or rank or depth are not possible.
+
+    See Also
+    --------
+    dlngeo.problems.FittedTable
+    dlngeo.problems.MatrixCompletion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, fit_table
+    >>> x = np.add.outer([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> table = fit_table(MatrixCompletion.from_matrix(x, x < 7), "offsets")  # all but the last entry
+    >>> round(float(table.at(np.array([3]), np.array([4]))[0]), 4)  # 3 + 4
+    7.0
     """
     if method not in (*METHODS, "auto"):
         raise ValueError(f"method must be one of {(*METHODS, 'auto')}, got {method!r}.")

@@ -65,6 +65,23 @@ class Check:
         Step lengths, descending, and errors; NaN where the curve ends before the step.
     noise : float
         Noise of the errors.
+
+    See Also
+    --------
+    dlngeo.pymanopt.check_gradient
+    dlngeo.pymanopt.check_hessian
+    dlngeo.pymanopt.check_retraction
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> from dlngeo.pymanopt import check_gradient
+    >>> manifold = pymanopt.manifolds.Euclidean(3)
+    >>> cost, wrong = (pymanopt.function.numpy(manifold)(f) for f in (lambda x: x @ x / 2, lambda x: 2 * x))
+    >>> check = check_gradient(pymanopt.Problem(manifold, cost, euclidean_gradient=wrong), rng=0)
+    >>> bool(check), round(check.slope, 1), check.order  # the wrong part is of the first order
+    (False, 1.0, 2)
     """
 
     name: str
@@ -162,6 +179,24 @@ def check_gradient(
     ------
     ValueError
         If a tangent vector comes without its point, or the cost at the point is not finite.
+
+    See Also
+    --------
+    dlngeo.pymanopt.check_hessian
+    dlngeo.pymanopt.Check
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> from dlngeo.pymanopt import check_gradient
+    >>> manifold = pymanopt.manifolds.Euclidean(3)
+    >>> cost, right, wrong = (
+    ...     pymanopt.function.numpy(manifold)(f) for f in (lambda x: x @ x / 2, lambda x: x, lambda x: 2 * x)
+    ... )
+    >>> problems = [pymanopt.Problem(manifold, cost, euclidean_gradient=gradient) for gradient in (right, wrong)]
+    >>> [bool(check_gradient(problem, rng=0)) for problem in problems]
+    [True, False]
     """
     manifold = problem.manifold
     with seeded(rng):
@@ -207,6 +242,23 @@ def check_hessian(
         If a tangent vector comes without its point, the cost at the point is not finite, or ``curve`` is unknown.
     NotImplementedError
         If the manifold has no Hessian.
+
+    See Also
+    --------
+    dlngeo.pymanopt.check_gradient
+    dlngeo.pymanopt.Check
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import FunctionCost
+    >>> from dlngeo.pymanopt import FixedRank, check_hessian
+    >>> manifold = FixedRank(3, 3, 2, depth=3, rng=0)
+    >>> def posed(factor):
+    ...     hessian = lambda x, z: factor * x**2 * z
+    ...     return FunctionCost(lambda x: np.sum(x**4) / 4, lambda x: x**3, (3, 3), hessian).problem(manifold)
+    >>> [bool(check_hessian(posed(factor), rng=0)) for factor in (3.0, 2.0)]
+    [True, False]
     """
     if curve not in (None, "exp", "retraction"):
         raise ValueError(f'curve must be "exp", "retraction" or None, got {curve!r}.')
@@ -282,6 +334,20 @@ def check_retraction(
     ------
     ValueError
         If a tangent vector comes without its point, or there is no exponential map.
+
+    See Also
+    --------
+    dlngeo.pymanopt.Check
+    dlngeo.pymanopt.check_hessian
+
+    Examples
+    --------
+    >>> from pymanopt.manifolds import Stiefel
+    >>> from dlngeo.pymanopt import FixedRank, check_retraction
+    >>> bool(check_retraction(FixedRank(5, 4, 2, depth=3, rng=0), rng=0))
+    True
+    >>> [bool(check_retraction(Stiefel(4, 2), order=order, rng=0)) for order in (1, 2)]  # by QR: no more than that
+    [True, False]
     """
     with seeded(rng):
         point, direction = draw(manifold, point, tangent_vector)

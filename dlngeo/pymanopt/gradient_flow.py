@@ -40,6 +40,23 @@ class GradientFlowResult(OptimizerResult):
         Size of the next step.
     largest_gradient : float
         Largest norm of the gradient on the way.
+
+    See Also
+    --------
+    dlngeo.pymanopt.GradientFlow
+    dlngeo.flows.Flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymanopt.manifolds import Euclidean
+    >>> from dlngeo.problems import LowRankApproximation
+    >>> from dlngeo.pymanopt import GradientFlow
+    >>> target = np.diag([3.0, 2.0])
+    >>> problem = LowRankApproximation(target).problem(Euclidean(2, 2))
+    >>> result = GradientFlow(flow_time=1.0).run(problem, initial_point=np.zeros((2, 2)))
+    >>> result.flow_time, bool(np.allclose(result.point, (1 - np.exp(-1)) * target))  # exact where it is linear
+    (1.0, True)
     """
 
     flow_time: float = 0.0

@@ -38,6 +38,20 @@ class BrownianMotion(Langevin):
     ------
     TypeError, ValueError
         If the step is not positive, or the space has no metric.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.thermodynamics.brownian.brownian_singular_values
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import BrownianMotion
+    >>> walk = BrownianMotion(Euclidean(2), 0.1).sample(np.zeros((4000, 2)), 5, rng=0)
+    >>> bool(abs(np.mean(np.sum(walk.points[:, -1] ** 2, axis=-1)) - 2 * 0.5) < 0.1)  # dim · t
+    True
     """
 
     def __init__(self, space: Any, step_size: float) -> None:

@@ -43,6 +43,23 @@ class Samples:
         ``"complete"`` or ``"interrupted"``.
     settings : dict
         What the sampler was told.
+
+    See Also
+    --------
+    dlngeo.sampling.Sampler
+    dlngeo.sampling.sweep
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import BrownianMotion
+    >>> walk, start, rng = BrownianMotion(Euclidean(2), 0.1), np.zeros((3, 2)), np.random.default_rng(0)
+    >>> first = walk.sample(start, 5, rng=rng)
+    >>> second = walk.sample(first, 5, rng=rng)
+    >>> both = np.concatenate([first.points, second.points], axis=1)
+    >>> np.array_equal(both, walk.sample(start, 10, rng=0).points)
+    True
     """
 
     points: np.ndarray
@@ -158,6 +175,29 @@ class Sampler(ABC):
     """A Markov chain on batched points, whose whole state is a dictionary of arrays with the chains as leading axis.
 
     Implement :meth:`start`, :meth:`step`, :meth:`points` and :meth:`settings`; :meth:`sample` runs it.
+
+    See Also
+    --------
+    dlngeo.sampling.Samples
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import Sampler
+    >>> class Walk(Sampler):
+    ...     def start(self, points):
+    ...         return {"x": points}
+    ...     def step(self, state, rng):
+    ...         return {"x": state["x"] + rng.standard_normal(state["x"].shape)}
+    ...     def points(self, state):
+    ...         return state["x"]
+    ...     def settings(self):
+    ...         return {"sampler": "Walk"}
+    >>> walk = Walk().sample(np.zeros((10000, 1)), 25, rng=0)
+    >>> walk.points.shape, bool(abs(walk.points[:, -1].var() - 25) < 2)
+    ((10000, 25, 1), True)
     """
 
     #: What points hold: complex ones are refused by samplers of real ones.

@@ -32,6 +32,21 @@ def from_pymanopt(manifold: Any, shape: tuple[int, ...]) -> _Space:
     ------
     ValueError
         If points of the manifold consist of several arrays.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.BrownianMotion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymanopt.manifolds import Sphere
+    >>> from dlngeo.sampling import BrownianMotion, from_pymanopt
+    >>> pole = np.tile([0.0, 0.0, 1.0], (400, 1))
+    >>> walk = BrownianMotion(from_pymanopt(Sphere(3), (3,)), 0.05).sample(pole, 4, rng=0)
+    >>> bool(abs(np.mean(walk.points[:, -1, 2]) - np.exp(-0.2)) < 0.05)  # e^{−t}: ½Δz = −z
+    True
     """
     if manifold.point_layout != 1:
         raise ValueError(

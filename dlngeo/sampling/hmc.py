@@ -94,10 +94,24 @@ class ConstrainedHMC(BalancedSampler):
     TypeError, ValueError
         If a number is out of range, the space has no balanced weights, or a gradient is missing.
 
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.UpstairsLangevin
+
     Notes
     -----
     Statistics: ``energy``; ``accept_probability`` and ``accepted``; ``converged``, whether all steps of the trajectory
     led back; ``residual``, by how much the ways back missed at most, relative to λ_1, where the rank is a constraint.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import ConstrainedHMC
+    >>> hmc = ConstrainedHMC((2, 2, 2), lambda x: np.sum(x**2, axis=(1, 2)) / 2, lambda x: x, 1.0, 0.8, 5)
+    >>> draws = hmc.sample(np.broadcast_to(np.eye(2), (500, 2, 2)), 60, burn_in=20, rng=0)
+    >>> bool(abs(draws.statistics["energy"].mean() - 1) < 0.1)  # dim/(2Nβ), as E has the degree 2N in the weights
+    True
     """
 
     def __init__(

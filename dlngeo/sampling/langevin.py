@@ -17,7 +17,8 @@ References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004, Section 10.
 .. [2] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [3] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+.. [3] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+       noise", arXiv:2602.12257.
 """
 
 from __future__ import annotations

@@ -47,6 +47,20 @@ class SpectralPotential:
         Maps λ, shape=[n_chains, r], to f, shape=[n_chains].
     derivative : callable
         Maps λ, shape=[n_chains, r], to ``∂f/∂λ_k``, shape=[n_chains, r].
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import SpectralPotential
+    >>> squares = SpectralPotential(lambda lam: np.sum(lam**6, axis=-1) / 2, lambda lam: 3 * lam**5)  # ½‖X‖² at N = 3
+    >>> lam = np.array([[2.0, 0.5]])
+    >>> bool(np.isclose(squares.value(lam)[0], np.linalg.norm(np.diag(lam[0] ** 3)) ** 2 / 2))
+    True
     """
 
     value: Potential
@@ -54,11 +68,48 @@ class SpectralPotential:
 
 
 class StepSizeWarning(RuntimeWarning):
-    """Steps of a chain are too long for its potential, and averages may be far off, by any factor."""
+    """Steps of a chain are too long for its potential, and averages may be far off, by any factor.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.UpstairsLangevin
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import Langevin, StepSizeWarning
+    >>> chain = Langevin(Euclidean(1), lambda x: x**3, 1e6, 0.5)  # from 3 to 3 − 0.5 · 3³, where it is steeper
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = chain.sample(np.full((1, 1), 3.0), 2, rng=0)
+    >>> any(issubclass(one.category, StepSizeWarning) for one in caught)
+    True
+    """
 
 
 class UnconfinedWarning(RuntimeWarning):
-    """The law of a chain has no finite mass: averages do not converge, however long it is."""
+    """The law of a chain has no finite mass: averages do not converge, however long it is.
+
+    See Also
+    --------
+    dlngeo.problems.confinement
+    dlngeo.sampling.UpstairsLangevin
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from dlngeo.problems import MatrixCompletion
+    >>> from dlngeo.sampling import UnconfinedWarning, UpstairsLangevin
+    >>> data = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2))  # nothing holds the other two entries
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = UpstairsLangevin((2, 2, 2), data.euclidean_gradient, 1.0, 0.01)
+    >>> any(issubclass(one.category, UnconfinedWarning) for one in caught)
+    True
+    """
 
 
 def require_confined(gradient: Any, depth: float, rank: int | None, widths: Sequence[int] | None, noise: Noise) -> None:

@@ -21,7 +21,8 @@ downstairs, in fewer variables and with longer steps; this is what training with
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [2] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+.. [2] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+       noise", arXiv:2602.12257.
 """
 
 from __future__ import annotations
@@ -70,6 +71,20 @@ class UpstairsLangevin(BalancedSampler):
     ------
     TypeError, ValueError
         If a number is out of range, or the space has no balanced weights.
+
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.ConstrainedHMC
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import UpstairsLangevin
+    >>> cold = UpstairsLangevin((2, 2, 2), lambda x: x, beta=1e16, step_size=1e-3)
+    >>> end = cold.sample(np.diag([2.0, 1.0])[None], 1, rng=0).points[0, 0]
+    >>> bool(np.allclose(end, np.diag([2 * (1 - 2e-3) ** 2, (1 - 1e-3) ** 2]), atol=1e-6))  # a step of two layers √σ
+    True
     """
 
     def __init__(

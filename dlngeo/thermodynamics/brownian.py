@@ -65,6 +65,18 @@ def brownian_drift(s: Any, kernel: Kernel, shape: tuple[int, int]) -> np.ndarray
     ------
     TypeError, ValueError
         If the kernel is none, singular values are not positive or not different, or more than the least side.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.brownian.brownian_moments
+    dlngeo.sampling.BrownianMotion
+
+    Examples
+    --------
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.thermodynamics.brownian import brownian_drift
+    >>> round(float(brownian_drift([2.0], DepthKernel(1), (3, 1))[0]), 4)  # Bessel's in R³, (3 − 1)/(2σ)
+    0.5
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a dlngeo.Kernel, got {type(kernel).__name__}; see dlngeo.DepthKernel.")
@@ -121,6 +133,17 @@ def brownian_moments(s: Any, t: float, depth: float, shape: tuple[int, int]) -> 
     ------
     TypeError, ValueError
         If a number is out of range, or infinite depth is asked for matrices that are not square and of full rank.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.brownian.brownian_singular_values
+    dlngeo.thermodynamics.brownian.brownian_drift
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.brownian import brownian_moments
+    >>> brownian_moments([2.0], 1.0, 1, (3, 1))  # in R³: 2² + 3t, and 2⁴ + 10 (2² t + 3t²/2)
+    (7.0, 71.0)
     """
     s, t, depth, columns = _arguments(s, t, depth, shape)
     r = len(s)
@@ -150,6 +173,21 @@ def brownian_singular_values(
     ------
     TypeError, ValueError
         As for :func:`brownian_moments`.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.brownian.brownian_moments
+    dlngeo.sampling.BrownianMotion
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.brownian import brownian_moments, brownian_singular_values
+    >>> s = brownian_singular_values([2.0, 1.0], 0.5, 3, (4, 3), size=20_000, rng=0)
+    >>> squares = np.sum(s ** (2 / 3), axis=-1)
+    >>> mean, error = squares.mean(), squares.std() / np.sqrt(len(squares))
+    >>> bool(abs(mean - brownian_moments([2.0, 1.0], 0.5, 3, (4, 3))[0]) < 4 * error)
+    True
     """
     s, t, depth, columns = _arguments(s, t, depth, shape)
     size, r = _check.positive_integer(size, "size"), len(s)

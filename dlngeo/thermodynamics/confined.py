@@ -47,7 +47,23 @@ _MOST_ROWS = 12  # of which all subsets are tried
 
 
 class UnboundedError(ValueError):
-    """A free energy is not bounded below; ``ray`` is a direction along which it falls, or None."""
+    """A free energy is not bounded below; ``ray`` is a direction along which it falls, or None.
+
+    See Also
+    --------
+    dlngeo.problems.confinement
+    dlngeo.problems.equilibria
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, UnboundedError, equilibria
+    >>> try:
+    ...     equilibria(MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2)), beta=1.0, depth=2)
+    ... except UnboundedError as error:
+    ...     print(bool(np.allclose(np.diag(error.ray), 0)))  # along entries that were not seen
+    True
+    """
 
     def __init__(self, message: str, ray: np.ndarray | None = None) -> None:
         super().__init__(message)
@@ -68,6 +84,19 @@ class Confinement:
         A direction of norm 1 along which F goes to −∞.
     reason : str
         Why, and the remedy.
+
+    See Also
+    --------
+    dlngeo.problems.confinement
+    dlngeo.problems.UnboundedError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.problems import MatrixCompletion, confinement
+    >>> found = confinement(MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2)), depth=2)
+    >>> found.bounded, bool(np.allclose(np.diag(found.ray), 0)), bool(np.isclose(np.linalg.norm(found.ray), 1))
+    (False, True, True)
     """
 
     bounded: bool | None
@@ -105,6 +134,11 @@ def confinement(
     ------
     TypeError, ValueError
         If an argument is out of range.
+
+    See Also
+    --------
+    dlngeo.problems.Confinement
+    dlngeo.problems.FreeEnergy
 
     Examples
     --------

@@ -403,7 +403,23 @@ def require_positive(xp: Any, s: Any) -> None:
 
 
 def require_spectral(entropy: Any, field: _check.Field = "real") -> SpectralEntropy:
-    """Return the entropy after checking its type, and that it is one of real matrices where these are meant."""
+    """Return the entropy after checking its type, and that it is one of real matrices where these are meant.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.SpectralEntropy
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy, require_spectral
+    >>> require_spectral(SpectralEntropy(4, 3, 2)).rank
+    3
+    >>> try:
+    ...     require_spectral(SpectralEntropy(4, 3, 2, field="complex"))
+    ... except TypeError as error:
+    ...     print(str(error).split(",")[0])
+    the entropy is that of complex matrices
+    """
     if not isinstance(entropy, SpectralEntropy):
         raise TypeError(
             f"entropy must be a SpectralEntropy, which holds depth, rank and shapes, got {type(entropy).__name__}."

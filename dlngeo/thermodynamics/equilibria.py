@@ -26,7 +26,7 @@ Time is that of the unnormalised metric; at infinite depth that of the normalise
 
 References
 ----------
-.. [1] T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+.. [1] A. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
 """
 
 from __future__ import annotations
@@ -64,6 +64,19 @@ class Equilibrium(NamedTuple):
     ``s`` holds its singular values, decreasing, shape=[r]; ``free_energy`` is F there, and ``residual`` the largest
     ``|σ_k ∂F/∂σ_k|``. The matrices with these singular values form a manifold of ``dimension``
     ``r(m + n − r) − r − Σ_i m_i(m_i − 1)/2``, the m_i being the multiplicities: ``s O(d)`` has dimension d(d − 1)/2.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.equilibria.minimisers
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.equilibria import minimisers
+    >>> [best] = minimisers(lambda s: s @ s / 2, lambda s: s, SpectralEntropy(3, 3, 2), 0.5, n_starts=4, rng=0)
+    >>> best.s.round(4), best.dimension  # the rotations and reflections
+    (array([1., 1., 1.]), 3)
     """
 
     s: Array
@@ -107,6 +120,18 @@ def equal_equilibria(
     ------
     TypeError, ValueError
         If ``beta`` or the interval are not positive, the interval does not increase, or ``f′`` is NaN in it.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.equilibria.minimisers
+    dlngeo.thermodynamics.equilibria.relaxation_rates
+
+    Examples
+    --------
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.equilibria import equal_equilibria
+    >>> equal_equilibria(lambda s: s, SpectralEntropy(3, 3, 2), 0.5).round(4)  # s² = (d − 1)(N − 1)/(2Nβ)
+    array([1.])
     """
     one = np.ones(require_spectral(entropy).rank)
     beta, n_intervals = _check.positive(beta, "beta"), _check.positive_integer(n_intervals, "n_intervals")
@@ -165,6 +190,22 @@ def minimisers(
     TypeError, ValueError
         If an argument is out of range, the energy or its derivatives at a start are not numbers of the right shape, or
         no descent converges: then F may not be bounded below, or be least at a singular matrix.
+
+    See Also
+    --------
+    dlngeo.free_energy
+    dlngeo.thermodynamics.equilibria.equal_equilibria
+    dlngeo.thermodynamics.laws.SpectralLaw
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.equilibria import minimisers
+    >>> entropy = SpectralEntropy(3, 3, 2)
+    >>> [best] = minimisers(lambda s: s @ s / 2, lambda s: s, entropy, 0.5, n_starts=4, rng=0)
+    >>> bool(np.isclose(best.free_energy, 3 / 2 - entropy(np.ones(3)) / 0.5))  # of s = (1, 1, 1)
+    True
     """
     beta, scale, rank = _check.positive(beta, "beta"), _check.positive(scale, "scale"), require_spectral(entropy).rank
     generator = np.random.default_rng(rng)
@@ -244,6 +285,21 @@ def relaxation(
     TypeError, ValueError
         If an argument is out of range, the derivatives are not numbers of the right shape, or the integration fails,
         as it does where a singular value reaches zero.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.equilibria.relaxation_rates
+    dlngeo.gradient_flow
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.equilibria import relaxation
+    >>> t = np.array([0.0, 0.1, 1.0])
+    >>> s = relaxation(lambda s: s, SpectralEntropy(3, 3, 2), 0.5, 2 * np.ones(3), t)
+    >>> bool(np.allclose(s[:, 0], 1 / np.tanh(2 * t + np.arctanh(0.5))))  # solves ṡ = −2(s² − 1)
+    True
     """
     beta, times = _check.positive(beta, "beta"), np.asarray(t, dtype=float)
     tolerance, start = _check.positive(tolerance, "tolerance"), _equilibrium(s, entropy)
@@ -297,6 +353,19 @@ def relaxation_rates(energy_hessian: ArrayLike, entropy: SpectralEntropy, beta: 
     TypeError, ValueError
         If ``beta`` is not positive, a singular value not positive and finite, or the Hessian not finite, symmetric and
         of their number.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.equilibria.relaxation
+    dlngeo.thermodynamics.equilibria.equal_equilibria
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.equilibria import relaxation_rates
+    >>> relaxation_rates(np.eye(3), SpectralEntropy(3, 3, 2), 0.5, np.ones(3)).round(4)  # two of differences
+    array([2.5, 2.5, 4. ])
     """
     sigma, given = _equilibrium(s, entropy), np.asarray(energy_hessian, dtype=float)
     square = given.shape == (entropy.rank, entropy.rank) and np.all(np.isfinite(given))

@@ -16,7 +16,7 @@ PyTorch or JAX traces their argument; see :mod:`dlngeo.matrices.differentiable`.
 References
 ----------
 .. [1] G. Menon, T. Yu, "An entropy formula for the deep linear network", arXiv:2509.09088.
-.. [2] T. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
+.. [2] A. Chen, T. Kotwal, G. Menon, "Entropic regularization in the deep linear network", arXiv:2512.06137.
 .. [3] A. S. Lewis, H. S. Sendov, "Twice differentiable spectral functions", SIAM J. Matrix Anal. Appl. 23 (2001).
 """
 
@@ -178,6 +178,19 @@ def entropy_hessian(
     ------
     TypeError, ValueError
         As :func:`entropy_gradient`, and if the direction has another shape or NaN or infinite entries.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.free_energy.entropy_gradient
+    dlngeo.thermodynamics.free_energy.spectral_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import entropy_gradient, entropy_hessian
+    >>> x = np.array([[1.2, 0.3], [-0.2, 0.9]])
+    >>> bool(np.allclose(entropy_hessian(x, x, 3), -entropy_gradient(x, 3)))  # S′(tX) = S′(X)/t
+    True
     """
     at = _at(x, depth, rank, widths, kernel)
     xp, direction = _check.floating(untraced(z), field=at.spectral.field)
@@ -204,6 +217,21 @@ def orbit_volume(x: Any, depth: int, rank: int | None = None, widths: Sequence[i
     ------
     TypeError, ValueError
         As :func:`entropy`.
+
+    See Also
+    --------
+    dlngeo.entropy
+    dlngeo.weights.bases.vertical_basis
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import orbit_volume
+    >>> round(float(orbit_volume([[8.0]], 3)), 4)  # points: (±2)(±2)(±2) = 8
+    4.0
+    >>> circle = 2 * np.pi * np.sqrt(2 * (3**2 + 2**2))  # (QΛ, ΛQᵀ) for rotations Q, and as many for reflections
+    >>> bool(np.isclose(orbit_volume(np.diag([9.0, 4.0]), 2), 2 * circle))
+    True
     """
     return _volume(_at(x, _check.positive_integer(depth, "depth"), rank, widths), x)
 
@@ -284,6 +312,19 @@ def free_energy_gradient(
     ------
     TypeError, ValueError
         As :func:`free_energy`, with gradients for energies, and where S is not differentiable.
+
+    See Also
+    --------
+    dlngeo.free_energy
+    dlngeo.thermodynamics.free_energy.entropy_gradient
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.free_energy import free_energy_gradient
+    >>> x = np.eye(3)[[1, 2, 0]]  # orthogonal matrices are the minimisers for ½‖X‖² at N = 2, β = ½
+    >>> bool(np.allclose(free_energy_gradient(lambda x: x, x, 2, 0.5), 0))
+    True
     """
     beta, value = _check.positive(beta, "beta"), entropy_gradient(x, depth, rank, widths, kernel=kernel)
     field: _check.Field = "complex" if is_complex(value) else "real"
@@ -375,6 +416,21 @@ def spectral_hessian(frame: Any, z: Any, slopes: Any, bend: Any, minus: Any, plu
 
     It takes the partial derivatives ``f_k``, shape=[..., r], theirs, shape=[..., r, r], and the quotients
     ``(f_k − f_l)/(σ_k − σ_l)`` and ``(f_k + f_l)/(σ_k + σ_l)``, whose diagonals do not count.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.free_energy.entropy_hessian
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.matrices.frame import Frame
+    >>> from dlngeo.thermodynamics.free_energy import spectral_hessian
+    >>> frame, z = Frame.at(np.array([[1.2, 0.3], [-0.2, 0.9]]), DepthKernel(1)), np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> ones = np.ones((2, 2))
+    >>> bool(np.allclose(spectral_hessian(frame, z, frame.s, np.eye(2), ones, ones), z))  # of ½ Σ σ_k² = ½‖X‖²
+    True
     """
     xp, (core, left, right) = frame._xp, frame.split(z)
     index = xp.arange(frame.rank)

@@ -57,6 +57,22 @@ class KernelEntropy:
         If ``kernel`` is no kernel, or the rank no integer.
     ValueError
         If the rank exceeds a side, or the kernel is no metric at it.
+
+    See Also
+    --------
+    dlngeo.thermodynamics.entropy.SpectralEntropy
+    dlngeo.entropy
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel
+    >>> from dlngeo.thermodynamics.entropy import SpectralEntropy
+    >>> from dlngeo.thermodynamics.kernel_entropy import KernelEntropy
+    >>> s = np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.5]])
+    >>> values = [entropy(s) for entropy in (KernelEntropy(3, 3, DepthKernel(4)), SpectralEntropy(3, 3, 4))]
+    >>> bool(np.isclose(*np.diff(values)))  # equal but for a constant
+    True
     """
 
     def __init__(self, m: int, n: int, kernel: Kernel, rank: int | None = None, field: _check.Field = "real") -> None:

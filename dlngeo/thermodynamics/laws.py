@@ -20,7 +20,8 @@ References
 ----------
 .. [1] G. Menon, "The geometry of the deep linear network", arXiv:2411.09004.
 .. [2] R. J. Muirhead, "Aspects of Multivariate Statistical Theory", Wiley 1982, Section 2.1.
-.. [3] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+.. [3] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+       noise", arXiv:2602.12257.
 """
 
 from __future__ import annotations

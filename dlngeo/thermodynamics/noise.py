@@ -46,9 +46,24 @@ class Noise:
     TypeError, ValueError
         If the name is another one, κ is not a number of at least 0, or not 1 where the noise is not isotropic.
 
+    See Also
+    --------
+    dlngeo.sampling.Langevin
+    dlngeo.sampling.LabelNoise
+    dlngeo.entropy
+
     References
     ----------
-    .. [1] G. Menon, A. Stromme, F.-X. Vacher, "Langevin dynamics with projected noise", arXiv:2602.12257.
+    .. [1] G. Menon, A. Stromme, A. Vacher, "On the implicit regularization of Langevin dynamics with projected
+           noise", arXiv:2602.12257.
+
+    Examples
+    --------
+    >>> from dlngeo.sampling import Noise
+    >>> Noise("base").vertical, Noise("isotropic").vertical  # how often the entropy enters the free energy
+    (0.0, 1.0)
+    >>> Noise.of("isotropic", kappa=0.5) == Noise("isotropic", 0.5)
+    True
     """
 
     name: str = "base"
@@ -90,6 +105,20 @@ class GradientNoise(ABC):
     ------
     TypeError, ValueError
         If the atoms are no finite real numbers of that shape, or a number is out of range.
+
+    See Also
+    --------
+    dlngeo.sampling.LabelNoise
+    dlngeo.sampling.MinibatchNoise
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.thermodynamics.noise import LabelNoise, MinibatchNoise
+    >>> atoms, x, rng = np.eye(4).reshape(4, 2, 2), np.ones((1, 2, 2)), np.random.default_rng(0)
+    >>> noises = LabelNoise(atoms, 1.0, 0.1), MinibatchNoise(atoms, np.ones(4), 1, 0.1)
+    >>> [bool(np.any(noise.draw(x, rng))) for noise in noises]  # X fits all targets, where batches have no noise
+    [True, False]
     """
 
     name: ClassVar[str]
@@ -119,6 +148,20 @@ class LabelNoise(GradientNoise):
         As of :class:`GradientNoise`.
     scale : float
         Standard deviation s of the noise of a label.
+
+    See Also
+    --------
+    dlngeo.sampling.MinibatchNoise
+    dlngeo.sampling.Langevin
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import LabelNoise
+    >>> atoms = np.array([np.diag([1.0, 0.0]), np.diag([0.0, 1.0])])
+    >>> draws = LabelNoise(atoms, scale=3.0, learning_rate=0.1).draw(np.zeros((10000, 2, 2)), np.random.default_rng(0))
+    >>> bool(abs(draws[:, 0, 0].std() - 3 / 2) < 0.05), bool(np.all(draws[:, 0, 1] == 0))  # s/k, on the data alone
+    (True, True)
     """
 
     name = "label"
@@ -144,6 +187,23 @@ class MinibatchNoise(GradientNoise):
         Labels ``b_i``.
     batch_size : int
         Batch size B.
+
+    See Also
+    --------
+    dlngeo.sampling.LabelNoise
+    dlngeo.sampling.Langevin
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.sampling import MinibatchNoise
+    >>> atoms, rng = np.array([np.diag([1.0, 0.0]), np.diag([0.0, 1.0])]), np.random.default_rng(0)
+    >>> noise = MinibatchNoise(atoms, [1.0, 3.0], batch_size=1, learning_rate=0.1)
+    >>> draws = noise.draw(np.zeros((100, 2, 2)), rng)
+    >>> bool(np.allclose(np.abs(draws), np.diag([0.5, 1.5])))  # one residual for the mean of two
+    True
+    >>> bool(np.all(noise.draw(np.tile(np.diag([1.0, 3.0]), (5, 1, 1)), rng) == 0))
+    True
     """
 
     name = "minibatch"

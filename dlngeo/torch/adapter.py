@@ -52,11 +52,28 @@ class DepthAdapter(nn.Module):
     merged : bool
         Whether the update stands in the weight of the base.
 
+    See Also
+    --------
+    dlngeo.torch.adapt
+    dlngeo.torch.DepthSGD
+    dlngeo.torch.to_lora
+
     References
     ----------
     .. [1] E. Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685.
     .. [2] C. Yaras, P. Wang, L. Balzano and Q. Qu, "Compressible dynamics in deep overparameterized low-rank learning &
        adaptation", arXiv:2406.04112.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch import DepthAdapter
+    >>> layer = DepthAdapter(torch.nn.Linear(6, 4), rank=2, start=0.1)
+    >>> torch.allclose(torch.linalg.svdvals(layer.a @ layer.b)[:3], torch.tensor([0.1, 0.1, 0.0]), atol=1e-5)
+    True
+    >>> x = torch.ones(3, 6)
+    >>> torch.allclose(layer(x), layer.base(x) + x @ (layer.a @ layer.b).mT, atol=1e-5)
+    True
     """
 
     def __init__(
@@ -237,6 +254,24 @@ def to_lora(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     ``peft.get_peft_model(plain_model, LoraConfig(**config))`` and ``peft.set_peft_model_state_dict(model, state)`` give
     a model of the same outputs: ``lora_A = b``, ``lora_B = a``, and a scaling of 1.
+
+    See Also
+    --------
+    dlngeo.torch.DepthAdapter
+    dlngeo.torch.adapt
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch import adapt, to_lora
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    >>> _ = adapt(model, "0", rank=2)
+    >>> config, state = to_lora(model)
+    >>> config["r"], config["target_modules"]
+    (2, ['0'])
+    >>> a, b = (state[f"base_model.model.0.lora_{name}.weight"] for name in "BA")
+    >>> torch.allclose(model[0].base.weight + a @ b, model[0].weight, atol=1e-6)
+    True
     """
     adapters = {name: x for name, x in model.named_modules() if isinstance(x, DepthAdapter)}
     if not adapters:

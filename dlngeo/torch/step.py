@@ -44,7 +44,20 @@ __all__ = [
 
 
 class Factors(NamedTuple):
-    """``X = U Σ Vᵀ`` of rank r: u of shape (…, m, r), s (…, r), vt (…, r, n)."""
+    """``X = U Σ Vᵀ`` of rank r: u of shape (…, m, r), s (…, r), vt (…, r, n).
+
+    See Also
+    --------
+    dlngeo.torch.step.factorise
+    dlngeo.torch.step.product
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import Factors, product
+    >>> product(Factors(torch.eye(2, 1), torch.tensor([3.0]), torch.eye(1, 2))).tolist()
+    [[3.0, 0.0], [0.0, 0.0]]
+    """
 
     u: Tensor
     s: Tensor
@@ -52,7 +65,22 @@ class Factors(NamedTuple):
 
 
 class Covector(NamedTuple):
-    """``core = UᵀBV``, ``left = (1 − UUᵀ)BV``, ``right = UᵀB(1 − VVᵀ)``; None where U or V is square."""
+    """``core = UᵀBV``, ``left = (1 − UUᵀ)BV``, ``right = UᵀB(1 − VVᵀ)``; None where U or V is square.
+
+    See Also
+    --------
+    dlngeo.torch.step.covector
+    dlngeo.torch.step.Factors
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import Factors, covector
+    >>> f = Factors(torch.eye(3, 1), torch.ones(1), torch.eye(1, 2))
+    >>> b = torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 0.0]])
+    >>> [part.tolist() for part in covector(f, b)]  # of b, what is zero here is not tangent at this rank
+    [[[1.0]], [[0.0], [3.0], [4.0]], [[0.0, 2.0]]]
+    """
 
     core: Tensor
     left: Tensor | None
@@ -60,35 +88,123 @@ class Covector(NamedTuple):
 
 
 def factorise(x: Tensor) -> Factors:
-    """Thin SVD of ``x``."""
+    """Thin SVD of ``x``.
+
+    See Also
+    --------
+    dlngeo.torch.step.product
+    dlngeo.torch.step.of_pair
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import factorise, product
+    >>> x = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    >>> f = factorise(x)
+    >>> torch.allclose(f.s, torch.tensor([5.0, 0.0]), atol=1e-5), torch.allclose(product(f), x, atol=1e-5)
+    (True, True)
+    """
     return Factors(*torch.linalg.svd(x, full_matrices=False))
 
 
 def product(f: Factors) -> Tensor:
-    """``U Σ Vᵀ``."""
+    """``U Σ Vᵀ``.
+
+    See Also
+    --------
+    dlngeo.torch.step.Factors
+    dlngeo.torch.step.factorise
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import factorise, product
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> torch.allclose(product(factorise(x)), x, atol=1e-5)
+    True
+    """
     return (f.u * f.s.unsqueeze(-2)) @ f.vt
 
 
 def of_pair(a: Tensor, b: Tensor) -> Factors:
-    """SVD of ``a b`` for a of shape (…, m, r) and b (…, r, n), in O((m + n) r²)."""
+    """SVD of ``a b`` for a of shape (…, m, r) and b (…, r, n), in O((m + n) r²).
+
+    See Also
+    --------
+    dlngeo.torch.step.balanced
+    dlngeo.torch.step.factorise
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import of_pair
+    >>> f = of_pair(torch.tensor([[3.0], [4.0]]), torch.tensor([[0.0, 2.0]]))
+    >>> torch.allclose(f.s, torch.tensor([10.0]))  # 5 · 2
+    True
+    """
     (q_left, at_left), (q_right, at_right) = torch.linalg.qr(a), torch.linalg.qr(b.mT)
     u, s, vt = _svd(at_left @ at_right.mT)
     return Factors(q_left @ u, s, vt @ q_right.mT)
 
 
 def balanced(f: Factors) -> tuple[Tensor, Tensor]:
-    """``(U Σ^{1/2}, Σ^{1/2} Vᵀ)``."""
+    """``(U Σ^{1/2}, Σ^{1/2} Vᵀ)``.
+
+    See Also
+    --------
+    dlngeo.torch.step.of_pair
+    dlngeo.balanced_weights
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import balanced, factorise
+    >>> x = torch.tensor([[3.0, 1.0], [0.0, 2.0]])
+    >>> a, b = balanced(factorise(x))
+    >>> torch.allclose(a @ b, x, atol=1e-5), torch.allclose(a.mT @ a, b @ b.mT, atol=1e-5)
+    (True, True)
+    """
     root = f.s.sqrt()
     return f.u * root.unsqueeze(-2), root.unsqueeze(-1) * f.vt
 
 
 def covector(f: Factors, b: Tensor) -> Covector:
-    """Blocks of a covector of shape (…, m, n)."""
+    """Blocks of a covector of shape (…, m, n).
+
+    See Also
+    --------
+    dlngeo.torch.step.Covector
+    dlngeo.torch.step.covector_of
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import covector, factorise
+    >>> x, b = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> f = factorise(x)
+    >>> core, left, right = covector(f, b)
+    >>> torch.allclose((f.u @ core + left) @ f.vt, b, atol=1e-5), right  # V is square
+    (True, None)
+    """
     return covector_of(f, b @ f.vt.mT, None if _is_square(f.vt) else f.u.mT @ b)
 
 
 def covector_of(f: Factors, bv: Tensor, ub: Tensor | None) -> Covector:
-    """Blocks of a covector from ``bv = BV`` and ``ub = UᵀB``, which is not needed where V is square."""
+    """Blocks of a covector from ``bv = BV`` and ``ub = UᵀB``, which is not needed where V is square.
+
+    See Also
+    --------
+    dlngeo.torch.step.covector
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import covector, covector_of, factorise
+    >>> f, b = factorise(torch.ones(3, 2)), torch.arange(6.0).reshape(3, 2)
+    >>> pairs = zip(covector_of(f, b @ f.vt.mT, None), covector(f, b))
+    >>> [x is None and y is None or torch.equal(x, y) for x, y in pairs]
+    [True, True, True]
+    """
     core = f.u.mT @ bv
     left = None if _is_square(f.u) else bv - f.u @ core
     right = None if ub is None or _is_square(f.vt) else ub - core @ f.vt
@@ -112,6 +228,23 @@ def descend(x: Tensor, f: Factors, b: Covector, lr: float, depth: float, shrink:
     ------
     OverflowError
         If the end is not finite.
+
+    See Also
+    --------
+    dlngeo.torch.step.move
+    dlngeo.torch.step.squared_norm
+    dlngeo.torch.DepthSGD
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import balanced, covector, descend, factorise
+    >>> x, b = torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, -1.0]])
+    >>> f = factorise(x)
+    >>> second, first = balanced(f)
+    >>> layers = (second - 0.1 * b @ first.mT) @ (first - 0.1 * second.mT @ b)
+    >>> torch.allclose(descend(x, f, covector(f, b), 0.1, 2), layers, atol=1e-5)
+    True
     """
     halves = _halves(f, b, lr, depth, shrink)
     if halves is None:
@@ -133,6 +266,21 @@ def move(f: Factors, b: Covector, lr: float, depth: float, shrink: float = 0.0) 
     """Return the factors of the end of :func:`descend` from a matrix of any rank, never formed, at the same rank.
 
     At depth 1, and where Euler's method is used, the end is the truncated SVD.
+
+    See Also
+    --------
+    dlngeo.torch.step.descend
+    dlngeo.torch.step.Factors
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import covector, descend, factorise, move, product
+    >>> x, b = torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, -1.0]])
+    >>> f = factorise(x)
+    >>> end = move(f, covector(f, b), 0.1, 3)
+    >>> torch.allclose(product(end), descend(x, f, covector(f, b), 0.1, 3), atol=1e-5)
+    True
     """
     r, halves = f.s.shape[-1], _halves(f, b, lr, depth, shrink)
     if halves is None:
@@ -254,7 +402,19 @@ def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def is_finite(a: Tensor) -> bool:
-    """Whether all entries are, by way of their sum, which is so but for overflow."""
+    """Whether all entries are, by way of their sum, which is so but for overflow.
+
+    See Also
+    --------
+    dlngeo.torch.step.descend
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import is_finite
+    >>> is_finite(torch.tensor([1.0, torch.inf])), is_finite(torch.tensor([3e38, 3e38]))  # whose sum overflows
+    (False, True)
+    """
     return bool(torch.isfinite(a.sum())) or bool(torch.isfinite(a).all())
 
 
@@ -273,7 +433,24 @@ def _cometric(s: Tensor, depth: float) -> tuple[Tensor, Tensor]:
 
 
 def squared_norm(f: Factors, b: Covector, depth: float) -> Tensor:
-    """``⟨B, A_X B⟩``, shape (…): the sum of the squares of the gradients of all layers."""
+    """``⟨B, A_X B⟩``, shape (…): the sum of the squares of the gradients of all layers.
+
+    See Also
+    --------
+    dlngeo.torch.step.descend
+    dlngeo.torch.step.covector
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dlngeo.torch.step import balanced, covector, factorise, squared_norm
+    >>> x, b = torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, -1.0]])
+    >>> f = factorise(x)
+    >>> second, first = balanced(f)
+    >>> of_layers = (b @ first.mT).square().sum() + (second.mT @ b).square().sum()
+    >>> torch.allclose(squared_norm(f, covector(f, b), 2), of_layers, rtol=1e-4)
+    True
+    """
     phi, null = _cometric(f.s, depth)
     total = (phi * b.core.square()).sum((-2, -1))
     if b.left is not None:

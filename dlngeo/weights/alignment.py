@@ -51,6 +51,21 @@ class Alignment(NamedTuple):
     """Weights aligned along their fibre, the gauge transformation, and the horizontal velocity that leads to them.
 
     ``residual`` is by how far the geodesic of that velocity misses them, relative to their norm.
+
+    See Also
+    --------
+    dlngeo.weights.alignment.align
+    dlngeo.weights.alignment.act
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.alignment import act, align
+    >>> weights, base = (np.stack(balanced_weights(np.diag(s), 2)) for s in ([4.0, 9.0], [1.0, 1.0]))
+    >>> found = align(weights, base)
+    >>> bool(np.allclose(act(found.gauge, weights), found.weights)), found.residual < 1e-10
+    (True, True)
     """
 
     weights: Array
@@ -64,6 +79,23 @@ def act(gauge: Any, weights: Weights) -> Any:
 
     The product stays, and so does the imbalance, turned by the Q. They are stacked, shape=[..., N−1, d, d], and all
     inner widths are d.
+
+    See Also
+    --------
+    dlngeo.weights.alignment.procrustes
+    dlngeo.geomstats.GaugeAction
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import end_to_end
+    >>> from dlngeo.weights.alignment import act
+    >>> weights, turn = [np.diag([1.0, 2.0]), np.ones((2, 2))], np.array([[[0.0, -1.0], [1.0, 0.0]]])
+    >>> act(turn, weights)[0]
+    array([[ 0., -2.],
+           [ 1.,  0.]])
+    >>> bool(np.allclose(end_to_end(act(turn, weights)), end_to_end(weights)))
+    True
     """
     xp, q, *layers = _check.floating(gauge, *layers_of(weights))
     last = len(layers) - 1
@@ -80,6 +112,21 @@ def procrustes(weights: Weights, base: Weights, gauge: Array) -> Array:
 
     Each start of ``gauge``, shape=[..., N−1, d, d], orthogonal matrices whose determinants are kept, leads to a local
     optimum, which is returned. All inner widths are d.
+
+    See Also
+    --------
+    dlngeo.weights.alignment.act
+    dlngeo.weights.alignment.nearest_chords
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.alignment import act, procrustes
+    >>> base, turn = [np.diag([1.0, 2.0]), np.diag([1.0, 2.0])], np.array([[[0.6, -0.8], [0.8, 0.6]]])
+    >>> turned = act(turn, base)
+    >>> back = procrustes(turned, base, np.eye(2)[None])
+    >>> bool(np.allclose(back, turn.mT)), bool(np.allclose(act(back, turned), base))
+    (True, True)
     """
     w, b = layers_of(weights), layers_of(base)
     depth, signs = len(w), np.linalg.det(gauge)
@@ -104,6 +151,20 @@ def nearest_chords(weights: Weights, base: Weights, signs: Array) -> tuple[Array
 
     Given the signs of the determinants of the orthogonal matrices, shape=[N−1], these are returned,
     shape=[n, N−1, d, d], with the lengths of the chords, shape=[n].
+
+    See Also
+    --------
+    dlngeo.weights.alignment.procrustes
+    dlngeo.weights.alignment.align
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.alignment import nearest_chords
+    >>> weights, base = [np.diag([2.0, 3.0])] * 2, [np.eye(2)] * 2
+    >>> gauges, chords = nearest_chords(weights, base, np.ones(1))
+    >>> bool(np.isclose(chords.min(), np.sqrt(2 * (1**2 + 2**2))))
+    True
     """
     inner_width = layers_of(weights)[0].shape[0]
     starts = haar(np.random.default_rng(0), (_STARTS, len(signs), inner_width, inner_width))
@@ -131,6 +192,22 @@ def align(weights: Array, base: Array, tolerance: float = 1e-11) -> Alignment:
     ------
     GeodesicError
         If the products have determinants of opposite signs, or no horizontal geodesic to the fibre is found.
+
+    See Also
+    --------
+    dlngeo.weights.alignment.nearest_chords
+    dlngeo.weights.network.horizontal_lift
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.alignment import align
+    >>> from dlngeo.weights.balanced import norm
+    >>> weights, base = (np.stack(balanced_weights(np.diag(s), 2)) for s in ([4.0, 9.0], [1.0, 1.0]))
+    >>> found = align(weights, base)
+    >>> bool(np.isclose(norm(found.velocity) ** 2, 2 * (1**2 + 2**2)))  # twice that of Bures and Wasserstein
+    True
     """
     signs = np.cumprod(np.sign(np.linalg.det(weights)) * np.sign(np.linalg.det(base)))
     if signs[-1] < 0:

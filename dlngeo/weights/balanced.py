@@ -50,6 +50,20 @@ class Parts(NamedTuple):
 
     ``cores`` has shape ``(..., N, r, r)``; ``lefts[p−1]`` is ``L_p``, shape=[..., d_p, r]; ``rights[p−1]`` is ``R_p``,
     shape=[..., d_{p−1}, r]; ``nulls[p−1]`` is ``O_p``, shape=[..., d_p, d_{p−1}].
+
+    See Also
+    --------
+    dlngeo.weights.balanced.BalancedFrame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> frame = BalancedFrame(balanced_weights(np.eye(2), (2, 3, 2)))
+    >>> parts = frame.split([np.ones((3, 2)), np.ones((2, 3))])
+    >>> parts.cores.shape, parts.lefts[0].shape, parts.lefts[1], parts.nulls
+    ((2, 2, 2), (3, 2), None, [None, None])
     """
 
     cores: Any
@@ -75,6 +89,23 @@ class BalancedFrame:
     ------
     ValueError
         If ``rank`` exceeds the least width, or the rank of the weights is below it.
+
+    See Also
+    --------
+    dlngeo.weights.unbalanced.LeafFrame
+    dlngeo.weights.bases.tangent_basis
+    dlngeo.matrices.frame.Frame
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> frame = BalancedFrame(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> v = [np.array([[1.0, 2.0], [3.0, 4.0]])] * 3
+    >>> parts = zip(frame.horizontal(v), frame.vertical(v), frame.normal(v))
+    >>> bool(np.allclose([sum(layer) for layer in parts], v))
+    True
     """
 
     def __init__(self, weights: Weights, rank: int | None = None) -> None:
@@ -379,12 +410,36 @@ def dimension(widths: Sequence[int], rank: int, field: _check.Field = "real") ->
 
 
 def norm(vectors: Weights) -> Any:
-    """Frobenius norm ``(Σ_p ‖V_p‖²)^{1/2}`` of all layers, shape=[...]."""
+    """Frobenius norm ``(Σ_p ‖V_p‖²)^{1/2}`` of all layers, shape=[...].
+
+    See Also
+    --------
+    dlngeo.weights.balanced.inner
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import norm
+    >>> float(norm([np.diag([1.0, 2.0]), np.diag([2.0, 4.0])]))  # of 1 + 4 + 4 + 16
+    5.0
+    """
     return inner(vectors, vectors) ** 0.5
 
 
 def inner(a: Weights, b: Weights) -> Any:
-    """Frobenius inner product ``Σ_p Re Tr(A_p* B_p)``, shape=[...]."""
+    """Frobenius inner product ``Σ_p Re Tr(A_p* B_p)``, shape=[...].
+
+    See Also
+    --------
+    dlngeo.weights.balanced.norm
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import inner
+    >>> float(inner([np.eye(2), np.ones((2, 2))], [np.diag([1.0, 2.0]), np.ones((2, 2))]))  # 1 + 2 + 4
+    7.0
+    """
     pairs = zip(layers_of(a, "complex"), layers_of(b, "complex"), strict=True)
     return sum(_linalg.inner(x, y) for x, y in pairs)
 

@@ -34,7 +34,24 @@ __all__ = ["horizontal_basis", "normal_basis", "tangent_basis", "vertical_basis"
 
 
 def horizontal_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the horizontal space, ``n = r(d_N + d_0 − r)``: lifts of one of ``g_N`` at the product."""
+    """Orthonormal basis of the horizontal space, ``n = r(d_N + d_0 − r)``: lifts of one of ``g_N`` at the product.
+
+    See Also
+    --------
+    dlngeo.weights.bases.tangent_basis
+    dlngeo.weights.network.horizontal_lift
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> frame = BalancedFrame(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> basis = horizontal_basis(frame)
+    >>> gram = sum(np.einsum("aij,bij->ab", layer, layer) for layer in basis)
+    >>> bool(np.allclose(gram, np.eye(4))), bool(np.allclose(frame.expand().horizontal(basis), basis))
+    (True, True)
+    """
     xp, r, last = frame.xp, frame.rank, frame.depth - 1
     pairs = _with_imaginary(frame, xp.reshape(xp.eye(r * r, dtype=frame.q[0].dtype), (r * r, 1, r, r)), -4)
     parts = [_parts(frame, cores=frame.horizontal_units[0][..., None, :, :, :] * pairs)]
@@ -44,12 +61,44 @@ def horizontal_basis(frame: BalancedFrame) -> Weights:
 
 
 def vertical_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the vertical space, tangent to the orbit, ``n = Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``."""
+    """Orthonormal basis of the vertical space, tangent to the orbit, ``n = Σ_{p=1}^{N−1} (d_p r − r(r+1)/2)``.
+
+    See Also
+    --------
+    dlngeo.weights.bases.tangent_basis
+    dlngeo.weights.alignment.act
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.network import differential
+    >>> weights = balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0)
+    >>> basis = vertical_basis(BalancedFrame(weights))
+    >>> len(basis[0]), bool(np.allclose(differential(basis, weights), 0))  # the product stays
+    (2, True)
+    """
     return _assemble(frame, _generated(frame, -1))
 
 
 def normal_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the normal space of the balanced weights, ``n = Σ_p d_p d_{p−1} − dim``."""
+    """Orthonormal basis of the normal space of the balanced weights, ``n = Σ_p d_p d_{p−1} − dim``.
+
+    See Also
+    --------
+    dlngeo.weights.bases.tangent_basis
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> frame = BalancedFrame(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> basis = normal_basis(frame)
+    >>> len(basis[0]), bool(np.allclose(frame.expand().tangent(basis), 0))  # two symmetric equations
+    (6, True)
+    """
     parts = _generated(frame, 1)
     for p, (lower, upper) in enumerate(pairwise(frame.q)):
         left, right = (_complement(frame, q).mT for q in (upper, lower))
@@ -60,7 +109,24 @@ def normal_basis(frame: BalancedFrame) -> Weights:
 
 
 def tangent_basis(frame: BalancedFrame) -> Weights:
-    """Orthonormal basis of the tangent space: the horizontal basis, then the vertical one."""
+    """Orthonormal basis of the tangent space: the horizontal basis, then the vertical one.
+
+    See Also
+    --------
+    dlngeo.weights.bases.horizontal_basis
+    dlngeo.weights.bases.vertical_basis
+    dlngeo.weights.balanced.dimension
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame, dimension
+    >>> frame = BalancedFrame(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> basis = tangent_basis(frame)
+    >>> len(basis[0]), dimension((2, 2, 2, 2), 2), bool(np.allclose(frame.expand().tangent(basis), basis))
+    (6, 6, True)
+    """
     bases = [layers_of(basis(frame), "complex") for basis in (horizontal_basis, vertical_basis)]
     return stack_like(frame.weights, [frame.xp.concat(pair, axis=-3) for pair in zip(*bases, strict=True)])
 

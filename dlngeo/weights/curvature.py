@@ -33,6 +33,21 @@ def curvature(frame: Frame, x: Weights, y: Weights, z: Weights) -> Weights:
     """Curvature operator ``R(X, Y)Z = S_{II(Y,Z)} X − S_{II(X,Z)} Y``, a tangent vector, in O(N d³).
 
     The sign is the one for which a sphere has ``⟨R(X, Y)Y, X⟩ > 0``.
+
+    See Also
+    --------
+    dlngeo.weights.curvature.sectional_curvature
+    dlngeo.matrices.curvature.Curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import BalancedFrame, inner
+    >>> from dlngeo.weights.curvature import curvature, sectional_curvature
+    >>> frame = BalancedFrame([np.array([[1.0, 0.0, 0.0]]), np.ones((1, 1))])
+    >>> y, z = ([np.array([row]), np.zeros((1, 1))] for row in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]))  # orthonormal
+    >>> bool(np.isclose(inner(curvature(frame, y, z, z), y), sectional_curvature(frame, y, z)))
+    True
     """
     first = frame.weingarten(x, frame.second_fundamental_form(y, z))
     second = frame.weingarten(y, frame.second_fundamental_form(x, z))
@@ -48,6 +63,21 @@ def sectional_curvature(frame: Frame, y: Weights, z: Weights) -> Any:
     ------
     ValueError
         If the vectors are linearly dependent and span no plane.
+
+    See Also
+    --------
+    dlngeo.weights.curvature.curvature
+    dlngeo.weights.curvature.submersed_curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.curvature import sectional_curvature
+    >>> frame = BalancedFrame([np.array([[2.0, 0.0, 0.0]]), np.full((1, 1), 2.0)])  # on the cone ‖W_1‖ = |W_2|
+    >>> y, z = ([np.array([row]), np.zeros((1, 1))] for row in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]))
+    >>> round(float(sectional_curvature(frame, y, z)), 4)  # 1/(2λ²)
+    0.125
     """
     return _gauss(frame, *_plane(frame, y, z))
 
@@ -63,6 +93,25 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
     ------
     ValueError
         If the vectors are linearly dependent and span no plane.
+
+    See Also
+    --------
+    dlngeo.weights.curvature.sectional_curvature
+    dlngeo.matrices.curvature.Curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import DepthKernel, balanced_weights
+    >>> from dlngeo.matrices.curvature import Curvature
+    >>> from dlngeo.matrices.frame import Frame
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.curvature import submersed_curvature
+    >>> x, y, z = np.array([[1.2, 0.3], [-0.2, 0.9]]), np.eye(2), np.array([[0.0, 1.0], [0.0, 0.0]])
+    >>> frame = BalancedFrame(balanced_weights(x, 3, rng=0))
+    >>> upstairs = submersed_curvature(frame, frame.lift(y), frame.lift(z))
+    >>> bool(np.isclose(upstairs, Curvature(Frame.at(x, DepthKernel(3))).sectional(y, z)))
+    True
     """
     y, z = _plane(frame, y, z)
     twist = frame.oneill(y, z)
@@ -70,13 +119,48 @@ def submersed_curvature(frame: BalancedFrame, y: Weights, z: Weights) -> Any:
 
 
 def mean_curvature(frame: Frame, basis: Weights) -> Weights:
-    """Mean curvature vector: the trace of the second fundamental form, a normal vector."""
+    """Mean curvature vector: the trace of the second fundamental form, a normal vector.
+
+    See Also
+    --------
+    dlngeo.weights.curvature.scalar_curvature
+    dlngeo.weights.bases.tangent_basis
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import BalancedFrame, norm
+    >>> from dlngeo.weights.bases import tangent_basis
+    >>> from dlngeo.weights.curvature import mean_curvature
+    >>> frame = BalancedFrame([np.array([[1.0, 0.0, 0.0]]), np.ones((1, 1))])  # on the cone ‖W_1‖ = |W_2|
+    >>> bool(np.isclose(norm(mean_curvature(frame, tangent_basis(frame))), 2 / np.sqrt(2)))  # twice 1/(√2 λ)
+    True
+    """
     bend = layers_of(frame.expand().second_fundamental_form(basis, basis))
     return stack_like(frame.weights, [frame.xp.sum(layer, axis=-3) for layer in bend])
 
 
 def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
-    """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...]."""
+    """Ricci curvature ``Ric(Y, Z) = Σ_a ⟨R(E_a, Y)Z, E_a⟩`` over an orthonormal basis, shape=[...].
+
+    See Also
+    --------
+    dlngeo.weights.curvature.scalar_curvature
+    dlngeo.weights.curvature.sectional_curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.bases import tangent_basis
+    >>> from dlngeo.weights.curvature import ricci
+    >>> frame = BalancedFrame([np.array([[1.0, 0.0, 0.0]]), np.ones((1, 1))])  # on the cone ‖W_1‖ = |W_2|
+    >>> basis, y = tangent_basis(frame), [np.array([[0.0, 1.0, 0.0]]), np.zeros((1, 1))]
+    >>> round(float(ricci(frame, basis, y, y)), 4)  # one plane of curvature 1/(2λ²), one along the cone
+    0.5
+    >>> bool(np.isclose(ricci(frame, basis, frame.weights, y), 0))
+    True
+    """
     many = frame.expand()
     along = []
     for vectors in (y, z):
@@ -87,7 +171,23 @@ def ricci(frame: Frame, basis: Weights, y: Weights, z: Weights) -> Any:
 
 
 def scalar_curvature(frame: Frame, basis: Weights) -> Any:
-    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors."""
+    """Scalar curvature ``‖tr II‖² − ‖II‖²``, shape=[...], in one second fundamental form per pair of basis vectors.
+
+    See Also
+    --------
+    dlngeo.weights.curvature.ricci
+    dlngeo.weights.curvature.mean_curvature
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.bases import tangent_basis
+    >>> from dlngeo.weights.curvature import scalar_curvature
+    >>> frame = BalancedFrame([np.array([[1.0, 0.0, 0.0]]), np.ones((1, 1))])  # on the cone ‖W_1‖ = |W_2|
+    >>> round(float(scalar_curvature(frame, tangent_basis(frame))), 4)  # twice that of its sphere, 1/(2λ²)
+    1.0
+    """
     many, layers = frame.expand(), layers_of(basis, "complex")
     mean = mean_curvature(frame, basis)
     total = inner(mean, mean)

@@ -78,6 +78,22 @@ class WeightSurface(Surface):
         is none.
     crossing : callable
         Weights at two times → whether a geodesic passes between them a singular layer, where it ends.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.balanced
+    dlngeo.weights.geodesics.leaf
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.geodesics import BALANCED
+    >>> weights = np.stack(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> velocity = BALANCED.frame(weights).tangent(np.ones((3, 2, 2)))
+    >>> bend = BALANCED.acceleration(weights, velocity)
+    >>> bool(np.linalg.norm(bend) > 0.1), bool(np.allclose(BALANCED.frame(weights).tangent(bend), 0))
+    (True, True)
     """
 
     frame: Callable[[Array], Any]
@@ -126,6 +142,23 @@ def balanced(rank: int | None = None, widths: Sequence[int] | None = None) -> We
     manifold goes on there as an immersed one, with a negative λ. But the partial isometry of every layer jumps, by a
     half turn; in a step that resolves the geodesic it turns by far less than a right angle, which makes the r largest
     singular values of the sum of both at least √2.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.leaf
+    dlngeo.weights.geodesics.shoot_balanced
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, imbalance
+    >>> from dlngeo.shooting import shoot
+    >>> from dlngeo.weights.geodesics import balanced
+    >>> weights = np.stack(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> velocity = 0.2 * balanced().frame(weights).tangent(np.ones((3, 2, 2)))
+    >>> [end], _ = shoot(weights, velocity, balanced())
+    >>> bool(np.allclose(imbalance(end), 0)), bool(np.allclose(imbalance(weights + velocity), 0))
+    (True, False)
     """
     return WeightSurface(
         frame=partial(BalancedFrame, rank=rank),
@@ -167,6 +200,24 @@ def leaf(imbalance: Array) -> WeightSurface:
 
     A geodesic that goes straight through a singular point of a leaf, as it can if some ``G_p`` is singular, is followed
     beyond it.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.balanced
+    dlngeo.geomstats.UnbalancedMatrices
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.shooting import shoot
+    >>> from dlngeo.weights.geodesics import leaf
+    >>> weights = np.array([[[1.0, 0.5], [0.0, 1.0]], [[2.0, 0.0], [1.0, 1.0]]])
+    >>> surface = leaf(imbalance(weights))
+    >>> velocity = 0.2 * surface.frame(weights).tangent(np.ones((2, 2, 2)))
+    >>> [end], _ = shoot(weights, velocity, surface)
+    >>> bool(np.allclose(imbalance(end), imbalance(weights)))
+    True
     """
     project = partial(nearby, target=imbalance)
     return WeightSurface(LeafFrame, _leaf_basis, project, project, partial(_chord, project), _never)
@@ -206,6 +257,22 @@ def shoot_balanced(frame: BalancedFrame, vectors: Weights, tolerance: float = 1e
     GeodesicError
         If the geodesic runs into weights of lower rank before unit time (status ``"singular"``), or if its energy at
         the end is not that at the start to 1e-6 (status ``"not converged"``).
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.connect_balanced
+    dlngeo.weights.projections.retract
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame
+    >>> from dlngeo.weights.geodesics import shoot_balanced
+    >>> weights = balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), (2, 3, 2), rng=0)
+    >>> end = shoot_balanced(BalancedFrame(weights), weights)  # along the ray, as the balanced weights are a cone
+    >>> all(np.allclose(a, 2 * b) for a, b in zip(end, weights))
+    True
     """
     parts = frame.split(vectors)
     bases = [span(q, side) for q, side in zip(frame.q, [parts.rights[0], *parts.lefts], strict=True)]
@@ -221,6 +288,23 @@ def connect_balanced(start: BalancedFrame, end: BalancedFrame, tolerance: float 
     A geodesic that is the only shortest one is fixed by the reflections of :func:`shoot_balanced`, of bases that span
     the columns of both ``Q_p``: it is one of weights of widths at most 2r. The tolerance and what is raised are those
     of :func:`dlngeo.shooting.connect`. Weights are of NumPy, without batch axes.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.shoot_balanced
+    dlngeo.weights.alignment.align
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.balanced import BalancedFrame, norm
+    >>> from dlngeo.weights.geodesics import connect_balanced
+    >>> weights = balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), (2, 3, 2), rng=0)
+    >>> start, end = BalancedFrame(weights), BalancedFrame([2 * w for w in weights])
+    >>> velocity, length = connect_balanced(start, end)  # along the ray, as the balanced weights are a cone
+    >>> all(np.allclose(v, w) for v, w in zip(velocity, weights)), bool(np.isclose(length, norm(weights)))
+    (True, True)
     """
     r = start.rank
     bases = [span(a, None if len(a) == r else b) for a, b in zip(start.q, end.q, strict=True)]
@@ -247,6 +331,20 @@ def relaxed(w0: Array, w1: Array, surface: WeightSurface) -> Array:
 
     Even and odd points move in turn, by more than the whole way, which takes sweeps in proportion to the number of
     points (successive over-relaxation). Steps are tangent, so that a cheap way back to the manifold does.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.balanced_weights_path
+    dlngeo.weights.geodesics.connect_balanced
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights
+    >>> from dlngeo.weights.geodesics import BALANCED, relaxed
+    >>> weights = np.stack(balanced_weights(np.array([[1.2, 0.3], [-0.2, 0.9]]), 3, rng=0))
+    >>> bool(np.allclose(relaxed(weights, 2 * weights, BALANCED), weights, atol=0.01))
+    True
     """
     points = surface.path(w0, w1)(np.linspace(0, 1, _NODES + 1))
     size = float(norm(points).max())
@@ -274,6 +372,22 @@ def balanced_weights_path(w0: Array, w1: Array) -> Path:
     ------
     GeodesicError
         If a determinant changes sign between the points.
+
+    See Also
+    --------
+    dlngeo.weights.geodesics.relaxed
+    dlngeo.matrices.paths.connecting_paths
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.weights.geodesics import balanced_weights_path
+    >>> turn, root = np.array([[0.6, -0.8], [0.8, 0.6]]), np.diag([2.0, 3.0])
+    >>> start, end = np.stack([np.eye(2)] * 2), np.stack([turn @ root, root @ turn.T])
+    >>> middle = balanced_weights_path(start, end)(np.array([0.5]))
+    >>> bool(np.allclose(imbalance(middle), 0)), bool(np.all(np.linalg.det(middle) > 0))
+    (True, True)
     """
     signs = [np.sign(np.linalg.det(w)) for w in (w0, w1)]
     if np.any(signs[0] != signs[1]):

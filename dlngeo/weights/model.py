@@ -12,7 +12,20 @@ Model = Any  # a torch.nn.Sequential of torch.nn.Linear, or one torch.nn.Linear
 
 
 def is_model(value: Any) -> bool:
-    """Whether ``value`` is a module of PyTorch."""
+    """Whether ``value`` is a module of PyTorch.
+
+    See Also
+    --------
+    dlngeo.weights.model.layers_of_model
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from dlngeo.weights.model import is_model
+    >>> is_model(torch.nn.Linear(3, 2)), is_model([np.eye(2)])
+    (True, False)
+    """
     torch = sys.modules.get("torch")  # without it nothing is one
     return torch is not None and isinstance(value, torch.nn.Module)
 
@@ -35,6 +48,19 @@ def layers_of_model(model: Model) -> tuple[list[Any], list[Any]]:
     ------
     TypeError
         If another module is in it: its product with the layers is no matrix.
+
+    See Also
+    --------
+    dlngeo.weights.model.is_model
+    dlngeo.end_to_end
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from dlngeo.weights.model import layers_of_model
+    >>> weights, biases = layers_of_model(nn.Sequential(nn.Linear(3, 2, bias=False), nn.Identity(), nn.Linear(2, 4)))
+    >>> [tuple(w.shape) for w in weights], [tuple(b.shape) for b in biases]
+    ([(2, 3), (4, 2)], [(4,)])
     """
     from torch import nn
 

@@ -253,7 +253,22 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
 
 def cometric_factors(weights: Weights) -> list[tuple[Any, Any]]:
-    """Return the ``A_{p+1} A_{p+1}ᵀ`` and ``B_{p−1}ᵀ B_{p−1}`` of :func:`effective_cometric`, for each layer."""
+    """Return the ``A_{p+1} A_{p+1}ᵀ`` and ``B_{p−1}ᵀ B_{p−1}`` of :func:`effective_cometric`, for each layer.
+
+    See Also
+    --------
+    dlngeo.weights.network.effective_cometric
+    dlngeo.weights.offsets.fit_offsets
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import cometric_factors, effective_cometric
+    >>> weights, p = [np.diag([1.0, 2.0]), np.array([[1.0, 1.0], [0.0, 1.0]])], np.ones((2, 2))
+    >>> total = sum(a @ p @ b for a, b in cometric_factors(weights))
+    >>> bool(np.allclose(total, effective_cometric(p, weights)))
+    True
+    """
     layers = layers_of(weights, "complex")
     xp, n, m = _check.floating(layers[0], field="complex")[0], layers[0].shape[-1], layers[-1].shape[-2]
     below = [xp.eye(n, dtype=layers[0].dtype), *accumulate(layers[:-1], lambda product, w: w @ product)]
@@ -366,7 +381,19 @@ def balanced_weights(
 
 
 def offsets_of(offsets: Iterable[float], depth: int) -> list[float]:
-    """Return the offsets of N layers, the least moved to zero."""
+    """Return the offsets of N layers, the least moved to zero.
+
+    See Also
+    --------
+    dlngeo.balanced_weights
+    dlngeo.kernels.RelaxedDepthKernel
+
+    Examples
+    --------
+    >>> from dlngeo.weights.network import offsets_of
+    >>> offsets_of([3, 1, 2.5], 3)
+    [2.0, 0.0, 1.5]
+    """
     values = _check.real(list(offsets), "offsets").astype(float)
     if values.shape != (depth,) or not np.isfinite(values).all():
         raise ValueError(f"offsets must be {depth} finite numbers, one for each layer, got {values.tolist()}.")

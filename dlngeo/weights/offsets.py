@@ -50,7 +50,22 @@ _ROUND = 64 * np.finfo(float).eps  # of the squared norm of the weights: offsets
 
 
 def offset_imbalance(offsets: Iterable[float], weights: Weights) -> list[Any]:
-    """Return the imbalance ``(c_{p+1} − c_p) I`` of given offsets, shape=[d_p, d_p], for weights of these widths."""
+    """Return the imbalance ``(c_{p+1} − c_p) I`` of given offsets, shape=[d_p, d_p], for weights of these widths.
+
+    See Also
+    --------
+    dlngeo.imbalance
+    dlngeo.weights.offsets.fit_offsets
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import balanced_weights, imbalance
+    >>> from dlngeo.weights.offsets import offset_imbalance
+    >>> weights = balanced_weights(np.diag([2.0, 1.0]), 3, offsets=[0, 2, 1])
+    >>> bool(np.allclose(imbalance(weights), offset_imbalance([0, 2, 1], weights)))
+    True
+    """
     layers = layers_of(weights)
     xp, values = _check.floating(layers[0])[0], offsets_of(offsets, len(layers))
     steps = zip(pairwise(values), widths(layers)[1:-1], strict=True)
@@ -76,6 +91,23 @@ class OffsetFit:
         of the tangent space at the rank of the network, in the norm of the metric.
     exact : bool
         Whether it is that; otherwise a bound.
+
+    See Also
+    --------
+    dlngeo.weights.offsets.fit_offsets
+    dlngeo.kernels.RelaxedDepthKernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import end_to_end
+    >>> from dlngeo.weights.offsets import fit_offsets
+    >>> weights = [np.diag([1.0, 2.0]), np.diag([2.0, 2.7])]  # G = diag(3, 3.29), 0.145 each from the mean 3.145
+    >>> fit = fit_offsets(weights)
+    >>> fit.offsets.round(4), fit.rest.round(4)
+    (array([0.   , 3.145]), array([0.2051]))
+    >>> bool(0 < fit.error < fit.bound(end_to_end(weights)))
+    True
     """
 
     offsets: Array
@@ -164,6 +196,12 @@ def fit_offsets(weights: Weights) -> OffsetFit:
         If weights are no arrays of real numbers.
     ValueError
         If they do not fit together, have batch axes or are not finite.
+
+    See Also
+    --------
+    dlngeo.weights.offsets.offset_imbalance
+    dlngeo.weights.network.rebalance
+    dlngeo.balanced_weights
 
     Examples
     --------

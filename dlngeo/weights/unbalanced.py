@@ -51,6 +51,22 @@ class LeafFrame:
     ----------
     weights : sequence of array, shape=[..., d_p, d_{p−1}], or array, shape=[..., N, d, d]
         Weights, at a regular point of their leaf.
+
+    See Also
+    --------
+    dlngeo.weights.balanced.BalancedFrame
+    dlngeo.weights.unbalanced.nearby
+    dlngeo.geomstats.UnbalancedMatrices
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo.weights.network import layer_gradient
+    >>> from dlngeo.weights.unbalanced import LeafFrame
+    >>> weights = [np.array([[1.0, 0.5], [0.0, 1.0]]), np.array([[2.0, 0.0], [1.0, 1.0]])]
+    >>> gradient = layer_gradient(np.array([[1.0, 2.0], [3.0, 4.0]]), weights)
+    >>> bool(np.allclose(LeafFrame(weights).tangent(gradient), gradient))  # training keeps the imbalance
+    True
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -232,6 +248,21 @@ def nearby(weights: Weights, target: Weights, tolerance: float = 1e-14) -> Weigh
     ------
     ValueError
         If the method does not converge, as far from the leaf or close to its singular points.
+
+    See Also
+    --------
+    dlngeo.imbalance
+    dlngeo.weights.projections.nearest
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dlngeo import imbalance
+    >>> from dlngeo.weights.unbalanced import nearby
+    >>> weights = [np.array([[1.0, 0.5], [0.0, 1.0]]), np.array([[2.0, 0.0], [1.0, 1.0]])]
+    >>> target = [np.array([[3.0, 0.5], [0.5, 0.0]])]
+    >>> bool(np.allclose(imbalance(nearby(weights, target)), target))
+    True
     """
     point = layers_of(weights)
     if len(point) == 1:

@@ -72,12 +72,12 @@ def stops(truth: np.ndarray, observed: MatrixCompletion, rank: int, seed: int) -
     return [float(errors[min(np.flatnonzero(norms > stop * peak)[-1] + 1, len(errors) - 1)]) for stop in STOPS]
 
 
-def product_of_gaussians(seed: int) -> tuple[np.ndarray, MatrixCompletion]:
+def product_of_gaussians(seed: int, entries: int = 2000) -> tuple[np.ndarray, MatrixCompletion]:
     """The matrices of Arora, Cohen, Hu and Luo, of mean square 1."""
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((100, 5)) @ rng.standard_normal((5, 100))
     truth *= 100 / np.linalg.norm(truth)
-    rows, cols = np.unravel_index(rng.permutation(truth.size)[:2000], truth.shape)
+    rows, cols = np.unravel_index(rng.permutation(truth.size)[:entries], truth.shape)
     return truth, MatrixCompletion(rows, cols, truth[rows, cols], truth.shape)
 
 

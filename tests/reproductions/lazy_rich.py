@@ -1,27 +1,21 @@
 """From lazy to rich: one completion problem under layers with offsets between them, over six decades.
 
 Run it as ``python tests/reproductions/lazy_rich.py [--out DIR]``; finished cells are kept in ``DIR/relaxed.jsonl``, so
-that an interrupted run goes on. At its end it writes ``relaxed.json``, ``relaxed-table.md`` and ``relaxed.png``. It
+that an interrupted run goes on. At its end it writes ``relaxed.json``, ``relaxed-tables.md`` and ``relaxed.png``. It
 takes ten minutes on one core.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from cells import stored
+from cells import parser, run
+from cells import table as lines
 from matplotlib.figure import Figure
 
 from dlngeo.flows.report import effective_rank
-from dlngeo.jobs.output import replace
 from dlngeo.kernels import RelaxedDepthKernel
 from dlngeo.problems import MatrixCompletion
 from dlngeo.pymanopt import FixedRank, GradientFlow
@@ -57,7 +51,6 @@ def compute(family: str, offset: float, seed: int) -> dict[str, Any]:
     problem = data.problem(FixedRank(SIDE, SIDE, rank, kernel=kernel))
     start = data.initial_point(rank=rank, size=START, rng=seed)
     half = problem.cost(start) / 2
-    began = time.process_time()
     found = GradientFlow(events={"half": lambda _, x: problem.cost(x) - half}).run(problem, initial_point=start)
     u, s, vt = found.point
     gap = (u * s) @ vt - truth
@@ -70,7 +63,6 @@ def compute(family: str, offset: float, seed: int) -> dict[str, Any]:
         "rank": effective_rank(s),
         "half": found.events["half"][0],
         "iterations": found.iterations,
-        "seconds": time.process_time() - began,
     }
 
 
@@ -87,18 +79,16 @@ def values(cells: list[dict[str, Any]], family: str, column: str) -> np.ndarray:
 
 def table(cells: list[dict[str, Any]]) -> str:
     """Medians and ranges, a row for each offset."""
-    lines = ["| " + " | ".join(("layers", "offset c", *COLUMNS.values())) + " |", "| --- " * (2 + len(COLUMNS)) + "|"]
+    rows = []
     for family in FAMILIES:
         for k, offset in enumerate(OFFSETS):
             row = [values(cells, family, column)[k] for column in COLUMNS]
-            texts = [f"{np.median(v):.2g} ({v.min():.2g}–{v.max():.2g})" for v in row]
-            lines.append(f"| {family} | {offset:g} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([family, f"{offset:g}", *(f"{np.median(v):.2g} ({v.min():.2g}–{v.max():.2g})" for v in row)])
+    return lines(("layers", "offset c", *COLUMNS.values()), rows)
 
 
 def draw(cells: list[dict[str, Any]]) -> Figure:
     """Error, effective rank and time of the plateau over the offset."""
-    matplotlib.use("Agg")
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     styles = {"depth 3 to 2": ("#0072B2", "o"), "depth 3 to 1": ("#D55E00", "s")}
     places = np.arange(len(OFFSETS))
@@ -117,28 +107,9 @@ def draw(cells: list[dict[str, Any]]) -> Figure:
 
 def main() -> None:
     """Run what is not yet run, then write table and picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("lazy-rich"), help="folder (default: lazy-rich)")
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    store = out / "relaxed.jsonl"
-    done = {key(cell): cell for cell in stored(key, store, out / "relaxed.json")}
-    with store.open("a", encoding="utf-8") as file:
-        file.write("\n")  # the last line may have been cut short
-        for name in ((family, offset, seed) for family in FAMILIES for offset in OFFSETS for seed in SEEDS):
-            if name not in done:
-                done[name] = compute(*name)
-                file.write(json.dumps(done[name]) + "\n")
-                file.flush()
-                sys.stderr.write(
-                    " ".join(map(str, name)) + f" error {done[name]['error']:.2g}, {done[name]['seconds']:.0f} s\n"
-                )
-    cells = sorted(done.values(), key=key)
-    rounded = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in cell.items()} for cell in cells]
-    text = "[\n" + ",\n".join(json.dumps(cell) for cell in rounded) + "\n]\n"
-    replace(out / "relaxed.json", lambda path: path.write_text(text, encoding="utf-8"))
-    replace(out / "relaxed-table.md", lambda path: path.write_text(table(rounded), encoding="utf-8"))
-    replace(out / "relaxed.png", lambda path: draw(rounded).savefig(path, dpi=110))
+    out = parser(__doc__, "lazy-rich").parse_args().out
+    wanted = ((family, offset, seed) for family in FAMILIES for offset in OFFSETS for seed in SEEDS)
+    run("relaxed", key, wanted, compute, [table], draw, out)
 
 
 if __name__ == "__main__":

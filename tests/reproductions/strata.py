@@ -23,7 +23,8 @@ CASES = (
     (3, 3, 2, 2, "isotropic"),
     (3, 3, 2, 3, "isotropic"),
 )
-CHAINS, STEPS, THIN, STEP = 500, 1500, 50, 0.01
+CHAINS = 500, 1000, 4000, 10_000, 30_000  # by dimension: the higher it is, the fewer come near zero
+STEPS, THIN, STEP = 1500, 50, 0.01
 NEAR = 0.3  # values of λ_r below this tell the exponent
 
 
@@ -46,22 +47,22 @@ def strata() -> list[dict[str, Any]]:
         space = GeneralLinear(m, equip=False) if square else FixedRankMatrices(m, n, r, equip=False)
         space.equip_with_metric(DLNMetric, depth=depth)
         rng = np.random.default_rng([number, 2])
-        u, v = (np.linalg.qr(rng.standard_normal((CHAINS, k, r)))[0] for k in (m, n))
-        start = (u, np.sort(0.5 + rng.random((CHAINS, r)))[:, ::-1].copy(), v.mT.copy())
+        chains = CHAINS[int(dimension(m, n, r, depth, noise)) - 1]
+        u, v = (np.linalg.qr(rng.standard_normal((chains, k, r)))[0] for k in (m, n))
+        start = (u, np.sort(0.5 + rng.random((chains, r)))[:, ::-1].copy(), v.mT.copy())
         sampler = Langevin(space, potential, 1.0, STEP, noise=noise)
         found = sampler.sample(start, STEPS, burn_in=500, thin=THIN, rng=rng)
         points = np.asarray(found.points)
         least = np.linalg.svd(points)[1][..., r - 1] ** (1 / depth)
         logs = np.where(least < NEAR, np.log(NEAR / np.maximum(least, 1e-300)), 0.0)
-        chains = 0 if least.shape[0] == CHAINS else 1
-        count, total = np.sum(least < NEAR, axis=1 - chains), np.sum(logs, axis=1 - chains)
+        count, total = np.sum(least < NEAR, axis=1), np.sum(logs, axis=1)
         # The maximum of the likelihood of P(λ < l) ∝ l^δ is 1/mean(log(l₀/λ)); its error is that over chains.
         estimate = float(count.sum() / total.sum())
         error = estimate * math.sqrt(float(np.sum((count - estimate * total) ** 2))) / float(count.sum())
         row = {"m": m, "n": n, "rank": r, "depth": depth, "noise": noise, "near": int(count.sum())}
         row |= {"derived": dimension(m, n, r, depth, noise), "measured": estimate, "error": error}
         signs = np.sign(np.linalg.det(points)) if square else None
-        row["changes"] = None if signs is None else float(np.mean(np.diff(signs, axis=chains) != 0))
+        row["changes"] = None if signs is None else float(np.mean(np.diff(signs, axis=1) != 0))
         row["smallest"] = float(least.min())
         rows.append(row)
     return rows

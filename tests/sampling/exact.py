@@ -33,11 +33,12 @@ class Law:
     def mean(self, f):
         return float(np.sum(self.p * f(self.s)))
 
-    def draw(self, rng, chains):
-        """Dense matrices of this law: at the nodes, between Haar frames."""
+    def draw(self, rng, chains, batches):
+        """Factors u, σ, vt of this law at the nodes, between Haar frames; σ in batches, each by systematic sampling."""
         m, n, r = self.shape
-        s = self.s[rng.choice(len(self.p), chains, p=self.p)]
-        return (haar(rng, (chains, m, r)) * s[:, None]) @ haar(rng, (chains, n, r)).mT
+        each = (np.arange(chains // batches) + rng.random((batches, 1))) / (chains // batches)
+        s = self.s[np.minimum(np.searchsorted(np.cumsum(self.p), each.ravel()), len(self.p) - 1)]
+        return haar(rng, (len(s), m, r)), s, haar(rng, (len(s), n, r)).mT
 
 
 def space_of(kernel, m, n, r):

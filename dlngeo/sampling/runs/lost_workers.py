@@ -28,6 +28,20 @@ class WorkerLostError(RuntimeError):
     ----------
     cells : list of dict
         The coordinates of these cells. One of them may be what kills the workers, most likely by lack of memory.
+
+    See Also
+    --------
+    dlngeo.sampling.sweep
+    dlngeo.sampling.CheckpointError
+
+    Examples
+    --------
+    >>> from dlngeo.sampling import WorkerLostError
+    >>> try:  # as sweep does
+    ...     raise WorkerLostError("a worker was killed", [{"depth": 2, "size": 100}, {"depth": 3, "size": 10000}])
+    ... except WorkerLostError as error:
+    ...     print(max(cell["size"] for cell in error.cells))
+    10000
     """
 
     def __init__(self, message: str, cells: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -28,7 +28,29 @@ _ABOUT = "dlngeo.about"  # JSON, among the arrays of a part
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be continued or read; it is left as it is."""
+    """A checkpoint that cannot be continued or read; it is left as it is.
+
+    See Also
+    --------
+    dlngeo.sampling.Sampler
+    dlngeo.sampling.sweep
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import BrownianMotion, CheckpointError
+    >>> walk, start = BrownianMotion(Euclidean(2), 0.1), np.zeros((3, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     half = walk.sample(start, 5, rng=0, checkpoint=folder)
+    ...     whole = walk.sample(start, 10, rng=0, checkpoint=folder)  # five steps more
+    ...     try:
+    ...         walk.sample(start, 10, rng=1, checkpoint=folder)
+    ...     except CheckpointError:
+    ...         print("refused,", np.array_equal(whole.points[:, :5], half.points))
+    refused, True
+    """
 
 
 class Part(NamedTuple):

@@ -50,6 +50,21 @@ class Cell(NamedTuple):
         As :meth:`Sampler.sample` takes them.
     observables : dict of callable
         Functions of points, shape=[n, *point_shape], to values, shape=[n, …], by name.
+
+    See Also
+    --------
+    dlngeo.sampling.sweep
+    dlngeo.sampling.Sampler
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import BrownianMotion, Cell
+    >>> cell = Cell(BrownianMotion(Euclidean(2), 0.1), np.zeros((3, 2)), {"norm": lambda x: np.linalg.norm(x, axis=-1)})
+    >>> draws = cell.sampler.sample(cell.initial_points, 5, rng=0)
+    >>> bool(np.allclose(draws.observe(cell.observables["norm"]) ** 2, np.sum(draws.points**2, axis=-1)))
+    True
     """
 
     sampler: Sampler
@@ -124,6 +139,23 @@ def sweep(
     TypeError, ValueError
         If the grid is empty or its values are of other types, observables differ in shape from cell to cell, or a
         step fails.
+
+    See Also
+    --------
+    dlngeo.sampling.Cell
+    dlngeo.sampling.Samples
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geomstats.geometry.euclidean import Euclidean
+    >>> from dlngeo.sampling import BrownianMotion, Cell, sweep
+    >>> def make(rng, dim):
+    ...     square = {"square": lambda x: np.sum(x**2, axis=-1)}
+    ...     return Cell(BrownianMotion(Euclidean(dim), 0.1), np.zeros((4000, dim)), square)
+    >>> found = sweep(make, {"dim": [1, 2, 4]}, n_steps=10, seed=0)
+    >>> bool(np.allclose(found.square.isel(draw=-1).mean("chain") / found.dim, 1, atol=0.1))  # of mean dim · t
+    True
     """
     axes = {name: list(values) for name, values in grid.items()}
     for name, values in axes.items():

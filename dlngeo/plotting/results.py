@@ -1,4 +1,4 @@
-"""Figures, drawn from JSON-able results alone: what was computed can be drawn again, and differently.
+"""Figures of jobs, drawn from JSON-able results alone: what was computed can be drawn again, and differently.
 
 They take a result as a job returned it or as its JSON file holds it, and touch no global state of pyplot.
 """
