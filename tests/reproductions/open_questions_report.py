@@ -85,7 +85,7 @@ def strata(rows: list[Row]) -> str:
         "δ derived",
         "δ measured",
         "reached",
-        "sign of det changes, a unit of time",
+        "other sign of det",
     ]
     out = []
     for row in rows:
