@@ -145,7 +145,6 @@ SECOND_ORDER = [(kernel, shape) for kernel in SECOND_ORDER for shape in SHAPES]
 SECOND_ORDER += [
     (kernel, SHAPES[0]) for kernel in (InfiniteDepthKernel(), Product(), RelaxedDepthKernel([0, 0.3, 0.5]))
 ]
-SECOND_ORDER += [(RelaxedDepthKernel([0, 0.3, 0.5]), SHAPES[1])]
 
 
 @pytest.mark.parametrize(("kernel", "shape"), SECOND_ORDER, ids=str)
