@@ -1,16 +1,17 @@
-"""How many fewer entries complete a complex matrix than its real and imaginary parts: the channel of two arrays.
+"""
+How many fewer entries complete a complex matrix than its two real parts?
+=========================================================================
 
 The channel between two arrays of 16 antennas with two paths is ``X = Σ_k g_k a(θ_k) a(φ_k)*``, of rank 2, with
 ``a(θ)_p = e^{iπp sin θ}``. The flow of depth N is followed from a small start at rank 3 over the complex numbers, and
 at rank 6 for the real matrix ``[Re X; Im X]``, whose rank is 4. That knows nothing of phases, and has 176 parameters in
-place of 120. The picture shows the error at the entries that were not measured.
-
-    python examples/complex_completion.py
+place of 120. The picture shows the error at the entries that were not measured. Run
+``python examples/complex_completion.py [figure.png]``.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,7 +57,7 @@ def main() -> dict[str, dict[int, list[float]]]:
     return errors
 
 
-def plot(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
+def plot(errors: dict[str, dict[int, list[float]]], path: str) -> None:
     """Draw the errors."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained", sharey=True)
     titles = {"complex": "complex", "stacked": "real and imaginary parts"}
@@ -75,4 +76,4 @@ if __name__ == "__main__":
     for name, of_depth in result.items():
         for depth, values in of_depth.items():
             print(f"{name}, depth {depth}:", dict(zip(FRACTIONS, (f"{v:.1e}" for v in values), strict=True)))
-    plot(result, Path("complex_completion.png"))
+    plot(result, sys.argv[1] if len(sys.argv) > 1 else "complex_completion.png")

@@ -1,5 +1,8 @@
-"""The geometry in one figure: geodesics, entropy and free energy, flows in a plane, and singular values in training.
+"""
+What does the geometry look like?
+=================================
 
+Geodesics, entropy and free energy, flows in a plane, and singular values in training, in one figure.
 Each part is one call of ``dlngeo.plotting``. The deeper the network, the closer a geodesic keeps to small determinants.
 With weight decay the free energy of completions of a 2×2 matrix has an edge where they are of rank one, and is least
 there. In the plane of diagonal matrices, flows from small starts bend to the axes before they reach the valley of zero
