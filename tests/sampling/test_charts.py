@@ -104,7 +104,7 @@ CASES = [
     (REGULARIZED, (3, 2, 2), 0.04, squares, 14),
     (DepthKernel(1.5), (3, 3, 3), 0.05, squares, 8),
     (DepthKernel(2.5), (2, 2, 2), 0.03, squares, 16),
-    (DepthKernel(3.7), (2, 2, 2), 0.01, squares, 34),
+    (DepthKernel(3.7), (2, 2, 2), 0.01, squares, 50),
     (InfiniteDepthKernel(), (3, 3, 3), 0.02, barrier, 34),
     (RELAXED, (4, 3, 3), 0.03, squares, 6),
     (CONSERVED, (4, 3, 2), 0.02, squares, 6),
