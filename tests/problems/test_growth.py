@@ -212,7 +212,7 @@ def test_nothing_of_the_size_of_the_matrix_is_formed(rng):
     left, right = rng.standard_normal((m, 2)), rng.standard_normal((n, 2))
     rows, cols = np.divmod(np.unique(rng.integers(0, m * n, count)), n)
     problem = MatrixCompletion(rows, cols, np.einsum("ij,ij->i", left[rows], right[cols]), (m, n))
-    problem.follow(max_iterations=1)  # what is compiled
+    problem.follow(max_iterations=10)  # compiles all that the second run calls
     tracemalloc.start()
     try:
         result = problem.follow(max_iterations=10)
