@@ -7,8 +7,9 @@ functions trust their arguments.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
@@ -69,11 +70,28 @@ def rank(value: Any, m: int, n: int) -> int:
     return value
 
 
+def shape(value: Any) -> tuple[int, int]:
+    """Return ``value`` as a pair of positive integers."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"shape must be a pair (m, n), got {value!r}.")
+    m, n = value
+    return positive_integer(m, "the number of rows"), positive_integer(n, "the number of columns")
+
+
+def offsets(value: Any, depth: int | None = None) -> np.ndarray:
+    """Return ``value`` as the offsets of N layers, shape=[N], of which only differences matter: finite numbers."""
+    values = numbers(list(value) if isinstance(value, Iterable) else value, "offsets").astype(float)
+    count = "one or more" if depth is None else f"{depth}"
+    if values.ndim != 1 or values.size != (depth or max(values.size, 1)) or not np.isfinite(values).all():
+        raise ValueError(f"offsets must be {count} finite numbers, one for each layer, got {values.tolist()}.")
+    return values
+
+
 def field(value: Any) -> Field:
     """Return ``value`` as the field of the entries of matrices."""
-    if value not in ("real", "complex"):
+    if not isinstance(value, str) or value not in ("real", "complex"):
         raise ValueError(f'field must be "real" or "complex", got {value!r}.')
-    return value
+    return cast(Field, value)
 
 
 def plain(value: Any, name: str = "the array", field: Field = "real") -> Any:
@@ -161,7 +179,7 @@ def numbers(value: Any, name: str, field: Field = "real") -> np.ndarray:
     if array.dtype.kind == "c" and field == "real":
         raise _not_real(name, array.dtype)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}.")
+        raise TypeError(f"{name} must be {field} numbers, got an array of {array.dtype}.")
     return array
 
 

@@ -67,6 +67,31 @@ def test_rank():
         _check.rank(1.5, 3, 2)
 
 
+def test_shapes_and_offsets():
+    assert _check.shape([np.int64(3), 2]) == (3, 2)
+    for value in (3, "ab", (3,), (3, 2, 1)):
+        with pytest.raises(ValueError, match="shape must be a pair"):
+            _check.shape(value)
+    with pytest.raises(TypeError, match=r"the number of rows must be an integer, got 2\.5"):
+        _check.shape((2.5, 3))
+    assert _check.offsets(iter([1, -2.5])).tolist() == [1.0, -2.5]
+    for value in ([], 3.0, [[0, 1], [2, 3]], [0, math.nan]):
+        with pytest.raises(ValueError, match="offsets must be one or more finite numbers"):
+            _check.offsets(value)
+    with pytest.raises(ValueError, match="offsets must be 3 finite numbers"):
+        _check.offsets([0, 1], 3)
+    for value in ("12", ["a", "b"], None, [1j, 0]):
+        with pytest.raises(TypeError, match="offsets must be real numbers"):
+            _check.offsets(value)
+
+
+def test_fields():
+    assert _check.field("complex") == "complex"
+    for value in ("quaternion", None, np.array(["real", "complex"])):
+        with pytest.raises(ValueError, match="field must be"):
+            _check.field(value)
+
+
 def test_floating_takes_the_type_of_the_arrays():
     xp, a, b = _check.floating([1, 2], 3)
     assert a.dtype == b.dtype == np.float64

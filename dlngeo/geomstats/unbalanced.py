@@ -14,7 +14,6 @@ from dlngeo.geomstats._backend import batch, draw, to_numpy
 from dlngeo.geomstats.weights import WeightManifold
 from dlngeo.weights.geodesics import leaf
 from dlngeo.weights.network import imbalance as imbalance_of
-from dlngeo.weights.network import offsets_of
 from dlngeo.weights.unbalanced import LeafFrame, nearby
 
 __all__ = ["UnbalancedMatrices"]
@@ -95,8 +94,8 @@ class UnbalancedMatrices(WeightManifold):
         TypeError, ValueError
             If the width is no positive integer, or the offsets are not two finite numbers or more.
         """
-        values, d = list(offsets), _check.positive_integer(d, "d")
-        return cls(np.multiply.outer(np.diff(offsets_of(values, len(values))), np.eye(d)), equip)
+        values, d = _check.offsets(offsets), _check.positive_integer(d, "d")
+        return cls(np.multiply.outer(np.diff(values), np.eye(d)), equip)
 
     @property
     def imbalance(self) -> Any:

@@ -114,8 +114,8 @@ class RelaxedDepthKernel(Kernel):
 
     Raises
     ------
-    ValueError
-        If there is no offset, or one that is not finite.
+    TypeError, ValueError
+        If there is no offset, or one that is no finite number.
 
     See Also
     --------
@@ -144,9 +144,7 @@ class RelaxedDepthKernel(Kernel):
     """
 
     def __init__(self, offsets: Iterable[float], normalized: bool = False) -> None:
-        values = np.asarray(list(offsets), dtype=float)
-        if values.size == 0 or not np.isfinite(values).all():
-            raise ValueError(f"offsets must be one finite number for each layer, got {values.tolist()}.")
+        values = _check.offsets(offsets)
         with np.errstate(over="ignore"):
             self.offsets = np.sort(values - values.min())[::-1]
         if not np.isfinite(self.offsets).all():

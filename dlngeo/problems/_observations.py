@@ -9,15 +9,7 @@ import scipy.sparse
 
 from dlngeo import _check
 
-__all__ = ["csr", "of_matrix", "of_sparse", "real", "samples", "shape"]
-
-
-def shape(value: Any) -> tuple[int, int]:
-    """Return ``value`` as a pair of positive integers."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"shape must be a pair (m, n), got {value!r}.")
-    m, n = value
-    return _check.positive_integer(m, "the number of rows"), _check.positive_integer(n, "the number of columns")
+__all__ = ["csr", "of_matrix", "of_sparse", "real", "samples"]
 
 
 def csr(rows: Any, cols: Any, values: Any, shape: tuple[int, int], dtype: Any = np.float64) -> scipy.sparse.csr_array:

@@ -9,8 +9,8 @@ import numpy as np
 import pymanopt
 from pymanopt.manifolds import Euclidean, FixedRankEmbedded
 
+from dlngeo import _check
 from dlngeo._check import returned
-from dlngeo.problems import _observations
 from dlngeo.problems.base import MatrixCost, direction_factors, factors, finite_cost, is_factored
 
 __all__ = ["AutodiffCost"]
@@ -57,7 +57,7 @@ class AutodiffCost(MatrixCost):
     def __init__(
         self, function: Callable[..., Any], shape: tuple[int, int], *, backend: str = "autograd", factored: bool = False
     ) -> None:
-        self.shape = _observations.shape(shape)
+        self.shape = _check.shape(shape)
         if backend not in ("autograd", "pytorch", "jax"):
             raise ValueError(f'backend must be "autograd", "pytorch" or "jax", got {backend!r}.')
         self._made_of = function, backend, factored

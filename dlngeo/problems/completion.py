@@ -86,7 +86,7 @@ class MatrixCompletion(LeastSquares):
         dtype: Any = np.float64,
         threads: int | None = None,
     ) -> None:
-        super().__init__(_observations.shape(shape))
+        super().__init__(_check.shape(shape))
         self._dtype = np.dtype(dtype)
         if self._dtype not in (np.float64, np.float32):
             raise TypeError(f"dtype must be float64 or float32, got {self._dtype}.")

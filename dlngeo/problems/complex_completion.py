@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dlngeo import _check
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import Pattern, padded
 from dlngeo.problems.base import Products, is_factored
@@ -67,7 +68,7 @@ class ComplexCompletion(LeastSquares):
     def __init__(
         self, rows: Any, cols: Any, values: Any, shape: tuple[int, int], *, threads: int | None = None
     ) -> None:
-        super().__init__(_observations.shape(shape))
+        super().__init__(_check.shape(shape))
         matrix = _observations.csr(rows, cols, values, self.shape, np.complex128)
         self.pattern = Pattern(matrix.indptr, matrix.indices, self.shape, threads)
         self.rows, self.cols = np.repeat(np.arange(self.shape[0]), np.diff(matrix.indptr)), matrix.indices

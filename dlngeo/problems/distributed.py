@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlngeo import _check
 from dlngeo.problems import _observations
 from dlngeo.problems._pattern import ENOUGH_ENTRIES, Pattern, padded
 from dlngeo.problems.base import Products, direction_factors, is_factored
@@ -93,7 +94,7 @@ class DistributedCompletion(LeastSquares):
     def __init__(
         self, client: Any, blocks: Sequence[RowBlock], shape: tuple[int, int], *, dtype: Any = np.float64
     ) -> None:
-        super().__init__(_observations.shape(shape))
+        super().__init__(_check.shape(shape))
         bounds = [block.first for block in blocks] + [self.shape[0]]
         if not blocks or bounds[0] != 0 or [block.last for block in blocks] != bounds[1:] or np.diff(bounds).min() <= 0:
             raise ValueError(

@@ -394,9 +394,7 @@ def offsets_of(offsets: Iterable[float], depth: int) -> list[float]:
     >>> offsets_of([3, 1, 2.5], 3)
     [2.0, 0.0, 1.5]
     """
-    values = _check.real(list(offsets), "offsets").astype(float)
-    if values.shape != (depth,) or not np.isfinite(values).all():
-        raise ValueError(f"offsets must be {depth} finite numbers, one for each layer, got {values.tolist()}.")
+    values = _check.offsets(offsets, depth)
     return list((values - values.min()).tolist())
 
 

@@ -271,7 +271,7 @@ def test_the_retraction_is_of_second_order(shape, rank, offsets, normalized):
 
 
 def test_options_are_checked():
-    for offsets in ([], [0.0, math.nan], [math.inf, 0.0], [-1.7e308, 1.7e308]):
+    for offsets in ([], [0.0, math.nan], [math.inf, 0.0], [-1.7e308, 1.7e308], [[0.0, 1.0], [2.0, 3.0]]):
         with pytest.raises(ValueError, match="offsets must"):
             RelaxedDepthKernel(offsets)
     assert repr(RelaxedDepthKernel([2, 1])) == "RelaxedDepthKernel(offsets=[1.0, 0.0], normalized=False)"
