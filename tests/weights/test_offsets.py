@@ -276,6 +276,26 @@ def test_the_error_is_the_largest_and_its_bounds_hold(rng):
     assert np.median(ratios[1e-2, True]) < 15
 
 
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_bound_is_that_of_the_theorem(rng, depth):
+    w, _ = perturbed(rng, (3, 3), depth, 1e-3)
+    fit, x = fit_offsets(w), oracles.multiply(w)
+    c = fit.offsets + fit.kernel.shared(np.linalg.svd(x)[1][-1])
+    steps = np.diff(np.eye(depth + 1)[:, 1:-1], axis=0)  # v_p − v_{p−1}
+    inverse = np.linalg.inv(steps.T @ (c[:, None] * steps))
+    sums = np.abs(steps)  # e_p
+    kappa = max(
+        (e @ inverse @ fit.rest + math.sqrt(e @ inverse @ e * (fit.rest @ inverse @ fit.rest))) / 2 for e in sums
+    )
+    assert fit.bound(x) == pytest.approx(kappa / (1 - kappa), rel=1e-9)
+
+
+def test_wider_layers_have_no_bound(rng):
+    fit = fit_offsets(balanced_weights(matrix(rng, 3, 3, 3), (3, 4, 3), rng=rng, offsets=[0.0, 0.0]))
+    assert fit.error < 1e-12
+    assert fit.bound(matrix(rng, 3, 3, 3)) == math.inf
+
+
 def test_large_networks_have_a_bound(rng, monkeypatch):
     for draw in range(40):
         w, _ = perturbed(rng, (3, 3), 2 + draw % 3, (1e-4, 0.05)[draw % 2])
