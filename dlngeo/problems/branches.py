@@ -183,8 +183,10 @@ def continuation(
     >>> bool(np.allclose(up.s, down.s[::-1])), bool(np.allclose(down.s[-1], 0.5))  # no hysteresis
     (True, True)
     """
+    if not isinstance(start, Equilibrium):
+        raise TypeError(f"start must be an Equilibrium, as equilibria(...) returns, got {type(start).__name__}.")
     values = _check.real(betas, "betas").astype(float)
-    turns = np.diff(values)
+    turns = np.diff(np.atleast_1d(values))
     if values.ndim != 1 or values.size == 0 or not (np.all(turns > 0) or np.all(turns < 0)):
         raise ValueError(f"betas must be one array, increasing or decreasing, got {values}.")
     free = FreeEnergy(cost, float(values[0]), depth, rank, widths, decay=decay, ridge=ridge)

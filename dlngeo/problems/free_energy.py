@@ -32,6 +32,7 @@ from dlngeo import _check
 from dlngeo._check import returned
 from dlngeo.matrices.frame import Frame
 from dlngeo.problems.base import MatrixCost, direction_factors, factors, is_factored
+from dlngeo.thermodynamics.confined import confining, require_real
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.free_energy import spectral_hessian
 
@@ -86,8 +87,7 @@ class FunctionCost(MatrixCost):
         for name, function in given.items():
             if not callable(function):
                 raise TypeError(f"{name} must be a function of matrices, got {type(function).__name__}.")
-        m, n = shape
-        self.shape = _check.positive_integer(m, "m"), _check.positive_integer(n, "n")
+        self.shape = _check.shape(shape)
         self._given = given
 
     def cost(self, point: Any) -> Any:
@@ -146,7 +146,8 @@ class FreeEnergy(MatrixCost):
     Raises
     ------
     TypeError, ValueError
-        If a number is out of range, or the depth is infinite and the layers decay.
+        If a number is out of range, the depth is infinite and the layers decay, or the cost is none or one of complex
+        matrices.
 
     See Also
     --------
@@ -179,12 +180,11 @@ class FreeEnergy(MatrixCost):
                 f"cost must be a cost of dlngeo.problems, got {type(cost).__name__}; make one of functions by "
                 "FunctionCost or AutodiffCost."
             )
+        require_real(cost)
         self.energy, self.shape = cost, cost.shape
         self.beta, self.entropy = _check.positive(beta, "beta"), SpectralEntropy(*cost.shape, depth, rank, widths)
-        self.decay, self.ridge = (
-            0.0 if value == 0 else _check.positive(value, name) for value, name in ((decay, "decay"), (ridge, "ridge"))
-        )
         self.depth, self.rank = self.entropy.depth, self.entropy.rank
+        self.decay, self.ridge = confining(decay, ridge, self.depth)
         self._seen: tuple[np.ndarray, tuple[np.ndarray, ...]] | None = None
         self._arguments: dict[str, Any] = {
             "depth": depth,
@@ -193,8 +193,6 @@ class FreeEnergy(MatrixCost):
             "decay": decay,
             "ridge": ridge,
         }
-        if self.decay and math.isinf(self.depth):
-            raise ValueError("the weight decay of infinitely many layers is infinite; take ridge, or a finite depth.")
 
     def at(self, beta: float) -> FreeEnergy:
         """Return the same at another inverse temperature."""
@@ -244,6 +242,11 @@ class FreeEnergy(MatrixCost):
 
         at a point of a rank below full, to which F of the rank above extends (:meth:`lower`). A negative one tells that
         a higher rank lowers F.
+
+        Raises
+        ------
+        ValueError
+            If the rank is full, or the depth infinite, where none can open.
         """
         _, part, normal = self._transverse(point)
         n = self.depth
@@ -255,6 +258,11 @@ class FreeEnergy(MatrixCost):
         return size + (normal if self.depth == 2 else 0.0)
 
     def _transverse(self, point: Any) -> tuple[float, float, float]:
+        if self.rank == min(self.shape) or math.isinf(self.depth):
+            raise ValueError(
+                f"no singular value can open at rank {self.rank} of {self.shape} and depth {self.depth:g}; give a "
+                "finite depth and a rank below full, as lower() does."
+            )
         (frame, x), n = self._frame(point), self.depth
         pull = float(np.sum(frame.s ** (-2 / n))) / (self.beta * n)
         gradient = _plain(self.energy.euclidean_gradient(x))
@@ -309,7 +317,10 @@ def along(point: Any, direction: Any, shape: tuple[int, int]) -> np.ndarray:
     if is_factored(direction):
         left, right = direction_factors(point, direction, shape)
         return left @ right
-    return _check.real(direction, "the direction").astype(float)
+    z = _check.real(direction, "the direction").astype(float)
+    if z.shape[-2:] != shape:
+        raise ValueError(f"the direction has shape {z.shape}; expected that of the matrices, {shape}.")
+    return z
 
 
 def _plain(a: Any) -> np.ndarray:

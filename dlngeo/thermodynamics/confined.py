@@ -29,6 +29,7 @@ N > 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -149,11 +150,10 @@ def confinement(
     >>> confinement(data, 2, ridge=1e-3).bounded
     True
     """
+    require_real(cost)
     m, n = cost.shape
     entropy, strengths = SpectralEntropy(m, n, depth, rank, widths), Noise.of(noise)
-    for value, name in ((decay, "decay"), (ridge, "ridge")):
-        if value != 0:
-            _check.positive(value, name)
+    decay, ridge = confining(decay, ridge, entropy.depth)
     r = entropy.rank
     if decay or ridge:
         return Confinement(True, True, None, "weight decay confines all matrices.")
@@ -176,6 +176,27 @@ def confinement(
         + f", and the mass of the law is {words}. Give weight decay of the layers (decay), a ridge, or more data."
     )
     return Confinement(not grows, finite, ray if grows else None, reason)
+
+
+def require_real(cost: Any) -> None:
+    """Raise unless it is a cost, of real matrices."""
+    if not hasattr(cost, "shape"):
+        raise TypeError(f"cost must be a cost of dlngeo.problems, got {type(cost).__name__}; see FunctionCost.")
+    if getattr(cost, "field", "real") != "real":
+        raise TypeError(
+            f"{type(cost).__name__} is a cost of complex matrices, whose free energies have derivatives alone, by "
+            "dlngeo.free_energy; give one of real matrices."
+        )
+
+
+def confining(decay: Any, ridge: Any, depth: float) -> tuple[float, float]:
+    """Return the weights of both terms, zero or positive."""
+    decay, ridge = (
+        0.0 if value == 0 else _check.positive(value, name) for value, name in ((decay, "decay"), (ridge, "ridge"))
+    )
+    if decay and math.isinf(depth):
+        raise ValueError("the weight decay of infinitely many layers is infinite; take ridge, or a finite depth.")
+    return decay, ridge
 
 
 def _growth(entropy: SpectralEntropy, q: int) -> float:

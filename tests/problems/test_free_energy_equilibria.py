@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from dlngeo.flows.limits import hessian_eigenvalues
 from dlngeo.geomstats import DLNMetric
 from dlngeo.problems import (
+    ComplexCompletion,
     FreeEnergy,
     FunctionCost,
     LowRankApproximation,
@@ -228,8 +229,33 @@ def test_a_branch_starts_at_an_equilibrium():
     start = equilibria(DIAGONAL, beta=20.0, depth=2, ridge=DECAY, n_starts=3, rng=0)[0]
     with pytest.raises(ValueError, match="increasing or decreasing"):
         continuation(DIAGONAL, start, [20.0, 10.0, 15.0], depth=2, ridge=DECAY)
+    with pytest.raises(ValueError, match="increasing or decreasing"):
+        continuation(DIAGONAL, start, 20.0, depth=2, ridge=DECAY)
     with pytest.raises(ValueError, match="no equilibrium at β = 3"):
         continuation(DIAGONAL, start, [3.0, 4.0], depth=2, ridge=DECAY)
+
+
+COMPLEX = ComplexCompletion([0], [0], [1j], (2, 2))
+ENERGY = FunctionCost(lambda x: 0.0, lambda x: x, (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: FreeEnergy(COMPLEX, 1.0, 2), TypeError, "a cost of complex matrices"),
+        (lambda: confinement(COMPLEX, 2), TypeError, "a cost of complex matrices"),
+        (lambda: confinement("x", 2), TypeError, "must be a cost of dlngeo.problems, got str"),
+        (lambda: confinement(ENERGY, math.inf, decay=1.0), ValueError, "of infinitely many layers"),
+        (lambda: continuation(ENERGY, None, [1.0, 2.0], depth=2), TypeError, "must be an Equilibrium"),
+        (lambda: FunctionCost(ENERGY.cost, ENERGY.euclidean_gradient, 2), ValueError, r"a pair \(m, n\)"),
+        (lambda: ENERGY.euclidean_hessian(np.eye(2), np.ones(2)), ValueError, "the direction has shape"),
+        (lambda: FreeEnergy(ENERGY, 1.0, 2).transverse(np.eye(2)), ValueError, "no singular value can open"),
+        (lambda: FreeEnergy(ENERGY, 1.0, math.inf).transverse(np.eye(2)), ValueError, "no singular value can open"),
+    ],
+)
+def test_bad_input_says_what_to_give(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
 
 
 # What is not confined.
