@@ -37,7 +37,6 @@ import numpy as np
 
 from dlngeo import _check
 from dlngeo.kernels import Kernel
-from dlngeo.thermodynamics.entropy import require_positive, sized
 
 __all__ = ["brownian_drift", "brownian_moments", "brownian_singular_values"]
 
@@ -80,13 +79,12 @@ def brownian_drift(s: Any, kernel: Kernel, shape: tuple[int, int]) -> np.ndarray
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a dlngeo.Kernel, got {type(kernel).__name__}; see dlngeo.DepthKernel.")
-    xp, s = _check.singular_values(np.asarray(s, dtype=float))
-    require_positive(xp, s)
+    s = _positive(s, *_check.shape(shape))
     row, column = np.broadcast_arrays(s[..., :, None], s[..., None, :])
     own = np.eye(s.shape[-1], dtype=bool)
     if np.any((row == column) & ~own):
         raise ValueError("singular values coincide, where their drift is infinite; move them apart.")
-    codimension = sum(shape) - 2 * _check.rank(s.shape[-1], *shape)
+    codimension = sum(shape) - 2 * s.shape[-1]
     psi = kernel.divided_difference
     difference = np.where(own, 1.0, row**2 - column**2)
     pairs = 1 / difference - psi(column, row, row) / kernel(row, column)
@@ -98,12 +96,27 @@ def brownian_drift(s: Any, kernel: Kernel, shape: tuple[int, int]) -> np.ndarray
     return s * (phi * total + psi(s, s, s))
 
 
+def _singular_values(s: Any, m: int, n: int) -> np.ndarray:
+    """Return singular values of m×n matrices, shape=[..., r]."""
+    _, s = _check.singular_values(_check.real(s, "singular values").astype(float))
+    if s.ndim == 0:
+        raise ValueError(f"r singular values of each matrix are expected, got shape {s.shape}; add an axis.")
+    _check.rank(s.shape[-1], m, n)
+    return s
+
+
+def _positive(s: Any, m: int, n: int) -> np.ndarray:
+    s = _singular_values(s, m, n)
+    if not np.all(s > 0):
+        raise ValueError(f"the smallest singular value is {s.min():g}; give the positive ones, of a lower rank.")
+    return s
+
+
 def _arguments(s: Any, t: Any, depth: Any, shape: tuple[int, int]) -> tuple[np.ndarray, float, float, int]:
-    xp, s = _check.singular_values(np.asarray(s, dtype=float))
+    depth = _check.depth(depth, allow_infinite=True)
+    s = (_positive if math.isinf(depth) else _singular_values)(s, *_check.shape(shape))
     if s.ndim != 1:
         raise ValueError(f"the singular values of one matrix are expected, got shape {s.shape}.")
-    sized(_check.rank(len(s), *shape), xp, s)
-    depth = _check.depth(depth, allow_infinite=True)
     if math.isinf(depth) and not (len(s) == shape[0] == shape[1]):
         raise ValueError(f"infinite depth lives on square matrices of full rank, not {shape} at rank {len(s)}.")
     return s, _check.positive(t, "t"), depth, sum(shape) - len(s)

@@ -8,6 +8,7 @@ from scipy.special import digamma
 
 from dlngeo import DepthKernel
 from dlngeo.matrices.frame import Frame
+from dlngeo.thermodynamics.brownian import brownian_drift, brownian_moments
 from dlngeo.thermodynamics.entropy import SpectralEntropy, log_orthogonal_volume
 from dlngeo.thermodynamics.free_energy import entropy
 from dlngeo.thermodynamics.laws import SpectralLaw
@@ -239,3 +240,20 @@ def test_the_density_of_one_of_two_values_as_an_integral():
     x = np.array([0.05, 0.6, 1.0, 2.5])
     inner = np.abs(x[:, None] ** 2 - y**2) * np.exp(-(x[:, None] ** 2 + y**2) / 2)
     np.testing.assert_allclose(law.density(x), np.trapezoid(inner, y) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: brownian_drift([2.0, 0.0], DepthKernel(2), (2, 2)), ValueError, "smallest singular value is 0"),
+        (lambda: brownian_drift(2.0, DepthKernel(2), (2, 2)), ValueError, "add an axis"),
+        (lambda: brownian_drift(["2"], DepthKernel(2), (2, 2)), TypeError, "singular values must be real numbers"),
+        (lambda: brownian_drift([2.0], DepthKernel(2), 2), ValueError, "shape must be a pair"),
+        (lambda: brownian_moments([2.0, 1.0], 1.0, 2, (2.5, 3)), TypeError, "rows must be an integer"),
+        (lambda: brownian_moments([2.0, 0.0], 1.0, np.inf, (2, 2)), ValueError, "smallest singular value is 0"),
+        (lambda: brownian_moments([2.0, 1.0, 0.5], 1.0, 2, (3, 2)), ValueError, "rank 3 exceeds"),
+    ],
+)
+def test_brownian_motion_is_asked_for_singular_values_of_a_shape(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
