@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import matplotlib
@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from dlngeo import _check
 
-__all__ = ["Plane", "colors", "label_curves", "label_ends", "level_curves", "one_axes"]
+__all__ = ["Plane", "colors", "label_curves", "label_ends", "level_curves", "one_axes", "window"]
 
 Direction = Any  # a matrix, or the place (i, j) of an entry
 
@@ -26,6 +26,14 @@ def one_axes(axes: Axes | None) -> Axes:
     if not isinstance(axes, Axes):
         raise TypeError(f"axes must be one matplotlib Axes, got {type(axes).__name__}.")
     return axes
+
+
+def window(limits: Any) -> list[float]:
+    """Return limits ``(left, right, low, high)`` after checking them."""
+    values = _check.real(limits, "limits").astype(float)
+    if values.shape != (4,) or not np.isfinite(values).all() or not (values[::2] < values[1::2]).all():
+        raise ValueError(f"limits must be (left, right, low, high), left < right and low < high, got {limits!r}.")
+    return list(values.tolist())
 
 
 def colors(count: int) -> list[Any]:
@@ -90,8 +98,8 @@ class Plane:
         self.origin = _check.real(origin, "the origin").astype(float)
         if self.origin.ndim != 2 or not np.isfinite(self.origin).all():
             raise ValueError(f"the origin must be one finite matrix, got shape {self.origin.shape}.")
-        if len(directions) != 2:
-            raise ValueError(f"a plane has two directions, got {len(directions)}.")
+        if not isinstance(directions, Sized) or len(directions) != 2:
+            raise ValueError(f"a plane has two directions, got {directions!r}.")
         self.basis = np.stack([self._matrix(direction) for direction in directions])
         self.names = [
             f"$x_{{{d[0] + 1}{d[1] + 1}}}$" if np.shape(d) == (2,) else name

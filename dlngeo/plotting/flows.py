@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from dlngeo import _check
 from dlngeo.flows import FlowEnsemble
-from dlngeo.plotting._parts import Plane, colors, label_curves, label_ends, level_curves, one_axes
+from dlngeo.plotting._parts import Plane, colors, label_curves, label_ends, level_curves, one_axes, window
 
 __all__ = ["plot_flows", "plot_singular_values"]
 
@@ -58,9 +58,11 @@ def plot_flows(
 
     Raises
     ------
+    TypeError
+        If they are no flows, or of complex matrices, or the residual is no function.
     ValueError
-        If there is no flow, they are not of matrices, or the directions are no plane, or the residual is not a number
-        or k of them for each matrix.
+        If there is no flow, they are not of matrices of one shape, that of the origin, the directions are no plane, the
+        limits enclose nothing, or the residual is not a number or k of them for each matrix.
 
     See Also
     --------
@@ -79,16 +81,22 @@ def plot_flows(
     >>> sorted({line.get_label() for line in axes.lines} - {"flow"})
     ['singular', 'zero loss']
     """
-    points = [np.asarray(flow.points, dtype=float) for flow in _flows(flows)]
-    if not points or any(x.ndim != 3 for x in points):
-        raise ValueError("there are no flows of matrices to draw; give what gradient_flow or training_flow return.")
+    points = [_check.real(flow.points, "the points of a flow") for flow in _flows(flows)]
+    if len({x.shape[1:] for x in points if x.ndim == 3}) != 1 or any(x.ndim != 3 for x in points):
+        raise ValueError(
+            "there are no flows of matrices of one shape to draw; give what gradient_flow or training_flow return."
+        )
     plane = Plane(np.zeros(points[0].shape[1:]) if origin is None else origin, directions)
+    if plane.origin.shape != points[0].shape[1:]:
+        raise ValueError(f"the origin has shape {plane.origin.shape}, but the matrices {points[0].shape[1:]}.")
+    if not (residual is None or callable(residual)):
+        raise TypeError(f"residual must be a function of matrices, got {type(residual).__name__}.")
     paths = [plane.coordinates(x) for x in points]
     if limits is None:
         low, high = np.min([p.min(axis=0) for p in paths], axis=0), np.max([p.max(axis=0) for p in paths], axis=0)
         margin = 0.08 * np.max(high - low) or 1.0
         limits = np.stack([low - margin, high + margin], axis=1).ravel().tolist()
-    axes, n_grid = one_axes(axes), _check.positive_integer(n_grid, "n_grid")
+    axes, limits, n_grid = one_axes(axes), window(limits), _check.integer(n_grid, "n_grid", 2)
     axes.set(xlim=limits[:2], ylim=limits[2:], xlabel=plane.names[0], ylabel=plane.names[1], aspect="equal")
     singular = plane.singular(limits, n_grid)
     for curve in singular:
@@ -106,7 +114,10 @@ def plot_flows(
 def _flows(flows: Any) -> list[Any]:
     if isinstance(flows, FlowEnsemble):
         return [flows[i] for i in range(len(flows))]
-    return [flows] if hasattr(flows, "points") else list(flows)
+    found = [flows] if hasattr(flows, "points") else list(flows) if isinstance(flows, Iterable) else [flows]
+    if not all(hasattr(flow, "points") for flow in found):
+        raise TypeError(f"flows must be what gradient_flow or training_flow return, or many, got {flows!r}.")
+    return found
 
 
 def _draw_valley(axes: Axes, plane: Plane, residual: Any, limits: Sequence[float], n_grid: int) -> None:
@@ -181,7 +192,7 @@ def plot_singular_values(flow: Any, *, targets: Any = None, log: bool = False, a
     """
     t, values, label = _spectra(flow)
     axes, shades = one_axes(axes), colors(values.shape[1])
-    for target in () if targets is None else np.atleast_1d(_check.real(targets, "targets")):
+    for target in () if targets is None else _check.real(targets, "targets").ravel():
         axes.axhline(target, color="0.8", linewidth=0.9, zorder=0)
     names = [rf"$\sigma_{{{k + 1}}}$" for k in range(values.shape[1])]
     for column, name, color in zip(values.T, names, shades, strict=True):
@@ -206,11 +217,11 @@ def _spectra(flow: Any) -> tuple[np.ndarray, np.ndarray, str]:
     read: Callable[[str], Any] = flow.get if kind is Mapping else lambda name: getattr(flow, name, None)
     for name, label in (("t", "time"), ("steps", "steps"), ("iteration", "iterations")):
         if read(name) is not None:
-            t = np.asarray(read(name), dtype=float)
+            t = _check.real(read(name), label)
             values, points = read("singular_values"), read("points")
             if values is None and points is not None:
-                values = np.linalg.svd(points, compute_uv=False)
-            values = np.asarray(values, dtype=float)
+                values = np.linalg.svd(_check.numbers(points, "the points", "complex"), compute_uv=False)
+            values = np.empty(0) if values is None else _check.real(values, "singular values")
             if values.ndim == 2 and len(values) == len(t) > 0:
                 return t, values, label
     raise TypeError(

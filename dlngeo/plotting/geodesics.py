@@ -65,7 +65,8 @@ def plot_geodesics(
     TypeError
         If a metric is none of these.
     ValueError
-        If the matrices have different shapes, there is no metric, or what is shown is not known or not of their shape.
+        If the matrices have different shapes, there is no metric or two of one name, or what is shown is not known or
+        not of their shape.
     GeodesicError
         If a metric has no geodesic between them, as those of depth above 1 between determinants of opposite sign.
 
@@ -86,11 +87,9 @@ def plot_geodesics(
         raise ValueError(f"ellipses are images of the unit circle under 2×2 matrices, got {x.shape[0]}×{x.shape[1]}.")
     if not callable(show) and show not in (*_QUANTITIES, "ellipses"):
         raise ValueError(f"show must be one of {[*_QUANTITIES, 'ellipses']} or a function of matrices, got {show!r}.")
-    named = dict(metrics) if isinstance(metrics, Mapping) else {_name(metric): metric for metric in metrics}
-    if not named:
-        raise ValueError("there is no metric to draw; give depths, kernels or metrics of geomstats.")
+    named = _named(metrics)
     axes, shades = one_axes(axes), colors(len(named))
-    t = np.linspace(0.0, 1.0, _ELLIPSES if show == "ellipses" else _check.positive_integer(n_points, "n_points"))
+    t = np.linspace(0.0, 1.0, _ELLIPSES if show == "ellipses" else _check.integer(n_points, "n_points", 2))
     paths = [np.asarray(_metric(m, x, rank).geodesic(x, end_point=y)(t), dtype=float) for m in named.values()]
     if show == "ellipses":
         _draw_ellipses(axes, t, paths, list(named), shades)
@@ -100,12 +99,28 @@ def plot_geodesics(
     return axes
 
 
+def _named(metrics: Any) -> dict[str, Any]:
+    if isinstance(metrics, Mapping):
+        named = dict(metrics)
+    else:
+        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+            raise TypeError(f"metrics must be a mapping or a list of depths, kernels or metrics, got {metrics!r}.")
+        many = list(metrics)
+        named = {_name(metric): metric for metric in many}
+        if len(named) < len(many):
+            raise ValueError(f"of the metrics {many} some have one name; give a mapping of names to metrics.")
+    if not named:
+        raise ValueError("there is no metric to draw; give depths, kernels or metrics of geomstats.")
+    return named
+
+
 def _name(metric: Any) -> str:
     if isinstance(metric, Kernel):
         return type(metric).__name__
     if hasattr(metric, "geodesic"):
         return type(metric).__name__.removeprefix("SPD").removesuffix("Metric")
-    return "depth ∞" if metric == math.inf else f"depth {metric:g}"
+    depth = _check.depth(metric, allow_infinite=True)
+    return "depth ∞" if depth == math.inf else f"depth {depth:g}"
 
 
 def _metric(metric: Any, x: np.ndarray, rank: int | None) -> Any:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from dlngeo import _check
 from dlngeo.kernels import Kernel
-from dlngeo.plotting._parts import Plane, label_curves
+from dlngeo.plotting._parts import Plane, label_curves, window
 from dlngeo.thermodynamics.free_energy import entropy
 
 __all__ = ["plot_landscape"]
@@ -61,8 +61,11 @@ def plot_landscape(
 
     Raises
     ------
+    TypeError
+        If something is no number, no function or no axes.
     ValueError
-        If the matrix is not 2×2 with two entries NaN, or the cost is not one number for each matrix.
+        If the matrix is not 2×2 with two entries NaN and two finite, the cost is not one number for each matrix, or the
+        limits enclose nothing.
 
     See Also
     --------
@@ -82,11 +85,15 @@ def plot_landscape(
     >>> np.round([1 - a * b for a, b in minima], 6) + 0.0  # the determinants
     array([0., 0.])
     """
-    x = np.asarray(matrix, dtype=float)
+    x = _check.real(matrix, "the matrix").astype(float)
     free = [(int(i), int(j)) for i, j in np.argwhere(np.isnan(x))] if x.shape == (2, 2) else []
-    if len(free) != 2:
-        raise ValueError(f"a 2×2 matrix with NaN in two entries is expected, got {x.tolist()}.")
-    plane, beta = Plane(np.nan_to_num(x, nan=0.0), free), _check.positive(beta, "beta")
+    if len(free) != 2 or np.isinf(x).any():
+        raise ValueError(f"a finite 2×2 matrix with NaN in two entries is expected, got {x.tolist()}.")
+    # From zero on, the coordinates of the plane are the free entries.
+    plane, beta = Plane(np.where(np.isnan(x), 0.0, x), free), _check.positive(beta, "beta")
+    limits, n_grid = window(limits), _check.integer(n_grid, "n_grid", 2)
+    if not (cost is None or callable(cost)):
+        raise TypeError(f"cost must be a function of matrices, got {type(cost).__name__}.")
     chosen = {"kernel": depth} if isinstance(depth, Kernel) else {"depth": depth}
 
     def energy(points: np.ndarray) -> np.ndarray:
@@ -96,7 +103,7 @@ def plot_landscape(
             raise ValueError(f"cost has shape {value.shape} at matrices of shape {matrices.shape}; give one for each.")
         return np.asarray(value - entropy(matrices, **chosen) / beta)
 
-    a, b, matrices = plane.grid(limits, _check.positive_integer(n_grid, "n_grid"))
+    a, b, matrices = plane.grid(limits, n_grid)
     points = np.stack(np.meshgrid(a, b), axis=-1)
     singular = plane.singular(limits, n_grid)
     pair = Figure(figsize=(8.5, 4), layout="constrained").subplots(1, 2) if axes is None else np.asarray(axes)

@@ -12,11 +12,14 @@ from matplotlib.figure import Figure
 from pymanopt.optimizers import SteepestDescent
 
 import dlngeo
+from dlngeo import DepthKernel
 from dlngeo.flows import gradient_descent
 from dlngeo.jobs.output import History
 from dlngeo.plotting import plot_flows, plot_geodesics, plot_landscape, plot_singular_values
 from dlngeo.problems import MatrixCompletion, solve
 from dlngeo.pymanopt import FixedRank
+
+FREE = [[1, np.nan], [np.nan, 1]]
 
 ROTATED = np.array([[0.8, -0.6], [0.6, 0.8]]), np.array([[0.0, 1.0], [1.0, 0.0]])
 
@@ -133,7 +136,7 @@ def decay_of(depth):
 @pytest.mark.parametrize(("beta", "size"), [(8, 2.0), (0.3, (2 / 0.9) ** 1.5)])
 def test_with_weight_decay_minima_are_of_rank_one(beta, size):
     """There F = 3σ^{2/3}/2 − (2/3β) log σ, which is least at σ^{2/3} = 2/3β, if σ = a + 1/a ≥ 2 allows it."""
-    axes = plot_landscape([[1, np.nan], [np.nan, 1]], 3, beta, cost=decay_of(3))[1]
+    axes = plot_landscape(FREE, 3, beta, cost=decay_of(3))[1]
     for curve in lines(axes, "rank one"):
         np.testing.assert_allclose(np.prod(curve, axis=1), 1, rtol=1e-9)
     found = np.vstack(lines(axes, "minimum"))
@@ -144,11 +147,11 @@ def test_with_weight_decay_minima_are_of_rank_one(beta, size):
 
 def test_the_nuclear_norm_is_least_on_a_line_and_no_point_of_it_is_marked():
     """At depth 2 both are functions of Σσ alone, and (Σσ)² = 4 + (a − b)² where det > 0."""
-    assert lines(plot_landscape([[1, np.nan], [np.nan, 1]], 2, 8.0, cost=decay_of(2))[1], "minimum") == []
+    assert lines(plot_landscape(FREE, 2, 8.0, cost=decay_of(2))[1], "minimum") == []
 
 
 def test_without_a_cost_nothing_is_least():
-    assert lines(plot_landscape([[1, np.nan], [np.nan, 1]], 3, 1.0)[1], "minimum") == []
+    assert lines(plot_landscape(FREE, 3, 1.0)[1], "minimum") == []
 
 
 # Flows.
@@ -173,6 +176,10 @@ def test_paths_keep_what_depth_two_conserves_and_end_in_the_valley():
         np.testing.assert_allclose(path[0], start, rtol=1e-12)
         np.testing.assert_allclose(np.diff(np.log(path[:, 0]) - 2 * np.log(path[:, 1])), 0, atol=1e-8)
         assert 2 * path[-1, 0] + path[-1, 1] == pytest.approx(1, abs=1e-6)
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    for end, hollow in ((0, True), (-1, False)):  # circles where they begin, dots where they end
+        at = [dot.get_xydata()[0] for dot in dots if (dot.get_markerfacecolor() == "white") is hollow]
+        np.testing.assert_array_equal(at, [path[end] for path in paths])
     (valley,) = lines(axes, "zero loss")
     np.testing.assert_allclose(2 * valley[:, 0] + valley[:, 1], 1, atol=1e-10)
     np.testing.assert_allclose(np.prod(np.vstack(lines(axes, "singular")), axis=1), 0, atol=1e-12)
@@ -250,16 +257,34 @@ def test_runs_and_histories_are_drawn(rng):
         (lambda: plot_geodesics(np.eye(2), np.eye(2), show=np.trace), ValueError, "give numbers for each"),
         (lambda: plot_geodesics(np.eye(2), np.diag([1, -1])), dlngeo.GeodesicError, "determinant"),
         (lambda: plot_geodesics(np.eye(2), np.eye(2), axes=3), TypeError, "matplotlib Axes"),
+        (lambda: plot_geodesics(np.eye(2), np.eye(2), 3), TypeError, "metrics must be"),
+        (lambda: plot_geodesics(np.eye(2), np.eye(2), [None]), TypeError, "depth must be a real number"),
+        (lambda: plot_geodesics(np.eye(2), np.eye(2), [DepthKernel(2), DepthKernel(3)]), ValueError, "one name"),
+        (lambda: plot_geodesics(np.eye(2), np.eye(2), [1], n_points=1), ValueError, "n_points must be at least 2"),
         (lambda: plot_landscape(np.eye(2), 2, 1.0), ValueError, "NaN in two"),
-        (lambda: plot_landscape([[1, np.nan], [np.nan, 1]], 2, 0.0), ValueError, "beta"),
-        (lambda: plot_landscape([[1, np.nan], [np.nan, 1]], 2, 1.0, cost=np.sum), ValueError, "one for each"),
-        (lambda: plot_landscape([[1, np.nan], [np.nan, 1]], 2, 1.0, axes=[1, 2]), TypeError, "pair"),
+        (lambda: plot_landscape([[np.inf, np.nan], [np.nan, 1]], 2, 1.0), ValueError, "finite"),
+        (lambda: plot_landscape([["1", "2"], ["3", "4"]], 2, 1.0), TypeError, "the matrix must be real"),
+        (lambda: plot_landscape(FREE, 2, 1.0, n_grid=1), ValueError, "n_grid must be at least 2"),
+        (lambda: plot_landscape(FREE, 2, 1.0, limits=(1, 2)), ValueError, "limits must be"),
+        (lambda: plot_landscape(FREE, 2, 1.0, limits=(2, 1, 0, 1)), ValueError, "left < right"),
+        (lambda: plot_landscape(FREE, 2, 1.0, cost=3), TypeError, "cost must be a function"),
+        (lambda: plot_landscape(FREE, 2, 0.0), ValueError, "beta"),
+        (lambda: plot_landscape(FREE, 2, 1.0, cost=np.sum), ValueError, "one for each"),
+        (lambda: plot_landscape(FREE, 2, 1.0, axes=[1, 2]), TypeError, "pair"),
         (lambda: plot_flows([]), ValueError, "no flows"),
         (lambda: plot_flows(FLOW, ((0, 0), (0, 0))), ValueError, "orthogonal"),
         (lambda: plot_flows(FLOW, ((0, 0), (0, 2))), ValueError, "no entry"),
         (lambda: plot_flows(FLOW, (np.eye(3), (0, 1))), ValueError, "shape"),
         (lambda: plot_flows(FLOW, residual=np.sum), ValueError, "residual"),
+        (lambda: plot_flows(3), TypeError, "flows must be what gradient_flow"),
+        (lambda: plot_flows([FLOW, None]), TypeError, "flows must be what gradient_flow"),
+        (lambda: plot_flows(FLOW, 3), ValueError, "two directions"),
+        (lambda: plot_flows(FLOW, origin=np.eye(3)), ValueError, "the origin has shape"),
+        (lambda: plot_flows(FLOW, residual=3), TypeError, "residual must be a function"),
+        (lambda: plot_flows(FLOW, limits=(0, np.nan, 0, 1)), ValueError, "limits must be"),
+        (lambda: plot_flows(dlngeo.training_flow(2 * [1j * np.eye(2)], np.copy, 0.1)), TypeError, "imaginary part"),
         (lambda: plot_singular_values(3), TypeError, "int"),
+        (lambda: plot_singular_values({"t": [0, 1], "singular_values": [["a"], ["b"]]}), TypeError, "singular values"),
     ],
 )
 def test_bad_input_says_what_to_give(call, kind, message):
