@@ -156,6 +156,12 @@ def test_the_retraction_is_of_second_order(kernel, shape, rng):
     assert max(errors) < 1e-9 or np.polyfit(np.log(steps), np.log(errors), 1)[0] > 2.7
 
 
+def test_long_steps_do_not_jump_where_powers_do():
+    frame = Frame.at(np.ones((1, 1), complex), DepthKernel(2.5))
+    above, below = (end(frame, np.array([[-4 + side * 1e-9j]])) for side in (1, -1))  # the core is −0.6 ± 4e-10 i
+    np.testing.assert_allclose(above, below, atol=1e-8)
+
+
 def test_small_singular_values_keep_their_digits(rng):
     """Depth 12 from λ = 1, 0.1, 0.01: the product of the stepped factors, in multiple precision."""
     depth, lam = 12, np.array([1.0, 0.1, 0.01])

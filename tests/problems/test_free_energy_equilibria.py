@@ -163,6 +163,10 @@ def test_where_the_free_energy_extends_to_the_lower_rank():
     assert FreeEnergy(target, 1.0, 3, rank=2).lower() is None  # inner layers of width 3: S → −∞
     assert FreeEnergy(target, 1.0, 3, rank=2, widths=(3, 2, 2, 3)).lower().rank == 1
     assert FreeEnergy(target, 1.0, math.inf).lower() is None
+    assert FreeEnergy(target, 1.0, 1).lower() is None  # where nothing is singular, F is that of its critical points
+    point = np.eye(3)[:, :2], np.ones(2), np.eye(3)[:2]
+    assert FreeEnergy(target, 1.0, 1.5).lower().transverse(point) == -math.inf  # −e λ^N, e = 1
+    assert math.isfinite(FreeEnergy(LowRankApproximation(np.zeros((3, 3))), 1.0, 1.5).lower().transverse(point))
     free = FreeEnergy(target, 1.0, 3)
     u = np.eye(3)
     near = [free.cost((u, np.array([1.0, 0.5, t]), u)) for t in (1e-9, 1e-12, 0.0)]
