@@ -78,6 +78,14 @@ def shape(value: Any) -> tuple[int, int]:
     return positive_integer(m, "the number of rows"), positive_integer(n, "the number of columns")
 
 
+def sides(array: Any) -> tuple[int, int]:
+    """Return the sides (m, n) of matrices, shape=[..., m, n]."""
+    if array.ndim < 2 or 0 in array.shape[-2:]:
+        raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(array.shape)}; add axes.")
+    m, n = array.shape[-2:]
+    return m, n
+
+
 def offsets(value: Any, depth: int | None = None) -> np.ndarray:
     """Return ``value`` as the offsets of N layers, shape=[N], of which only differences matter: finite numbers."""
     values = numbers(list(value) if isinstance(value, Iterable) else value, "offsets").astype(float)
@@ -179,7 +187,8 @@ def numbers(value: Any, name: str, field: Field = "real") -> np.ndarray:
     if array.dtype.kind == "c" and field == "real":
         raise _not_real(name, array.dtype)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"{name} must be {field} numbers, got an array of {array.dtype}.")
+        kind = "real" if field == "real" else "real or complex"
+        raise TypeError(f"{name} must be {kind} numbers, got an array of {array.dtype}.")
     return array
 
 

@@ -59,7 +59,7 @@ def real_form(z: Array) -> Array:
 
 
 def complex_form(a: Array) -> Array:
-    """Complex matrices, shape=[..., m, n], whose real forms are nearest to real matrices.
+    """Complex matrices, shape=[..., m, n], whose real forms are nearest to real matrices; a ValueError tells odd sides.
 
     See Also
     --------
@@ -73,6 +73,8 @@ def complex_form(a: Array) -> Array:
     >>> bool(np.allclose(complex_form(real_form(z)), z))
     True
     """
+    if a.shape[-2] % 2 or a.shape[-1] % 2:
+        raise ValueError(f"real forms have even sides, got shape {a.shape}.")
     m, n = a.shape[-2] // 2, a.shape[-1] // 2
     p, q, r, s = a[..., :m, :n], a[..., :m, n:], a[..., m:, :n], a[..., m:, n:]
     return (p + s) / 2 + 1j * (r - q) / 2

@@ -107,7 +107,7 @@ class Frame:
         Raises
         ------
         ValueError
-            If ``x`` has NaN or infinite entries, or ``rank`` exceeds ``min(m, n)``.
+            If ``x`` is no matrix, has NaN or infinite entries, or ``rank`` exceeds ``min(m, n)``.
         NotImplementedError
             If JAX traces ``x``: its derivative of the SVD is NaN where singular values coincide.
         """
@@ -117,9 +117,10 @@ class Frame:
                 "use dlngeo.matrices.differentiable.frame_at, which has closed forms."
             )
         xp, x = _check.floating(x, field="complex")
+        sides = _check.sides(x)
         _check.finite(xp, x, "the point")
         if rank is not None:
-            rank = _check.rank(rank, *x.shape[-2:])
+            rank = _check.rank(rank, *sides)
         u, s, vt = xp.linalg.svd(x, full_matrices=False)
         if rank is not None and rank < s.shape[-1]:
             u, s, vt = u[..., :, :rank], s[..., :rank], vt[..., :rank, :]

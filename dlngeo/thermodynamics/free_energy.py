@@ -344,9 +344,7 @@ def _at(
 ) -> _Point:
     values = _check.floating(untraced(x), field="complex")[1]
     field: _check.Field = "complex" if is_complex(values) else "real"
-    if values.ndim < 2:
-        raise ValueError(f"matrices of shape (..., m, n) are expected, got shape {tuple(values.shape)}; add axes.")
-    m, n = values.shape[-2:]
+    m, n = _check.sides(values)
     if (depth is None) == (kernel is None) or (widths is not None and kernel is not None):
         raise TypeError(
             f"give either a depth, with widths or without, or a kernel; got depth={depth!r}, widths={widths!r} and "

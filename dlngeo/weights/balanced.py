@@ -38,9 +38,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dlngeo import _check, _linalg
-from dlngeo._linalg import adjoint, is_complex, skew, symmetric
+from dlngeo._linalg import adjoint, skew, symmetric
 from dlngeo.errors import SingularError
-from dlngeo.weights.network import Weights, layers_of, stack_like, widths
+from dlngeo.weights.network import Weights, field_of, layers_of, stack_like, widths
 
 __all__ = ["BalancedFrame", "Parts", "dimension", "inner", "norm"]
 
@@ -116,7 +116,7 @@ class BalancedFrame:
         least = min(self.widths)
         self.rank = least if rank is None else _check.rank(rank, least, least)
         xp = _check.floating(layers[0], field="complex")[0]
-        self.field: _check.Field = "complex" if is_complex(layers[0]) else "real"
+        self.field = field_of(layers)
         _, lam, vt = xp.linalg.svd(layers[0], full_matrices=False)
         self.lam = lam[..., : self.rank]
         if not bool(xp.all(self.lam > 0)):
@@ -153,7 +153,7 @@ class BalancedFrame:
     def split(self, vectors: Weights) -> Parts:
         """Parts of a vector, shape=[..., d_p, d_{p−1}] per layer."""
         columns: tuple[list[Any], ...] = ([], [], [], [])
-        for v, (lower, upper) in zip(layers_of(vectors, "complex"), pairwise(self.q), strict=True):
+        for v, (lower, upper) in zip(layers_of(vectors, self.field), pairwise(self.q), strict=True):
             to_lower = v @ lower
             core = adjoint(upper) @ to_lower
             left = None if upper.shape[-2] == self.rank else to_lower - upper @ core
@@ -286,6 +286,7 @@ class BalancedFrame:
         The horizontal vector that :func:`dlngeo.weights.network.differential` maps to Z, whose normal part, if X has a
         lower rank than its shape allows, is dropped.
         """
+        z = _check.plain(z, "the vector", self.field)
         u, v, (unit, root) = self.q[-1], self.q[0], self.horizontal_units
         core = adjoint(u) @ z @ v
         cores = unit * (core / root)[..., None, :, :]
@@ -403,7 +404,8 @@ def dimension(widths: Sequence[int], rank: int, field: _check.Field = "real") ->
     >>> dimension((3, 3, 3), 3)
     12
     """
-    if field == "complex":
+    rank = _check.rank(rank, min(widths), min(widths))
+    if _check.field(field) == "complex":
         return 2 * rank * (widths[-1] + widths[0] - rank) + sum(2 * d * rank - rank**2 for d in widths[1:-1])
     inner = sum(d * rank - rank * (rank + 1) // 2 for d in widths[1:-1])
     return rank * (widths[-1] + widths[0] - rank) + inner

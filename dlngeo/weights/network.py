@@ -155,7 +155,7 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     """
     layers = layers_of(weights, "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
-    gradient, out = _check.plain(euclidean_gradient, "the gradient", "complex"), []
+    gradient, out = _check.plain(euclidean_gradient, "the gradient", field_of(layers)), []
     for w, product in zip(reversed(layers), reversed(below), strict=True):
         out.append(gradient if product is None else gradient @ adjoint(product))
         gradient = adjoint(w) @ gradient
@@ -187,7 +187,8 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    gradient, change = (_check.plain(a, "the derivative", "complex") for a in (euclidean_gradient, euclidean_hessian))
+    field = field_of(layers)
+    gradient, change = (_check.plain(a, "the derivative", field) for a in (euclidean_gradient, euclidean_hessian))
     out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
@@ -242,7 +243,8 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
     >>> bool(np.allclose(moved, frame_at(x, DepthKernel(3), 2).cometric(np.ones((2, 2)))))
     True
     """
-    layers, p = layers_of(weights, "complex"), _check.plain(p, "the covector", "complex")
+    layers = layers_of(weights, "complex")
+    p = _check.plain(p, "the covector", field_of(layers))
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
@@ -345,9 +347,9 @@ def balanced_weights(
     True
     """
     xp, x = _check.floating(x, field="complex")
-    field: _check.Field = "complex" if is_complex(x) else "real"
+    field = field_of([x])
     _check.finite(xp, x, "the matrix")
-    m, n = x.shape[-2:]
+    m, n = _check.sides(x)
     sizes = _widths_for(depth_or_widths, m, n)
     least, depth = min(sizes), len(sizes) - 1
     rank = least if rank is None else _check.rank(rank, least, least)
@@ -450,7 +452,7 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
 def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
     """Return the list of matrices of weights in either form, after checking that they fit together.
 
-    Complex ones are refused unless the field is so.
+    Complex ones are refused unless the field is so; if one is complex, all are.
     """
     if is_model(weights):
         weights, biases = layers_of_model(weights)
@@ -466,11 +468,13 @@ def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
             raise ValueError("there are no weights: give at least one matrix.")
         layers = list(_check.floating(*weights, field=field)[1:])
         for p, w in enumerate(layers, 1):
-            if w.ndim < 2:
+            if w.ndim < 2 or 0 in w.shape[-2:]:
                 raise ValueError(f"layer {p} has shape {tuple(w.shape)}; weights are matrices, leave out biases.")
+        if field_of(layers) == "complex":
+            layers = [w if is_complex(w) else w + 0j for w in layers]
     else:
         (stack,) = _check.floating(weights, field=field)[1:]
-        if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2]:
+        if stack.ndim < 3 or stack.shape[-1] != stack.shape[-2] or 0 in stack.shape[-3:]:
             raise ValueError(
                 f"stacked weights of shape {tuple(stack.shape)}; expected (..., N, d, d), or a list of matrices."
             )
@@ -482,6 +486,11 @@ def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:
                 "weights are given first layer first, W_p of shape (d_p, d_{p−1})."
             )
     return layers
+
+
+def field_of(layers: list[Any]) -> _check.Field:
+    """Return the field of matrices."""
+    return "complex" if any(map(is_complex, layers)) else "real"
 
 
 def is_stack(weights: Weights) -> bool:

@@ -196,7 +196,9 @@ def test_curved_valleys_of_two_residuals_are_exact_and_drawn_once():
     valley = lines(axes, "zero loss")
     assert len(valley) == 1
     np.testing.assert_allclose(np.linalg.norm(valley[0], axis=1), np.sqrt(2), rtol=1e-9)
-    apart = plot_flows(flow, (np.eye(2) / 2, turned), residual=lambda x: x[..., 0, :1] - [0.3, 0.5], limits=(-2, 2, -2, 2))
+    apart = plot_flows(
+        flow, (np.eye(2) / 2, turned), residual=lambda x: x[..., 0, :1] - [0.3, 0.5], limits=(-2, 2, -2, 2)
+    )
     assert lines(apart, "zero loss") == []  # where one vanishes, and the other does not
     singular = np.vstack(lines(axes, "singular"))
     np.testing.assert_allclose(np.abs(singular[:, 0]), np.abs(singular[:, 1]), atol=1e-3)  # they meet in the middle

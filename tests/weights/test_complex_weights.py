@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from complex_numbers import adjoint, cometric, gaussian, matrix, real_form
+from complex_numbers import adjoint, cometric, gaussian, haar, matrix, real_form
 
 from dlngeo import DepthKernel, balanced_weights, end_to_end, imbalance
+from dlngeo.matrices.complex_geodesics import complex_form
 from dlngeo.matrices.curvature import Curvature
 from dlngeo.matrices.frame import Frame
 from dlngeo.weights.alignment import act
@@ -200,3 +201,37 @@ def test_what_has_no_complex_form_refuses_complex_weights(rng):
     for refusing in (lambda: LeafFrame(weights), lambda: act(np.stack([np.eye(2)] * 2), weights)):
         with pytest.raises(TypeError, match="must be real numbers, got an array of complex128"):
             refusing()
+
+
+def test_one_complex_layer_makes_all_complex(rng):
+    lower, middle, upper = balanced_weights(rng.standard_normal((2, 2)), 3, rng=1)
+    turn = haar(rng, 2, 2)
+    mixed = [lower, turn @ middle, upper @ adjoint(turn)]  # balanced, the first real
+    assert BalancedFrame(mixed).field == "complex"
+    assert len(tangent_basis(BalancedFrame(mixed))[0]) == dimension((2, 2, 2, 2), 2, "complex")
+
+
+@pytest.mark.parametrize("call", [layer_gradient, effective_cometric, lambda p, w: BalancedFrame(w).lift(p)])
+def test_real_weights_have_real_covectors(call, rng):
+    weights = balanced_weights(rng.standard_normal((2, 2)), 3, rng=1)
+    with pytest.raises(TypeError, match="imaginary part would be lost"):
+        call(1j * np.eye(2), weights)
+    with pytest.raises(TypeError, match="imaginary part would be lost"):
+        BalancedFrame(weights).tangent([1j * w for w in weights])
+
+
+def test_matrices_have_sides():
+    for x in (np.ones(3), np.zeros((0, 2))):
+        for call in (lambda x: balanced_weights(x, 2), lambda x: Frame.at(x, DepthKernel(2))):
+            with pytest.raises(ValueError, match=r"shape \(..., m, n\) are expected"):
+                call(x)
+    with pytest.raises(ValueError, match="weights are matrices"):
+        end_to_end([np.zeros((0, 2)), np.zeros((2, 0))])
+    with pytest.raises(ValueError, match="stacked weights"):
+        end_to_end(np.zeros((2, 0, 0)))
+    with pytest.raises(ValueError, match="rank 4 exceeds"):
+        dimension((3, 3), 4, "complex")
+    with pytest.raises(ValueError, match="field must be"):
+        dimension((3, 3), 2, "quaternion")
+    with pytest.raises(ValueError, match="even sides"):
+        complex_form(np.ones((3, 2)))
