@@ -308,6 +308,13 @@ def test_large_networks_have_a_bound(rng, monkeypatch):
         assert bound.error < 6 * exact.error
 
 
+def test_both_sides_of_a_layer_count_in_the_bound_of_large_networks(monkeypatch):
+    monkeypatch.setattr(fitting, "_DENSE", 0)
+    fit = fit_offsets([np.diag([3.0, 0.7]), np.diag([3.0, 1.0]), np.diag([3.0, 0.7])])
+    (x,) = fit.kernel.shared(np.array([0.7**2]))  # what the kernel has in place of the 0.7² of the outer layers
+    assert fit.error == pytest.approx(1 - (0.7**2 / x) ** 2)
+
+
 def test_the_bound_holds_along_the_flow(rng):
     """The layers are integrated; the imbalance at the start bounds the error of the kernel at each later product."""
     finite = 0
