@@ -24,6 +24,7 @@ from dlngeo.problems import (
     continuation,
     equilibria,
 )
+from dlngeo.problems.equilibrium import classified
 from dlngeo.sampling import ConstrainedHMC, Langevin, UnconfinedWarning, UpstairsLangevin
 
 DIAGONAL = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2))
@@ -172,6 +173,18 @@ def test_where_the_free_energy_extends_to_the_lower_rank():
     near = [free.cost((u, np.array([1.0, 0.5, t]), u)) for t in (1e-9, 1e-12, 0.0)]
     assert near[0] == pytest.approx(near[2], abs=1e-5)
     assert free.cost((u, np.array([1.0, 0.0, 0.0]), u)) == math.inf
+
+
+@pytest.mark.parametrize(("decay", "kind"), [(0.34, "minimum"), (1 / 3, "degenerate minimum"), (0.33, "saddle")])
+def test_the_slope_across_the_lower_rank_decides_what_an_equilibrium_is(decay, kind):
+    """At ``diag(1, 0)`` of three layers and β = 1 it is ``3/2 (μ − 1/3)``."""
+    target = np.diag([1 + decay - 2 / 3, 0.0])  # where F of rank 1, with S = ⅔ log σ, is stationary at σ = 1
+    found = classified(
+        FreeEnergy(LowRankApproximation(target), 1.0, 3, decay=decay), (np.eye(2, 1), np.ones(1), np.eye(1, 2))
+    )
+    assert (found.kind, found.index, found.dimension) == (kind, 0, 0)
+    assert found.transverse == pytest.approx(1.5 * (decay - 1 / 3), abs=1e-14)
+    assert found.residual < 1e-14
 
 
 # The phase change.
