@@ -229,7 +229,7 @@ def _advance(free: FreeEnergy, point: Triple, low: float, high: float, halvings:
     pull = (frame.u * model.entropy.gradient(frame.s)) @ frame.vt / low**2
     slopes = np.tensordot(modes, pull, 2)
     curved = np.abs(values) > _FLAT * np.abs(values).max()
-    rates = np.where(curved, slopes / np.where(curved, values, 1.0), 0.0)
+    rates = np.where(curved, -slopes / np.where(curved, values, 1.0), 0.0)
     size = np.sqrt(frame.inner(frame.point, frame.point))
     end = None
     if np.linalg.norm(rates) * abs(high - low) < _FARTHEST * size:
