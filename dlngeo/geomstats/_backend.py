@@ -135,14 +135,14 @@ def untraced(array: Any, name: str, field: _check.Field = "real") -> np.ndarray:
 
 def common_type(*arrays: Any) -> Any:
     """Floating-point type that arrays have together in their library."""
-    xp, *arrays = _check.floating(*arrays, field="complex")  # type: ignore[assignment]
-    return xp.result_type(*arrays)
+    xp, *values = _check.floating(*arrays, field="complex")
+    return xp.result_type(*values)
 
 
 def coarsest(*arrays: Any) -> float:
     """Distance from 1 to the next number in the least precise type among those of arrays."""
-    xp, *arrays = _check.floating(*arrays, field="complex")  # type: ignore[assignment]
-    return max(float(xp.finfo(a.dtype).eps) for a in arrays)
+    xp, *values = _check.floating(*arrays, field="complex")
+    return max(float(xp.finfo(a.dtype).eps) for a in values)
 
 
 def each_pair(function: Callable[[Any, Any], Any], base_point: Any, point: Any, point_ndim: int) -> Any:

@@ -8,7 +8,8 @@ from dlngeo.problems.completion import MatrixCompletion
 from dlngeo.problems.complex_completion import ComplexCompletion
 from dlngeo.problems.distributed import DistributedCompletion, RowBlock
 from dlngeo.problems.equilibrium import Equilibrium, equilibria
-from dlngeo.problems.free_energy import FreeEnergy, FunctionCost
+from dlngeo.problems.free_energy import FreeEnergy
+from dlngeo.problems.functions import FunctionCost
 from dlngeo.problems.growth import Followed
 from dlngeo.problems.line_search import QuadraticLineSearcher
 from dlngeo.problems.monitor import Record, Solution, solve

@@ -17,7 +17,17 @@ from dlngeo import _check
 from dlngeo._linalg import adjoint, small_factors
 from dlngeo.problems.monitor import Record, Solution, error_on, solve
 
-__all__ = ["MatrixCost", "Products", "direction_factors", "factors", "finite_cost", "is_factored", "low_rank"]
+__all__ = [
+    "MatrixCost",
+    "Products",
+    "along",
+    "dense",
+    "direction_factors",
+    "factors",
+    "finite_cost",
+    "is_factored",
+    "low_rank",
+]
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -251,6 +261,23 @@ def direction_factors(
         f"the direction has shapes {shapes}; pass the velocity of (u, s, vt), of shapes {u.shape}, {s.shape}, "
         f"{vt.shape}, or (U, S, V) with a square S."
     )
+
+
+def dense(point: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Multiply a point out."""
+    arrays = factors(point, shape)
+    return arrays[0] if len(arrays) == 1 else (arrays[0] * arrays[1]) @ arrays[2]
+
+
+def along(point: Any, direction: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Return a direction in any form as a dense matrix."""
+    if is_factored(direction):
+        left, right = direction_factors(point, direction, shape)
+        return left @ right
+    z = _check.real(direction, "the direction").astype(float)
+    if z.shape[-2:] != shape:
+        raise ValueError(f"the direction has shape {z.shape}; expected that of the matrices, {shape}.")
+    return z
 
 
 class Products(LinearOperator):

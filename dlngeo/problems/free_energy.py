@@ -23,96 +23,19 @@ at N = 3 unless ``e = 0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dlngeo import _check
-from dlngeo._check import returned
 from dlngeo.matrices.frame import Frame
-from dlngeo.problems.base import MatrixCost, direction_factors, factors, is_factored
+from dlngeo.problems.base import MatrixCost, along, factors, is_factored
 from dlngeo.thermodynamics.confined import confining, require_real
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.free_energy import spectral_hessian
 
-__all__ = ["FreeEnergy", "FunctionCost"]
-
-_STEP = 1e-5  # of central differences of gradients, relative to the point
-
-
-class FunctionCost(MatrixCost):
-    """A cost given by functions of dense matrices, with the interface of the others.
-
-    Parameters
-    ----------
-    cost, euclidean_gradient : callable
-        ``X → E(X)`` and ``X → E′(X)`` on (m, n) arrays.
-    shape : tuple of int
-        Shape (m, n).
-    euclidean_hessian : callable, optional
-        ``(X, Z) → D²E(X)[Z]``; central differences of the gradient by default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is no function; when it is evaluated, if it returns something of another shape or a gradient that is not
-        finite.
-
-    See Also
-    --------
-    dlngeo.problems.AutodiffCost
-    dlngeo.problems.MatrixCost
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from dlngeo.problems import FunctionCost
-    >>> cost = FunctionCost(lambda x: np.sum(x**4) / 4, lambda x: x**3, (2, 2))
-    >>> x, z = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([[1.0, 1.0], [1.0, 2.0]])
-    >>> bool(np.allclose(cost.euclidean_hessian(x, z), 3 * x**2 * z, atol=1e-6))  # by differences
-    True
-    """
-
-    def __init__(
-        self,
-        cost: Callable[[Any], Any],
-        euclidean_gradient: Callable[[Any], Any],
-        shape: tuple[int, int],
-        euclidean_hessian: Callable[[Any, Any], Any] | None = None,
-    ) -> None:
-        given: dict[str, Callable[..., Any]] = {"cost": cost, "euclidean_gradient": euclidean_gradient}
-        if euclidean_hessian is not None:
-            given["euclidean_hessian"] = euclidean_hessian
-        for name, function in given.items():
-            if not callable(function):
-                raise TypeError(f"{name} must be a function of matrices, got {type(function).__name__}.")
-        self.shape = _check.shape(shape)
-        self._given = given
-
-    def cost(self, point: Any) -> Any:
-        """Evaluate ``E(X)``; ``inf`` where it is NaN."""
-        value = float(returned(self._given["cost"](dense(point, self.shape)), (), "the cost", finite=False))
-        return math.inf if math.isnan(value) else value
-
-    def euclidean_gradient(self, point: Any) -> Any:
-        """Evaluate ``E′(X)``."""
-        return returned(self._given["euclidean_gradient"](dense(point, self.shape)), self.shape, "the gradient")
-
-    def euclidean_hessian(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``D²E(X)[Ż]``."""
-        x, z = dense(point, self.shape), along(point, direction, self.shape)
-        if "euclidean_hessian" in self._given:
-            return returned(self._given["euclidean_hessian"](x, z), self.shape, "the Hessian")
-        size = float(np.linalg.norm(z))
-        if size == 0:
-            return np.zeros(self.shape)
-        step = _STEP * (float(np.linalg.norm(x)) or 1.0) / size
-        return (self.euclidean_gradient(x + step * z) - self.euclidean_gradient(x - step * z)) / (2 * step)
-
-    def curvature(self, point: Any, direction: Any) -> Any:
-        """Evaluate ``D²E(X)[Ż, Ż]``."""
-        return float(np.sum(along(point, direction, self.shape) * self.euclidean_hessian(point, direction)))
+__all__ = ["FreeEnergy"]
 
 
 class FreeEnergy(MatrixCost):
@@ -304,23 +227,6 @@ class FreeEnergy(MatrixCost):
             plus = plus + self.decay * (row**power + column**power) / (row + column)
             bend = bend + self.decay * np.eye(s.shape[-1]) * quotient
         return slopes, bend, minus, plus
-
-
-def dense(point: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Multiply a point out."""
-    arrays = factors(point, shape)
-    return arrays[0] if len(arrays) == 1 else (arrays[0] * arrays[1]) @ arrays[2]
-
-
-def along(point: Any, direction: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Return a direction in any form as a dense matrix."""
-    if is_factored(direction):
-        left, right = direction_factors(point, direction, shape)
-        return left @ right
-    z = _check.real(direction, "the direction").astype(float)
-    if z.shape[-2:] != shape:
-        raise ValueError(f"the direction has shape {z.shape}; expected that of the matrices, {shape}.")
-    return z
 
 
 def _plain(a: Any) -> np.ndarray:

@@ -154,6 +154,8 @@ def confinement(
     m, n = cost.shape
     entropy, strengths = SpectralEntropy(m, n, depth, rank, widths), Noise.of(noise)
     decay, ridge = confining(decay, ridge, entropy.depth)
+    if not isinstance(strengths, Noise) or strengths.kappa == 0:
+        raise ValueError(f"{strengths} has no law of which the mass is known; give 'base', 'isotropic' or kappa > 0.")
     r = entropy.rank
     if decay or ridge:
         return Confinement(True, True, None, "weight decay confines all matrices.")

@@ -20,12 +20,13 @@ from dlngeo.problems import (
     MatrixSensing,
     Regression,
     UnboundedError,
+    branches,
     confinement,
     continuation,
     equilibria,
 )
-from dlngeo.problems.equilibrium import classified
-from dlngeo.sampling import ConstrainedHMC, Langevin, UnconfinedWarning, UpstairsLangevin
+from dlngeo.problems.equilibrium import classified, newton
+from dlngeo.sampling import ConstrainedHMC, Langevin, Noise, UnconfinedWarning, UpstairsLangevin
 
 DIAGONAL = MatrixCompletion([0, 1], [0, 1], [1.0, 1.0], (2, 2))
 CORNER = MatrixCompletion([0, 0, 1], [0, 1, 0], [1.0, 0.5, 0.5], (2, 2))  # X_22 is hidden
@@ -262,6 +263,7 @@ ENERGY = FunctionCost(lambda x: 0.0, lambda x: x, (2, 2))
         (lambda: FreeEnergy(COMPLEX, 1.0, 2), TypeError, "a cost of complex matrices"),
         (lambda: confinement(COMPLEX, 2), TypeError, "a cost of complex matrices"),
         (lambda: confinement("x", 2), TypeError, "must be a cost of dlngeo.problems, got str"),
+        (lambda: confinement(ENERGY, 2, noise=Noise("isotropic", 0.0)), ValueError, "has no law"),
         (lambda: confinement(ENERGY, math.inf, decay=1.0), ValueError, "of infinitely many layers"),
         (lambda: continuation(ENERGY, None, [1.0, 2.0], depth=2), TypeError, "must be an Equilibrium"),
         (lambda: FunctionCost(ENERGY.cost, ENERGY.euclidean_gradient, 2), ValueError, r"a pair \(m, n\)"),
@@ -273,6 +275,20 @@ ENERGY = FunctionCost(lambda x: 0.0, lambda x: x, (2, 2))
 def test_bad_input_says_what_to_give(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_steps_along_a_branch_follow_its_tangent(monkeypatch):
+    starts = []
+
+    def recorded(free, start, **options):
+        starts.append(start[1])
+        return newton(free, start, **options)
+
+    cost = LowRankApproximation(np.zeros((2, 2)))
+    (start,) = equilibria(cost, beta=1.0, depth=2, n_starts=1, rng=0)
+    monkeypatch.setattr(branches, "newton", recorded)
+    continuation(cost, start, [1.0, 1.01], depth=2)
+    np.testing.assert_allclose(starts[-1], 0.5 / math.sqrt(1.01), atol=1e-4)  # 1/(2√β), which moves by 2.5e-3
 
 
 # What is not confined.
@@ -305,11 +321,12 @@ def growth_of_the_mass(depth, vertical):
     return math.log(mass(1e9) / mass(1e7)) / math.log(100)
 
 
-@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize("noise", ["base", "isotropic", Noise("isotropic", 0.5), Noise("isotropic", 2.0)])
 @pytest.mark.parametrize("depth", [2, 3, 4, 6])
 def test_the_mass_of_the_law_is_finite_where_the_exponents_say(depth, noise):
-    exponent = growth_of_the_mass(depth, noise == "isotropic")
-    eps, vertical = 1 - 1 / depth, noise == "isotropic"
+    strengths = Noise.of(noise)
+    eps, vertical = 1 - 1 / depth, strengths.vertical / strengths.kappa
+    exponent = growth_of_the_mass(depth, vertical)
     expected = max(2 - 4 * eps + vertical * eps, 1 - 3 * eps + vertical * eps) - 1
     assert exponent == pytest.approx(expected, abs=0.02)
     told = confinement(DIAGONAL, depth, noise=noise)
@@ -323,7 +340,7 @@ def test_along_the_ray_the_free_energy_falls_without_end(depth):
     free = FreeEnergy(DIAGONAL, 50.0, depth)
     values = np.array([free.cost(np.eye(2) + t * told.ray) for t in 10.0 ** np.arange(2, 8)])
     np.testing.assert_allclose(np.diff(values), -(1 - 1 / depth) * math.log(10) / 50, rtol=2e-2)
-    with pytest.raises(UnboundedError, match="decay"):
+    with pytest.raises(UnboundedError, match=r"not bounded below at any β.*decay"):
         equilibria(DIAGONAL, beta=50.0, depth=depth, n_starts=2, rng=0)
 
 
@@ -340,6 +357,31 @@ def test_what_confines():
     assert confinement(DIAGONAL, 2, rank=1).bounded is False
     unknown = FunctionCost(lambda x: 0.0, lambda x: 0 * x, (2, 2))
     assert confinement(unknown, 2).bounded is None
+
+
+def test_tall_matrices_are_decided_as_wide_ones():
+    hidden = np.zeros((14, 3), dtype=bool)
+    hidden[:10, :2] = True
+    for shown in (~hidden, ~hidden.T):
+        rows, cols = np.nonzero(shown)
+        data = MatrixCompletion(rows, cols, np.ones(rows.size), shown.shape)
+        assert confinement(data, 4).finite is False  # p_1 = 10 + 2 − 1, against ¾ (16 − 2)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rays_of_rank_one_are_of_the_kernel(rng, turned):
+    """Data on one combination of the rows, or of the columns: ``uᵀX``, or ``Xu``."""
+    u = rng.standard_normal(3)
+    atoms = np.stack([np.outer(e, u) if turned else np.outer(u, e) for e in np.eye(3)])
+    ray = confinement(MatrixSensing(atoms, np.ones(3)), 2, rank=1).ray
+    assert np.linalg.matrix_rank(ray) == 1
+    np.testing.assert_allclose(ray @ u if turned else u @ ray, 0, atol=1e-12)
+
+
+def test_what_the_dimensions_leave_open_is_not_decided():
+    told = confinement(MatrixCompletion([0], [0], [1.0], (3, 3)), 10, noise="base")
+    assert told.finite is None  # q = 1: 4 < 4.5, q = 3: 8 < 8.1, and q = 2: at most 8, against 7.2
+    assert "perhaps infinite" in told.reason
 
 
 def test_samplers_say_that_there_is_no_law():
