@@ -291,6 +291,17 @@ def test_steps_along_a_branch_follow_its_tangent(monkeypatch):
     np.testing.assert_allclose(starts[-1], 0.5 / math.sqrt(1.01), atol=1e-4)  # 1/(2√β), which moves by 2.5e-3
 
 
+def test_a_singular_value_opens_downhill(rng):
+    cost = LowRankApproximation(rng.standard_normal((3, 4)))
+    u, s, vt = np.linalg.svd(rng.standard_normal((3, 4)), full_matrices=False)
+    low = classified(FreeEnergy(cost, 1.0, 2, decay=0.1), (u[:, :2], s[:2], vt[:2]))
+    left, values, right = branches._opened(FreeEnergy(cost, 1.0, 2, decay=0.1), low)
+    gradient = cost.euclidean_gradient(low.x)
+    normal = (np.eye(3) - u[:, :2] @ u[:, :2].T) @ gradient @ (np.eye(4) - vt[:2].T @ vt[:2])
+    assert values[-1] > 0
+    assert left[:, -1] @ gradient @ right[-1] == pytest.approx(-np.linalg.norm(normal, 2))
+
+
 # What is not confined.
 
 
