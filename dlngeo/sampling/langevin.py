@@ -223,7 +223,8 @@ class _Frames:
         self.dim = self.rank * (self.rank + codimension)
         self.chart = chart_of(metric.kernel, codimension)
         self.h = sampler.step_size / self.chart.slowness
-        self.columns = self.rank if self.chart.flat.symmetric else self.rank + codimension
+        sides = (size for size in (self.m, self.n) if size > self.rank)
+        self.columns = self.rank + sum(sides)
         self.finite = metric.depth not in (None, math.inf)
         if self.finite:
             self.entropy = SpectralEntropy(self.m, self.n, metric.depth, self.rank, widths)
@@ -233,7 +234,7 @@ class _Frames:
     def start(self, points: np.ndarray | Factors) -> State:
         u, lam, v = factored(points, (self.m, self.n), self.rank, self.chart.depth)
         # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.columns)))
+        kick = np.zeros((len(lam), self.rank, self.columns))
         state = {"u": u, self.chart.key: self.chart.start(lam), "v": v, "kick": kick}
         return {**state, "virial": np.full(len(lam), math.nan)} if self.finite else state
 
@@ -250,8 +251,11 @@ class _Frames:
             np.empty((chains, 0, 0)) if none else rng.standard_normal((chains, *shape))
             for shape, none in zip(shapes, skip, strict=True)
         )
+        if state["kick"].shape[1:] != (self.rank, self.columns):  # of chains that were saved by 0.1
+            state["kick"] = np.zeros((chains, self.rank, self.columns))
         fresh = ~state["kick"].any(axis=(1, 2))
-        state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.columns, self.rank)
+        if fresh.any():
+            state["kick"][fresh] = _first_kick(rng, state["u"][fresh], state["v"][fresh])
         tables, stretch, drift = self.chart.tables(flat)
         gradient, radial = self._forces(state)
         along = math.sqrt(self.chart.depth) * radial
@@ -279,6 +283,21 @@ class _Frames:
         if self.finite:
             state["virial"] = self.factor * np.sum(points * gradient, axis=(1, 2))
         return gradient, np.zeros_like(flat)
+
+
+def _first_kick(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Draw what chains that start remember as the noise of their last step, shape=[n_chains, r, columns].
+
+    It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
+    ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
+    """
+    chains, _, r = u.shape
+    parts = [rng.standard_normal((chains, r, r))]
+    for frames in (u, v):
+        if frames.shape[1] > r:
+            noise = rng.standard_normal((chains, r, frames.shape[1]))
+            parts.append(noise - noise @ frames @ np.swapaxes(frames, 1, 2))
+    return math.sqrt(3) * np.concatenate(parts, axis=2)
 
 
 class _Geodesic:

@@ -49,10 +49,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
-from dlngeo.compiled.svd import orthonormalize_rows, svd
+from dlngeo.compiled.svd import dot, orthonormalize_rows, svd
 from dlngeo.sampling.compiled.slopes import raised
 
-__all__ = ["Flat", "Tables", "advance", "first_kick"]
+__all__ = ["Flat", "Tables", "advance"]
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
@@ -60,85 +60,99 @@ _CLOSE = 1e-4
 
 @jit
 def _advance(  # type: ignore[no-untyped-def]
-    u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, turn, force, normal,
+    u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, turns, stretches, normals,
     whole, part, symmetric, mirror, low, high, h, temperature, failed,
 ):  # fmt: skip
     chains, m, r = u.shape
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
-    scale = amplitude / math.sqrt(whole + part) if whole > 0 else amplitude
-    columns = r + (m if m > r and not symmetric else 0) + (n if n > r and not symmetric else 0)
-    ut, vt, flat, turned = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
-    left, right, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r))
+    scale = 1.0 / math.sqrt(whole + part) if whole > 0 else 1.0
+    middle = r + (m if m > r else 0)
+    columns = middle + (n if n > r else 0)
+    ut, vt, flat, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
+    left, right, wide_left, wide_right = np.empty((r, m)), np.empty((r, n)), np.empty((r, m)), np.empty((r, n))
     a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
-    left_turn, right_turn, core = np.empty((r, r)), np.empty((r, r)), np.zeros((r, r))
-    left_force, right_force = np.zeros((r, m)), np.zeros((r, n))  # (E′V)ᵀ and (E′ᵀU)ᵀ
+    turn, stretch, normal = np.empty((r, r)), np.empty((r, r)), np.empty((2, r))
     forced, kicked = gradient.size > 0, kick.size > 0
-    noise, wide = np.empty((r, columns)), np.empty((r, columns))
-    outside = np.empty((r, m + n))  # the noise of columns that a symmetric flat matrix has not
-    middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
-    angle, pull = np.empty(r), np.empty(r)
+    noise, force, step = np.empty((r, columns)), np.zeros((r, columns)), np.empty((r, columns))
     for c in range(chains):
         ut[:] = u[c].T
         vt[:] = v[c].T
-        if forced:
-            g = gradient[c]
-            right_force[:] = _product(ut, g)
-            core[:] = _product(right_force, v[c])
-            if m > r:
-                left_force[:] = _product(vt, g.T.copy())
-        if whole > 0:
-            _pairs(lam[c], core, core_noise[c], whole, part, amplitude, h, flat, left_turn, right_turn)
-        else:
-            _pairs_of(turn[c], force[c], core, core_noise[c], symmetric, amplitude, h, flat, left_turn, right_turn)
-        for k in range(r):
-            flat[k, k] += lam[c, k] - h * radial[c, k]
-            if whole > 0:
-                angle[k], pull[k] = amplitude / lam[c, k], h * raised(lam[c, k], whole - 2, part)
-            else:
-                angle[k], pull[k] = amplitude * normal[c, 0, k], h * normal[c, 1, k]
-        _turn(ut, left_turn, left)
-        _turn(vt, right_turn, right)
-        # Noise of the whole flat matrix, whose columns outside the frames are those of the spaces around them.
         noise[:, :r] = core_noise[c]
         if m > r:
-            _normal(
-                ut, left_noise[c], left_force, angle, pull, left, outside[:, :m] if symmetric else noise[:, r:middle]
-            )
+            _normal(ut, left_noise[c].T, noise[:, r:middle])
         if n > r:
-            _normal(
-                vt, right_noise[c], right_force, angle, pull, right, outside[:, m:] if symmetric else noise[:, middle:]
-            )
-        weight = scale / 2 if kicked else scale
-        for k in range(r):
-            for i in range(columns):
-                wide[k, i] = weight * noise[k, i]
-            for i in range(r):
-                wide[k, i] += flat[k, i] + (weight * kick[c, k, i] if kicked else 0.0)
-        if kicked and columns > r:
-            _outside(ut, kick[c, :, r : r + in_left], weight, wide[:, r:middle])
-            _outside(vt, kick[c, :, r + in_left :], weight, wide[:, middle:])
-        fine = True
-        if columns > r:
-            fine = orthonormalize_rows(wide, flat) > 0.0
-            turned[:] = wide[:, :r]
-            fine = fine and orthonormalize_rows(turned, triangle) > 0.0
+            _normal(vt, right_noise[c].T, noise[:, middle:])
+        if forced:
+            pulled = _product(ut, gradient[c])
+            force[:, :r] = _product(pulled, v[c])
+            if m > r:
+                _normal(ut, _product(vt, gradient[c].T.copy()), force[:, r:middle])
+            if n > r:
+                _normal(vt, pulled, force[:, middle:])
+        if whole > 0:
+            _coefficients(lam[c], whole, part, turn, stretch, normal)
         else:
-            flat[:] = wide
+            turn[:], stretch[:], normal[:] = turns[c], stretches[c], normals[c]
+        for k in range(r):  # in an orthonormal frame of the metric
+            for i in range(columns):
+                mean = (noise[k, i] + kick[c, k, i]) / 2 if kicked else noise[k, i]
+                step[k, i] = amplitude * mean - h * (stretch[k, i] if i < r else normal[1, k]) * force[k, i]
+            for i in range(r):
+                flat[k, i] = scale * step[k, i]
+            flat[k, k] += lam[c, k] - h * radial[c, k]
+        _turned(ut, turn, step, 1.0, left)
+        _turned(vt, turn, step, -1.0, right)
+        for k in range(r):
+            for i in range(middle - r):
+                left[k, i] += normal[0, k] * step[k, r + i]
+            for i in range(columns - middle):
+                right[k, i] += normal[0, k] * step[k, middle + i]
+        fine = orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
+        if fine and m > r:
+            _carry(ut, left, noise[:, r:middle])
+            _carry(ut, left, step[:, r:middle])
+        if fine and n > r:
+            _carry(vt, right, noise[:, middle:])
+            _carry(vt, right, step[:, middle:])
+        # Where frames are not square, rows of the flat matrix leave them: first those of V, then of U.
+        if fine and n > r and not symmetric:
+            wide_right[:] = _product(flat, right)
+            flat_noise = _product(noise[:, :r], right)
+            for k in range(r):
+                for i in range(n):
+                    wide_right[k, i] += scale * step[k, middle + i]
+                    flat_noise[k, i] += noise[k, middle + i]
+            fine = orthonormalize_rows(wide_right, flat) > 0.0
+            right[:] = wide_right
+            noise[:, :r] = _product(flat_noise, right.T.copy())
+            noise[:, middle:] = flat_noise - _product(noise[:, :r], right)
+        if fine and m > r and not symmetric:
+            wide_left[:] = _product(flat.T.copy(), left)
+            flat_noise = _product(noise[:, :r].T.copy(), left)
+            for k in range(r):
+                for i in range(m):
+                    wide_left[k, i] += scale * step[k, r + i]
+                    flat_noise[k, i] += noise[k, r + i]
+            fine = orthonormalize_rows(wide_left, triangle) > 0.0
+            flat[:] = triangle.T
+            left[:] = wide_left
+            core = _product(flat_noise, left.T.copy())
+            noise[:, :r] = core.T
+            noise[:, r:middle] = flat_noise - _product(core, left)
         shift = 0.0
         if symmetric:  # whose eigenvectors are the singular vectors where all eigenvalues are positive
             shift = _symmetrise(flat)
-        fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
         fine = fine and svd(flat, a, s, b, False)
         for k in range(r if symmetric else 0):
             s[k] -= shift
         if not (fine and low < s[r - 1] and (raised(s[0], whole, part) if whole > 0 else s[0]) < high):
             failed[c] = True
             continue
-        if columns > r:
-            right = _product(turned, right)
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
-            _remember(_product(a, noise), _product(b, wide) if columns > r else b, kick[c])
+            kick[c, :, :r] = _product(_product(a, noise[:, :r]), b.T.copy())
+            kick[c, :, r:middle] = _product(b, noise[:, r:middle])
+            kick[c, :, middle:] = _product(a, noise[:, middle:])
         if mirror and columns == r and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
@@ -162,32 +176,14 @@ def _symmetrise(a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pairs_of(turn, force, core, noise, symmetric, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Drift and turns by the coefficients of pairs, those of ``+`` above the diagonal and of ``−`` below it."""
-    r = turn.shape[0]
-    for k in range(r):
-        flat[k, k] = -h * core[k, k] * force[k, k]
-        left_turn[k, k] = right_turn[k, k] = 0.0
-        for q in range(k + 1, r):
-            plus = h * force[k, q] * (core[k, q] + core[q, k]) / 2
-            minus = h * force[q, k] * (core[k, q] - core[q, k]) / 2
-            turn_plus = amplitude * turn[k, q] * (noise[k, q] + noise[q, k])
-            turn_minus = amplitude * turn[q, k] * (noise[k, q] - noise[q, k])
-            if symmetric:  # the skew part of a force turns the frames
-                turn_minus, minus = turn_minus - 2 * minus, 0.0
-            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
-            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
-            flat[k, q], flat[q, k] = -plus - minus, -plus + minus
-
-
-@jit
-def _pairs(lam, core, noise, whole, part, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``, at depth N, a whole number and a part of 1."""
+def _coefficients(lam, whole, part, turn, stretch, normal):  # type: ignore[no-untyped-def]
+    """Write those of :class:`Tables` at depth N, a whole number and a part of 1."""
     r, depth = lam.size, whole + part
     root = 1.0 / math.sqrt(depth)
     for k in range(r):
-        flat[k, k] = -h * core[k, k] * raised(lam[k], whole - 1, part)
-        left_turn[k, k] = right_turn[k, k] = 0.0
+        power = raised(lam[k], whole - 1, part)
+        turn[k, k], stretch[k, k] = 0.0, power / root
+        normal[0, k], normal[1, k] = (1.0 - root) / lam[k], power
         for q in range(k + 1, r):
             big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
             ratio = small / big
@@ -204,104 +200,49 @@ def _pairs(lam, core, noise, whole, part, amplitude, h, flat, left_turn, right_t
             if part > 0.0:
                 terms += power * (math.expm1(part * math.log(ratio)) / (ratio - 1.0) if ratio < 1.0 else part)
                 power *= ratio**part
-            plus, minus = noise[k, q] + noise[q, k], noise[k, q] - noise[q, k]
-            tanh = (1.0 + power) / ((1.0 + ratio) * terms)
-            gap = lam[q] - lam[k]
+            sums = (1.0 + power) / (1.0 + ratio)
+            tangent, gap, total = math.sqrt(sums / terms), lam[q] - lam[k], lam[q] + lam[k]
             if depth * abs(gap) < _CLOSE * big:
-                turn_plus = amplitude * plus * root * (depth * depth - 1) * gap / (6.0 * (lam[q] + lam[k]) ** 2)
+                turn[k, q] = root * (depth * depth - 1) * gap / (6.0 * total**2)
             else:
-                turn_plus = amplitude * plus * (math.sqrt(tanh) - root) / gap
-            turn_minus = amplitude * minus * (1.0 / math.sqrt(tanh) - root) / (lam[q] + lam[k])
-            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
-            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
-            size = h * raised(big, whole - 1, part) / 2
-            force_plus = size * (1.0 + power) / (1.0 + ratio) * (core[k, q] + core[q, k])
-            force_minus = size * terms * (core[k, q] - core[q, k])
-            flat[k, q] = -force_plus - force_minus
-            flat[q, k] = -force_plus + force_minus
+                turn[k, q] = (tangent - root) / gap
+            turn[q, k] = (1.0 / tangent - root) / total
+            stretch[k, q] = stretch[q, k] = raised(big, whole - 1, part) * math.sqrt(sums * terms)
 
 
 @jit
-def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
-    """Rows of ``Q(1 + E)``."""
+def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
+    """Rows of ``Q(1 + E)``, with the sign of ``E^U − E^V``."""
     r, m = rows.shape
+    out[:] = rows
     for k in range(r):
-        for i in range(m):
-            out[k, i] = rows[k, i]
-        for q in range(r):
-            factor = turn[q, k]
+        for q in range(k + 1, r):
+            plus, minus = turn[k, q] * (step[k, q] + step[q, k]), turn[q, k] * (step[k, q] - step[q, k])
+            angle = (plus + sign * minus) / 2
             for i in range(m):
-                out[k, i] += factor * rows[q, i]
+                out[k, i] -= angle * rows[q, i]
+                out[q, i] += angle * rows[k, i]
 
 
 @jit
-def _normal(rows, noise, force, angle, pull, out, wide):  # type: ignore[no-untyped-def]
-    """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
-    r, m = rows.shape
-    column = np.empty(m)
-    for k in range(r):
-        for i in range(m):
-            wide[k, i] = noise[i, k]
-            column[i] = force[k, i]
-        for q in range(r):
-            total, along = 0.0, 0.0
-            for i in range(m):
-                total += rows[q, i] * wide[k, i]
-                along += rows[q, i] * column[i]
-            for i in range(m):
-                wide[k, i] -= total * rows[q, i]
-                column[i] -= along * rows[q, i]
-        for i in range(m):
-            out[k, i] += angle[k] * wide[k, i] - pull[k] * column[i]
+def _normal(rows, vectors, out):  # type: ignore[no-untyped-def]
+    """Write what vectors are without their parts along orthonormal rows."""
+    out[:] = vectors
+    for k in range(out.shape[0]):
+        for q in range(rows.shape[0]):
+            total = dot(rows[q], out[k])
+            for i in range(rows.shape[1]):
+                out[k, i] -= total * rows[q, i]
 
 
 @jit
-def _outside(rows, parts, weight, out):  # type: ignore[no-untyped-def]
-    """Add ``weight · parts · D`` with orthonormal rows D orthogonal to ``rows``, from the axes farthest from these."""
-    r, m = rows.shape
-    basis = np.empty((r + parts.shape[1], m))
-    basis[:r] = rows
-    distance = np.ones(m)
-    for k in range(r):
-        for i in range(m):
-            distance[i] -= rows[k, i] ** 2
-    for j in range(parts.shape[1]):
-        axis, new = np.argmax(distance), basis[r + j]
-        new[:] = 0.0
-        new[axis] = 1.0
-        for _ in range(2):
-            for k in range(r + j):
-                total = 0.0
-                for i in range(m):
-                    total += basis[k, i] * new[i]
-                for i in range(m):
-                    new[i] -= total * basis[k, i]
-        size = math.sqrt(np.sum(new**2))
-        for i in range(m):
-            new[i] /= size
-            distance[i] -= new[i] ** 2
-            for k in range(r):
-                out[k, i] += weight * parts[k, j] * new[i]
+def _carry(old, new, rows):  # type: ignore[no-untyped-def]
+    """Carry rows from the complement of one frame into that of another close to it, in place.
 
-
-@jit
-def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
-    """Write noise into the kick: in the new right frame as it is, outside of it as a factor of its Gram matrix."""
-    r = rows.shape[0]
-    core = _product(noise, rows.T)
-    kick[:, :r] = core
-    if kick.shape[1] == r:
-        return
-    rest = noise - _product(core, rows)
-    gram = _product(rest, rest.T)
-    for j in range(r, kick.shape[1]):  # by Cholesky's method with pivots, as the rank may be less than r
-        place = np.argmax(np.diag(gram))
-        root = math.sqrt(max(gram[place, place], 0.0))
-        for k in range(r):
-            kick[k, j] = gram[k, place] / root if root > 0.0 else 0.0
-        for k in range(r):
-            for i in range(r):
-                gram[k, i] -= kick[k, j] * kick[i, j]
+    ``Q = 1 − (U + U′)(1 + U′ᵀU)⁻¹(U + U′)ᵀ`` is orthogonal, takes −U to U′, and changes little orthogonal to U.
+    """
+    among = np.eye(old.shape[0]) + _product(old, new.T.copy())
+    rows -= _product(_product(rows, new.T.copy()), np.linalg.solve(among, old + new))
 
 
 @jit
@@ -315,19 +256,6 @@ def _product(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-def first_kick(rng: np.random.Generator, chains: int, columns: int, r: int) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, min(2r, columns)].
-
-    It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
-    ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
-    """
-    kick = math.sqrt(3) * rng.standard_normal((chains, r, columns))
-    if columns <= 2 * r:
-        return kick
-    triangle = np.linalg.qr(np.swapaxes(kick[:, :, r:], 1, 2), mode="r")
-    return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
-
-
 _CHAINS = 200  # with fewer, starting threads costs more than it saves
 
 
@@ -335,13 +263,12 @@ class Tables(NamedTuple):
     """Coefficients of the step of a metric that has no depth, in flat coordinates y; see :func:`advance`.
 
     Turns, shape=[chains, r, r], are ``√φ/(σ_l ∓ σ_k) − 1/(y_l ∓ y_k)`` for the pairs k < l: of ``+`` at (k, l) and of
-    ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Forces of the same shape
-    are ``φ (y_l ∓ y_k)/(σ_l ∓ σ_k)`` at the same places and ``√φ_kk`` on the diagonal. The normal ones, shape=[chains,
-    2, r], are ``√φ_k0/σ_k`` and ``φ_k0/σ_k``.
+    ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Stretches of the same shape
+    are ``√φ_kl``. The normal ones, shape=[chains, 2, r], are ``√φ_k0/σ_k`` and ``√φ_k0``.
     """
 
     turn: np.ndarray
-    force: np.ndarray
+    stretch: np.ndarray
     normal: np.ndarray
 
 
