@@ -34,25 +34,19 @@ from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import fills, tangent_frames
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.sampling.chain import Sampler
-from dlngeo.sampling.charts import chart_of
-from dlngeo.sampling.compiled import steps as _steps
-from dlngeo.sampling.compiled.slopes import entropy_slope
-from dlngeo.sampling.complex_frames import ComplexFrames
 from dlngeo.sampling.descent import Descent
-from dlngeo.sampling.factors import Factors, dense, factored
+from dlngeo.sampling.factors import Factors, dense
+from dlngeo.sampling.frames import Frames, require_complex_steps
 from dlngeo.sampling.potentials import (
     Potential,
     SpectralPotential,
     energies,
     gradients,
-    refuse_failed,
     require,
     require_confined,
-    slopes,
     watch,
 )
 from dlngeo.sampling.state import State
-from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import GradientNoise, Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
@@ -161,11 +155,14 @@ class Langevin(Sampler):
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
         if self.field == "complex":
-            self._mover: ComplexFrames | Descent | _Frames | _Geodesic = ComplexFrames(self, temperature)
-        elif isinstance(metric, SpectralMetric) and fills(space):
+            require_complex_steps(space, self.noise)
+        self._mover: Descent | Frames | _Geodesic
+        if isinstance(metric, SpectralMetric) and fills(space):
             trained = isinstance(self.noise, GradientNoise)
-            self._mover = Descent(self) if trained else _Frames(self, temperature, widths)
-            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+            self._mover = Descent(self) if trained else Frames(self, temperature)
+            if (
+                deep and metric.depth is not None and not trained and self.field == "real"
+            ):  # noise of gradients has no law of this form
                 require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
         elif isinstance(self.noise, GradientNoise):
             raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
@@ -206,98 +203,6 @@ class Langevin(Sampler):
             "kappa": self.noise.kappa,
             "widths": None if self.widths is None else list(self.widths),
         }
-
-
-class _Frames:
-    r"""Matrices of rank r with a spectral metric: turns and flat Brownian motion, with the state (U, y, V).
-
-    The virial is ``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy. To scale λ by
-    c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
-    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is ``(κD + νs)/β``.
-    """
-
-    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        self.sampler, self.temperature, metric = sampler, temperature, sampler.space.metric
-        (self.m, self.n), self.rank = sampler.space.shape, metric.rank
-        codimension = self.m + self.n - 2 * self.rank
-        self.dim = self.rank * (self.rank + codimension)
-        self.chart = chart_of(metric.kernel, codimension)
-        self.h = sampler.step_size / self.chart.slowness
-        sides = (size for size in (self.m, self.n) if size > self.rank)
-        self.columns = self.rank + sum(sides)
-        self.finite = metric.depth not in (None, math.inf)
-        if self.finite:
-            self.entropy = SpectralEntropy(self.m, self.n, metric.depth, self.rank, widths)
-            degrees = sampler.noise.kappa * self.dim + sampler.noise.vertical * metric.depth * self.entropy.degree
-            self.factor = sampler.beta * metric.depth / degrees if degrees else math.nan
-
-    def start(self, points: np.ndarray | Factors) -> State:
-        u, lam, v = factored(points, (self.m, self.n), self.rank, self.chart.depth)
-        # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(lam), self.rank, self.columns))
-        state = {"u": u, self.chart.key: self.chart.start(lam), "v": v, "kick": kick}
-        return {**state, "virial": np.full(len(lam), math.nan)} if self.finite else state
-
-    def points(self, state: State) -> np.ndarray:
-        return (state["u"] * self.chart.sigma(state[self.chart.key])[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
-
-    def step(self, state: State, rng: np.random.Generator) -> State:
-        state = {name: value.copy() for name, value in state.items()}
-        flat = state[self.chart.key]
-        chains = len(flat)
-        shapes = ((self.rank, self.rank), (self.m, self.rank), (self.n, self.rank))
-        skip = (False, self.m == self.rank, self.n == self.rank)
-        core, left, right = (
-            np.empty((chains, 0, 0)) if none else rng.standard_normal((chains, *shape))
-            for shape, none in zip(shapes, skip, strict=True)
-        )
-        if state["kick"].shape[1:] != (self.rank, self.columns):  # of chains that were saved by 0.1
-            state["kick"] = np.zeros((chains, self.rank, self.columns))
-        fresh = ~state["kick"].any(axis=(1, 2))
-        if fresh.any():
-            state["kick"][fresh] = _first_kick(rng, state["u"][fresh], state["v"][fresh])
-        tables, stretch, drift = self.chart.tables(flat)
-        gradient, radial = self._forces(state)
-        along = math.sqrt(self.chart.depth) * radial
-        if gradient.size:
-            along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * stretch
-        radial = radial - self.temperature * drift
-        if self.sampler.noise.vertical:
-            radial = radial - entropy_slope(flat, self.entropy) / self.sampler.beta
-        variance = 2 * self.h * self.temperature * self.dim
-        state["slope"] = watch(state, np.sum(along**2, axis=1) ** 0.5, self.h, variance, self.sampler.step_size)
-        noise, numbers = (core, left, right), (self.chart.flat, self.h, self.temperature)
-        failed = _steps.advance({**state, "lam": flat}, gradient, radial, noise, *numbers, tables)
-        refuse_failed(failed, self.sampler.step_size)
-        return state
-
-    def _forces(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """``E′``, empty of a potential of λ, and ``∂E/∂λ`` over N of that, else zero; the virial goes to the state."""
-        potential, flat = self.sampler.potential_gradient, state[self.chart.key]
-        if isinstance(potential, SpectralPotential):
-            radial = slopes(potential, flat) / self.chart.depth
-            state["virial"] = self.factor * np.sum(flat * radial, axis=1)
-            return np.empty((len(flat), 0, 0)), radial
-        points = self.points(state)
-        gradient = gradients(potential, points)
-        if self.finite:
-            state["virial"] = self.factor * np.sum(points * gradient, axis=(1, 2))
-        return gradient, np.zeros_like(flat)
-
-
-def _first_kick(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step, shape=[n_chains, r, columns].
-
-    It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
-    ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
-    """
-    chains, _, r = u.shape
-    parts = [rng.standard_normal((chains, r, r))]
-    for frames in (u, v):
-        if frames.shape[1] > r:
-            noise = rng.standard_normal((chains, r, frames.shape[1]))
-            parts.append(noise - noise @ frames @ np.swapaxes(frames, 1, 2))
-    return math.sqrt(3) * np.concatenate(parts, axis=2)
 
 
 class _Geodesic:

@@ -4,22 +4,21 @@ In polar coordinates an invariant Laplacian has no first derivatives along the f
 in Λ is 1/N of that of the flat r×(m + n − r) matrices, at every N [1]_. Along the frames, ``Ω_U ± Ω_V`` of the pair
 (k, l) has the variances ``φ_N(σ_k, σ_l)/(σ_k ∓ σ_l)²`` for each unit of time, no less than those of the flat
 metric, ``1/N(λ_k ∓ λ_l)²``. So Brownian motion of X is flat Brownian motion of Y, which has an exact step, and besides
-turns of the frames, whose size is smooth also where ``λ_k = λ_l``. The turns take the same noise: with
-``q = tanh(x/2)/tanh(Nx/2)``, ``x = log λ_k/λ_l``, a step of Gaussian entries ``√(2h/β) ξ`` is
+turns of the frames, whose size is smooth also where ``λ_k = λ_l``. In the orthonormal frame of the metric a step is
 
-.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + \sqrt{2h/\beta N}\,\xi - hF = A \Lambda' B^\top,
+.. math:: K = \sqrt{2h/\beta}\,\xi - h \varphi_N^{1/2}(\sigma_k, \sigma_l)\, C_{kl}, \qquad C = U^\top E' V,
 
-.. math:: (E^U \pm E^V)_{kl} = \sqrt{2h/\beta}\,\frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k}
-    (\xi_{kl} \pm \xi_{lk}),
+of which the flat matrix takes the part ``N^{−1/2}``. The rest turns the frames: with ``q = tanh(x/2)/tanh(Nx/2)``,
+``x = log λ_k/λ_l``,
+
+.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + N^{-1/2} K = A \Lambda' B^\top, \qquad
+    (E^U \pm E^V)_{kl} = \frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k} (K_{kl} \pm K_{lk}),
 
 with ``1 + E`` made orthonormal. Singular values of ``Λ + √(2h/βN) ξ`` have the exact law after a time h, also
-where they coincide or pass zero, which leaves the force as the source of bias in Λ; it is
-
-.. math:: F_{kl} \pm F_{lk} = \frac{\sigma_k \pm \sigma_l}{\lambda_k \pm \lambda_l} (C_{kl} \pm C_{lk}),
-    \qquad C = U^\top E' V,
-
-that ``F`` which moves frames and Λ by the gradient. Frames that are not square also turn out of themselves, by angles
-``√(2h/β) ξ/λ_l − h λ_l^{N−2} (1 − UUᵀ) E′ V``. But for odd N, ``det X`` keeps its sign where a λ passes zero.
+where they coincide or pass zero, which leaves the force as the source of bias in Λ. Frames that are not square also
+leave themselves, by ``K = √(2h/β) ξ − h λ^{N−1} (1 − UUᵀ) E′ V``: the columns of ``V (Λ + N^{−1/2} K)ᵀ + N^{−1/2} K``
+and then those of U, as flat matrices do, and beyond that they turn by ``(1 − N^{−1/2}) K/λ``. But for odd N, ``det X``
+keeps its sign where a λ passes zero.
 
 All this holds at real N. Of any other kernel, ``φ/(σ_k ∓ σ_l)²`` and flat coordinates of the singular values take the
 place of ``φ_N/(σ_k ∓ σ_l)²`` and ``√N λ``, by tables (:mod:`dlngeo.sampling.charts`); where singular matrices are
@@ -28,11 +27,11 @@ turns alone.
 
 No power of Λ occurs but in the force, and nothing costs more at larger N.
 
-The noise of the flat matrix is the mean of that of this step and of the last, the *kick* [2]_. In this form Euler's
-method for Langevin dynamics in flat space has a bias of second order only, and for a quadratic potential none; so has
-this one, for potentials of Λ. For others, whose force turns frames, the first order is left, five to ten times as small
-as with the noise of one step. The kick is remembered in the frames. Of its columns outside the row space of Y no more
-than their Gram matrix matters, as noise has no preferred directions there.
+The ξ of K is the mean of that of this step and of the last, the *kick* [2]_. In this form Euler's method for Langevin
+dynamics in flat space has a bias of second order only, and for a quadratic potential none; so has this one, at every
+rank and for every potential, also for those whose force turns frames. For that the kick is carried along: it stays in
+frames that turn by ``1 + E``, it is constant where a flat matrix moves, and what is outside of the frames stays so,
+turned as little as the frames. Kept in turns alone, or in the flat matrix alone, it leaves a bias of first order.
 
 References
 ----------
@@ -67,82 +66,75 @@ def _advance(  # type: ignore[no-untyped-def]
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
     scale = 1.0 / math.sqrt(whole + part) if whole > 0 else 1.0
-    middle = r + (m if m > r else 0)
-    columns = middle + (n if n > r else 0)
-    ut, vt, flat, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
-    left, right, wide_left, wide_right = np.empty((r, m)), np.empty((r, n)), np.empty((r, m)), np.empty((r, n))
-    a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
-    turn, stretch, normal = np.empty((r, r)), np.empty((r, r)), np.empty((2, r))
+    above, beside, middle = m > r, n > r, r + (m if m > r else 0)
     forced, kicked = gradient.size > 0, kick.size > 0
-    noise, force, step = np.empty((r, columns)), np.zeros((r, columns)), np.empty((r, columns))
+    left, right, old_left, old_right = np.empty((r, m)), np.empty((r, n)), np.empty((r, m)), np.empty((r, n))
+    turn, stretch, normal = np.empty((r, r)), np.empty((r, r)), np.empty((2, r))
+    # The noise of this step, and the step in an orthonormal frame of the metric: in the frames, and out of each.
+    noise, noise_left, noise_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
+    step, step_left, step_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
+    flat, a, s, b = np.empty((r, r)), np.empty((r, r)), np.empty(r), np.empty((r, r))
     for c in range(chains):
-        ut[:] = u[c].T
-        vt[:] = v[c].T
-        noise[:, :r] = core_noise[c]
-        if m > r:
-            _normal(ut, left_noise[c].T, noise[:, r:middle])
-        if n > r:
-            _normal(vt, right_noise[c].T, noise[:, middle:])
-        if forced:
-            pulled = _product(ut, gradient[c])
-            force[:, :r] = _product(pulled, v[c])
-            if m > r:
-                _normal(ut, _product(vt, gradient[c].T.copy()), force[:, r:middle])
-            if n > r:
-                _normal(vt, pulled, force[:, middle:])
+        old_left[:] = u[c].T
+        old_right[:] = v[c].T
+        noise[:] = step[:] = core_noise[c]
+        if above:
+            _outside(old_left, left_noise[c].T, noise_left)
+            step_left[:] = noise_left
+        if beside:
+            _outside(old_right, right_noise[c].T, noise_right)
+            step_right[:] = noise_right
+        if kicked:
+            _average(step, kick[c, :, :r])
+            if above:
+                _average(step_left, kick[c, :, r:middle])
+            if beside:
+                _average(step_right, kick[c, :, middle:])
         if whole > 0:
             _coefficients(lam[c], whole, part, turn, stretch, normal)
         else:
             turn[:], stretch[:], normal[:] = turns[c], stretches[c], normals[c]
-        for k in range(r):  # in an orthonormal frame of the metric
-            for i in range(columns):
-                mean = (noise[k, i] + kick[c, k, i]) / 2 if kicked else noise[k, i]
-                step[k, i] = amplitude * mean - h * (stretch[k, i] if i < r else normal[1, k]) * force[k, i]
-            for i in range(r):
-                flat[k, i] = scale * step[k, i]
-            flat[k, k] += lam[c, k] - h * radial[c, k]
-        _turned(ut, turn, step, 1.0, left)
-        _turned(vt, turn, step, -1.0, right)
+        step *= amplitude
+        step_left *= amplitude
+        step_right *= amplitude
+        if forced:
+            pulled = _product(old_left, gradient[c])
+            step -= h * stretch * _product(pulled, v[c])
+            if above:
+                _outside(old_left, _product(old_right, gradient[c].T), left)
+                for k in range(r):
+                    step_left[k] -= h * normal[1, k] * left[k]
+            if beside:
+                _outside(old_right, pulled, right)
+                for k in range(r):
+                    step_right[k] -= h * normal[1, k] * right[k]
+        # Turns beyond those of the flat matrix.
+        _turned(old_left, turn, step, 1.0, left)
+        _turned(old_right, turn, step, -1.0, right)
         for k in range(r):
-            for i in range(middle - r):
-                left[k, i] += normal[0, k] * step[k, r + i]
-            for i in range(columns - middle):
-                right[k, i] += normal[0, k] * step[k, middle + i]
-        fine = orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
-        if fine and m > r:
-            _carry(ut, left, noise[:, r:middle])
-            _carry(ut, left, step[:, r:middle])
-        if fine and n > r:
-            _carry(vt, right, noise[:, middle:])
-            _carry(vt, right, step[:, middle:])
-        # Where frames are not square, rows of the flat matrix leave them: first those of V, then of U.
-        if fine and n > r and not symmetric:
-            wide_right[:] = _product(flat, right)
-            flat_noise = _product(noise[:, :r], right)
-            for k in range(r):
-                for i in range(n):
-                    wide_right[k, i] += scale * step[k, middle + i]
-                    flat_noise[k, i] += noise[k, middle + i]
-            fine = orthonormalize_rows(wide_right, flat) > 0.0
-            right[:] = wide_right
-            noise[:, :r] = _product(flat_noise, right.T.copy())
-            noise[:, middle:] = flat_noise - _product(noise[:, :r], right)
-        if fine and m > r and not symmetric:
-            wide_left[:] = _product(flat.T.copy(), left)
-            flat_noise = _product(noise[:, :r].T.copy(), left)
-            for k in range(r):
-                for i in range(m):
-                    wide_left[k, i] += scale * step[k, r + i]
-                    flat_noise[k, i] += noise[k, r + i]
-            fine = orthonormalize_rows(wide_left, triangle) > 0.0
-            flat[:] = triangle.T
-            left[:] = wide_left
-            core = _product(flat_noise, left.T.copy())
-            noise[:, :r] = core.T
-            noise[:, r:middle] = flat_noise - _product(core, left)
+            if above:
+                left[k] += normal[0, k] * step_left[k]
+            if beside:
+                right[k] += normal[0, k] * step_right[k]
+        fine = orthonormalize_rows(left, flat) > 0.0 and orthonormalize_rows(right, flat) > 0.0
+        if fine and above:
+            _carry(old_left, left, noise_left, step_left)
+        if fine and beside:
+            _carry(old_right, right, noise_right, step_right)
+        for k in range(r):
+            for q in range(r):
+                flat[k, q] = scale * step[k, q]
+            flat[k, k] += lam[c, k] - h * radial[c, k]
         shift = 0.0
         if symmetric:  # whose eigenvectors are the singular vectors where all eigenvalues are positive
             shift = _symmetrise(flat)
+        elif fine:
+            if beside:
+                fine = _leave(flat, right, scale, step_right, noise, noise_right)
+            if fine and above:
+                flat, noise = flat.T.copy(), noise.T.copy()
+                fine = _leave(flat, left, scale, step_left, noise, noise_left)
+                flat, noise = flat.T.copy(), noise.T.copy()
         fine = fine and svd(flat, a, s, b, False)
         for k in range(r if symmetric else 0):
             s[k] -= shift
@@ -150,10 +142,12 @@ def _advance(  # type: ignore[no-untyped-def]
             failed[c] = True
             continue
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
-            kick[c, :, :r] = _product(_product(a, noise[:, :r]), b.T.copy())
-            kick[c, :, r:middle] = _product(b, noise[:, r:middle])
-            kick[c, :, middle:] = _product(a, noise[:, middle:])
-        if mirror and columns == r and np.linalg.slogdet(flat)[0] < 0.0:
+            kick[c, :, :r] = _overlaps(_product(a, noise), b)
+            if above:
+                kick[c, :, r:middle] = _product(b, noise_left)
+            if beside:
+                kick[c, :, middle:] = _product(a, noise_right)
+        if mirror and not (above or beside) and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
         u[c] = _product(a, left).T
@@ -225,24 +219,73 @@ def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _normal(rows, vectors, out):  # type: ignore[no-untyped-def]
+def _outside(rows, vectors, out):  # type: ignore[no-untyped-def]
     """Write what vectors are without their parts along orthonormal rows."""
     out[:] = vectors
-    for k in range(out.shape[0]):
-        for q in range(rows.shape[0]):
-            total = dot(rows[q], out[k])
-            for i in range(rows.shape[1]):
-                out[k, i] -= total * rows[q, i]
+    out -= _product(_overlaps(out, rows), rows)
 
 
 @jit
-def _carry(old, new, rows):  # type: ignore[no-untyped-def]
-    """Carry rows from the complement of one frame into that of another close to it, in place.
+def _average(new, old):  # type: ignore[no-untyped-def]
+    for k in range(new.shape[0]):
+        for i in range(new.shape[1]):
+            new[k, i] = (new[k, i] + old[k, i]) / 2
+
+
+@jit
+def _carry(old, new, one, two):  # type: ignore[no-untyped-def]
+    """Carry rows of two matrices from the complement of one frame into that of another close to it, in place.
 
     ``Q = 1 − (U + U′)(1 + U′ᵀU)⁻¹(U + U′)ᵀ`` is orthogonal, takes −U to U′, and changes little orthogonal to U.
     """
-    among = np.eye(old.shape[0]) + _product(old, new.T.copy())
-    rows -= _product(_product(rows, new.T.copy()), np.linalg.solve(among, old + new))
+    factor, among = old + new, _overlaps(old, new)
+    for k in range(among.shape[0]):
+        among[k, k] += 1.0
+    _divide(among, factor)
+    one -= _product(_overlaps(one, new), factor)
+    two -= _product(_overlaps(two, new), factor)
+
+
+@jit
+def _divide(a, b):  # type: ignore[no-untyped-def]
+    """Solve by elimination, in place and without pivots: the symmetric part of a is positive."""
+    r = a.shape[0]
+    for k in range(r):
+        for i in range(k + 1, r):
+            _subtract(b[i], a[i, k] / a[k, k], b[k])
+            for j in range(k + 1, r):
+                a[i, j] -= a[i, k] / a[k, k] * a[k, j]
+    for k in range(r - 1, -1, -1):
+        for j in range(k + 1, r):
+            _subtract(b[k], a[k, j], b[j])
+        b[k] /= a[k, k]
+
+
+@jit
+def _subtract(a, factor, b):  # type: ignore[no-untyped-def]
+    for i in range(a.size):
+        a[i] -= factor * b[i]
+
+
+@jit
+def _leave(flat, rows, scale, step, core, noise):  # type: ignore[no-untyped-def]
+    """Let a flat matrix leave its frame by a step, and noise stay what it is, in place: ``F Q + step = F′Q′``."""
+    wide, white = _product(flat, rows) + scale * step, _product(core, rows) + noise
+    fine = orthonormalize_rows(wide, flat) > 0.0
+    rows[:] = wide
+    core[:] = _overlaps(white, rows)
+    noise[:] = white - _product(core, rows)
+    return fine
+
+
+@jit
+def _overlaps(a, b):  # type: ignore[no-untyped-def]
+    """Compute ``a bᵀ``."""
+    out = np.empty((a.shape[0], b.shape[0]))
+    for i in range(a.shape[0]):
+        for j in range(b.shape[0]):
+            out[i, j] = dot(a[i], b[j])
+    return out
 
 
 @jit
