@@ -132,7 +132,7 @@ def advance(
     for q in turned:
         finite &= np.isfinite(q).all(axis=(1, 2))
     if not finite.all():
-        return state, ~finite
+        return state, np.asarray(~finite)
     for side in (0, 1):
         turned[side] = haar_from(turned[side])
     for side in wide:

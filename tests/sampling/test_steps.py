@@ -5,8 +5,9 @@ import pytest
 from numpy.polynomial.legendre import leggauss
 from scipy.special import ive
 
-from dlngeo import DepthKernel, RelaxedDepthKernel
+from dlngeo import DepthKernel
 from dlngeo.geomstats import FixedRankMatrices, SpectralMetric
+from dlngeo.kernels import RelaxedDepthKernel
 from dlngeo.sampling import Langevin
 from dlngeo.sampling.compiled import steps
 from dlngeo.sampling.complex_frames import advance
@@ -23,14 +24,26 @@ def moving(rng, chains, m, n, r):
     """Chains anywhere, with the noise of a step, and forces."""
     u, v = (np.linalg.qr(rng.standard_normal((chains, size, r)))[0] for size in (m, n))
     lam = np.sort(rng.uniform(0.5, 1.5, (chains, r)))[:, ::-1].copy()
-    outside = [np.swapaxes(x - q @ (np.swapaxes(q, 1, 2) @ x), 1, 2) for q, x in noise_out(rng, u, v)]
+    outside = [rows_outside(q, rng.standard_normal(q.shape)) for q in (u, v) if q.shape[1] > r]
     kick = np.concatenate([rng.standard_normal((chains, r, r)), *outside], axis=2)
     noise = [rng.standard_normal((chains, size, r)) for size in (r, m, n)]
     return {"u": u, "lam": lam, "v": v, "kick": kick}, rng.standard_normal((chains, m, n)), noise
 
 
-def noise_out(rng, *frames):
-    return [(q, rng.standard_normal(q.shape)) for q in frames if q.shape[1] > q.shape[2]]
+def rows_outside(q, x):
+    return np.swapaxes(x - q @ (np.swapaxes(q, 1, 2) @ x), 1, 2)
+
+
+def remembered(state):
+    """Noise of the last step as a matrix, of depth one."""
+    (u, v), r = (state["u"], state["v"]), state["lam"].shape[1]
+    core, sides = state["kick"][..., :r], state["kick"][..., r:]
+    total = u @ core @ np.swapaxes(v, 1, 2)
+    if u.shape[1] > r:
+        total = total + np.swapaxes(sides[..., : u.shape[1]], 1, 2) @ np.swapaxes(v, 1, 2)
+    if v.shape[1] > r:
+        total = total + u @ sides[..., -v.shape[1] :]
+    return total
 
 
 def product(state, depth):
@@ -42,15 +55,16 @@ def product(state, depth):
 def test_a_compiled_step_is_that_of_numpy(m, n, r, depth, rng):
     state, gradient, noise = moving(rng, 20, m, n, r)
     radial, h, temperature = rng.standard_normal((20, r)), 0.03, 0.7
-    expected = state
     found = {name: value.copy() for name, value in state.items()}
-    for _ in range(2):  # the second has the kick of the first
-        expected, bad = advance(expected, gradient, radial, noise, depth, h, temperature)
-        failed = steps.advance(found, gradient, radial, noise, steps.Flat(depth, False, False), h, temperature)
-        assert not bad.any() and not failed.any()  # noqa: PT018
-        np.testing.assert_allclose(found["lam"], expected["lam"], rtol=1e-11)
-        np.testing.assert_allclose(product(found, depth), product(expected, depth), atol=1e-11)
+    expected, bad = advance(state, gradient, radial, noise, depth, h, temperature)
+    failed = steps.advance(found, gradient, radial, noise, steps.Flat(depth, False, False), h, temperature)
+    assert not bad.any()
+    assert not failed.any()
+    np.testing.assert_allclose(found["lam"], expected["lam"], rtol=1e-11)
+    for one, two in ((product(found, depth), product(expected, depth)), (remembered(found), remembered(expected))):
+        np.testing.assert_allclose(one, two, atol=1e-11)
     assert np.abs(product(found, depth) - product(state, depth)).max() > 0.1
+    assert np.abs(remembered(found) - remembered(state)).max() > 0.1
 
 
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (2, 4), (4, 2)])
@@ -59,25 +73,18 @@ def test_steps_of_depth_one_are_those_of_flat_space(m, n, rng):
     state, gradient, _ = moving(rng, 20, m, n, 2)
     h, temperature, x = 0.02, 0.7, product(state, 1)
 
-    def dense(core, *outside):
-        total, (u, v) = state["u"] @ core @ np.swapaxes(state["v"], 1, 2), (state["u"], state["v"])
-        for q, part in zip([q for q in (u, v) if q.shape[1] > 2], outside, strict=True):
-            total = total + (u @ part if q is v else np.swapaxes(part, 1, 2) @ np.swapaxes(v, 1, 2))
-        return total
-
-    last = dense(*np.split(state["kick"], [2], axis=2)[: 1 + (m != n)])
+    last = remembered(state)
     for _ in range(4):
         white = [rng.standard_normal((20, size, 2)) for size in (2, m, n)]
         outside = [
-            np.swapaxes(w - q @ (np.swapaxes(q, 1, 2) @ w), 1, 2)
-            for q, w in ((state["u"], white[1]), (state["v"], white[2]))
-            if q.shape[1] > 2
+            rows_outside(q, w) for q, w in zip((state["u"], state["v"]), white[1:], strict=True) if q.shape[1] > 2
         ]
-        new = dense(white[0], *outside)
+        new = remembered({**state, "kick": np.concatenate([white[0], *outside], axis=2)})
         x = x - h * gradient + (2 * h * temperature) ** 0.5 * (new + last) / 2
         failed = steps.advance(state, gradient, np.zeros((20, 2)), white, steps.Flat(1.0, False, False), h, temperature)
         assert not failed.any()
         np.testing.assert_allclose(product(state, 1), x, atol=1e-12)
+        np.testing.assert_allclose(remembered(state), new, atol=1e-12)
         last = new
 
 
