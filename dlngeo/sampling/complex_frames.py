@@ -103,13 +103,14 @@ def advance(
     failed : array of bool, shape=[chains]
         Chains whose step is not finite, or lost rank.
     """
-    frames, lam, kick, white = [state["u"], state["v"]], state["lam"], state.get("kick"), list(noise)
+    frames, lam, white = [state["u"], state["v"]], state["lam"], list(noise)
+    kick = state.get("kick", np.empty(0))
     amplitude, root, pair = math.sqrt(2 * h * temperature), 1 / math.sqrt(depth), np.arange(lam.shape[1])
     r, wide = len(pair), [side for side in (0, 1) if frames[side].shape[1] > len(pair)]
     for side in wide:
         white[1 + side] = _outside(frames[side], white[1 + side])
     steps = [amplitude * w for w in white]
-    if kick is not None:
+    if kick.size:
         start = r
         steps[0] = amplitude * (white[0] + kick[..., :r]) / 2
         for side in wide:
@@ -144,7 +145,7 @@ def advance(
     a, s, rows = np.linalg.svd(flat)
     b = adjoint(rows)
     new = {**state, "u": turned[0] @ a, "lam": s, "v": turned[1] @ b}
-    if kick is not None:
+    if kick.size:
         rotated = [adjoint(white[1 + side] @ (a if side else b)) for side in wide]
         new["kick"] = np.concatenate([adjoint(a) @ white[0] @ b, *rotated], axis=2)
     with np.errstate(over="ignore"):

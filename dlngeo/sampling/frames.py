@@ -55,7 +55,7 @@ class Frames:
         self.dim = (2 if self.field == "complex" else 1) * r * (self.m + self.n - r)
         self.chart = chart_of(metric.kernel, self.m + self.n - 2 * r)
         self.h = sampler.step_size / self.chart.slowness
-        self.columns = r + sum(size for size in (self.m, self.n) if size > r)
+        self.columns = r + sum(size for size in (self.m, self.n) if size > r) if sampler.averages else 0
         self.finite = metric.depth not in (None, math.inf)
         if self.finite:
             self.entropy = SpectralEntropy(self.m, self.n, metric.depth, r, sampler.widths, field=self.field)
@@ -83,7 +83,7 @@ class Frames:
         if state["kick"].shape[1:] != (r, self.columns):  # of chains that were saved by 0.1
             state["kick"] = np.zeros((chains, r, self.columns), state["u"].dtype)
         fresh = ~state["kick"].any(axis=(1, 2))
-        if fresh.any():
+        if self.columns and fresh.any():
             state["kick"][fresh] = self._first_kick(rng, state["u"][fresh], state["v"][fresh])
         tables, stretch, drift = self.chart.tables(flat)
         gradient, radial = self._forces(state)

@@ -9,7 +9,7 @@ order: weak order 1 in the step size, with no drift term to compute. How it move
 - matrices with a spectral metric: Brownian motion of flat matrices, which has an exact step, and turns of the singular
   vectors (:mod:`dlngeo.sampling.compiled.steps`). At every depth, real or infinite, the singular values of the noise
   have their exact law, so that nothing is lost near singular matrices; of other kernels they have that of flat matrices
-  and a drift that is smooth (:mod:`dlngeo.sampling.charts`). In a potential of theirs the bias is of second order;
+  and a drift that is smooth (:mod:`dlngeo.sampling.charts`). The bias is of second order;
 - complex matrices with the metric of finite depth: the same (:mod:`dlngeo.sampling.complex_frames`);
 - anything else: the exponential map of the space.
 
@@ -67,9 +67,9 @@ class Langevin(Sampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Step h in time. The bias of averages is of first order in it, but for spectral metrics in a potential of
-        singular values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for
-        ``E = ½Σλ²`` its time is N/2.
+        Step h in time. The bias of averages is of second order in it for spectral metrics, of first order on other
+        spaces; compare h with h/2 to see how large it is. Relaxation slows with depth: for ``E = ½Σλ²`` its time is
+        N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
     noise : {"base", "isotropic"} or Noise or GradientNoise
@@ -125,6 +125,8 @@ class Langevin(Sampler):
     >>> sampler.sample(np.broadcast_to(np.eye(2), (5, 2, 2)), 20, rng=0).points.shape
     (5, 20, 2, 2)
     """
+
+    averages = True  # whether the noise of a step is the mean of two, which pays where there is a force
 
     def __init__(
         self,
