@@ -344,8 +344,9 @@ def advance(
     Parameters
     ----------
     state : dict
-        ``u``, ``lam`` and ``v``, of which ``lam`` are the flat coordinates, λ at finite depth; and ``kick``, as by
-        :func:`first_kick`; without it the noise is that of the step alone.
+        ``u``, ``lam`` and ``v``, of which ``lam`` are the flat coordinates, λ at finite depth; and ``kick``, shape=
+        [chains, r, r + (m) + (n)], the noise of the last step in the frames and, of frames that are not square, out of
+        them; where it is empty or missing, the noise is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
