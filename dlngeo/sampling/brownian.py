@@ -54,6 +54,8 @@ class BrownianMotion(Langevin):
     True
     """
 
+    averages = False
+
     def __init__(self, space: Any, step_size: float) -> None:
         metric = getattr(space, "metric", None)
         deep = isinstance(metric, SpectralMetric) and metric.depth not in (None, math.inf) and fills(space)

@@ -113,9 +113,7 @@ class LogarithmicChart(Chart):
         quotient = np.where(near, 1 - excess / (1 + excess), tanh / half)  # tanh(x/2)/(x/2)
         sums = s[:, :, None] + s[:, None, :]
         turn = np.where(upper, plus, np.sqrt(quotient) / 2)
-        force = np.where(upper, sums / 2, sums * quotient / 4)
-        np.einsum("cii->ci", force)[:] = s
-        return Tables(turn, force, np.zeros((len(y), 2, y.shape[1]))), s, np.zeros_like(y)
+        return Tables(turn, sums / 2 * np.sqrt(quotient), np.zeros((len(y), 2, y.shape[1]))), s, np.zeros_like(y)
 
 
 class KernelChart(Chart):
@@ -189,18 +187,16 @@ class KernelChart(Chart):
         upper, diagonal = np.triu(np.ones(root.shape[1:], dtype=bool), 1), np.eye(y.shape[1], dtype=bool)
         turn_plus, turn_minus = root / difference - 1 / gap, root / total - (0.0 if far else 1 / wide)
         turn = np.where(upper, np.where(near, 0.0, turn_plus), turn_minus)
-        force = np.where(upper, np.where(near, root, root**2 * gap / difference), root**2 * wide / total)
-        force = np.where(diagonal, own, force)
         drift, normal = np.sum(np.where(diagonal, 0.0, repulsion), axis=2), np.zeros((len(y), 2, y.shape[1]))
         if self.codimension:
             null = s**2 / a[0] if self.one else kernel(s, np.zeros_like(s))
-            normal = np.stack([np.sqrt(null) / s, null / s], axis=1)
+            normal = np.stack([np.sqrt(null) / s - inverse, np.sqrt(null)], axis=1)
             if self.one:
                 edge = s / (stretch * a[0])
             else:
                 edge = stretch / s - stretch * s * kernel.divided_difference(np.zeros_like(s), s, s) / null
             drift += self.codimension * (edge - inverse)
-        return Tables(turn, force, normal), stretch, drift
+        return Tables(turn, root, normal), stretch, drift
 
 
 def _integral(logs: Array, density: Array, tail: float | None) -> Array:

@@ -9,7 +9,7 @@ order: weak order 1 in the step size, with no drift term to compute. How it move
 - matrices with a spectral metric: Brownian motion of flat matrices, which has an exact step, and turns of the singular
   vectors (:mod:`dlngeo.sampling.compiled.steps`). At every depth, real or infinite, the singular values of the noise
   have their exact law, so that nothing is lost near singular matrices; of other kernels they have that of flat matrices
-  and a drift that is smooth (:mod:`dlngeo.sampling.charts`). In a potential of theirs the bias is of second order;
+  and a drift that is smooth (:mod:`dlngeo.sampling.charts`). The bias is of second order;
 - complex matrices with the metric of finite depth: the same (:mod:`dlngeo.sampling.complex_frames`);
 - anything else: the exponential map of the space.
 
@@ -34,25 +34,19 @@ from dlngeo.geomstats._backend import to_gs, to_numpy
 from dlngeo.geomstats.gradients import fills, tangent_frames
 from dlngeo.geomstats.metrics import SpectralMetric
 from dlngeo.sampling.chain import Sampler
-from dlngeo.sampling.charts import chart_of
-from dlngeo.sampling.compiled import steps as _steps
-from dlngeo.sampling.compiled.slopes import entropy_slope
-from dlngeo.sampling.complex_frames import ComplexFrames
 from dlngeo.sampling.descent import Descent
-from dlngeo.sampling.factors import Factors, dense, factored
+from dlngeo.sampling.factors import Factors, dense
+from dlngeo.sampling.frames import Frames, require_complex_steps
 from dlngeo.sampling.potentials import (
     Potential,
     SpectralPotential,
     energies,
     gradients,
-    refuse_failed,
     require,
     require_confined,
-    slopes,
     watch,
 )
 from dlngeo.sampling.state import State
-from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.noise import GradientNoise, Noise
 
 __all__ = ["Langevin", "SpectralPotential"]
@@ -73,9 +67,9 @@ class Langevin(Sampler):
     beta : float
         Inverse temperature.
     step_size : float
-        Step h in time. The bias of averages is of first order in it, but for spectral metrics in a potential of
-        singular values of second; compare h with h/2 to see how large it is. Relaxation slows with depth: for
-        ``E = ½Σλ²`` its time is N/2.
+        Step h in time. The bias of averages is of second order in it for spectral metrics, of first order on other
+        spaces; compare h with h/2 to see how large it is. Relaxation slows with depth: for ``E = ½Σλ²`` its time is
+        N/2.
     potential : callable, optional
         The potential E itself, shape=[n_chains, *point_shape] to shape=[n_chains]: the statistic ``energy``.
     noise : {"base", "isotropic"} or Noise or GradientNoise
@@ -132,6 +126,8 @@ class Langevin(Sampler):
     (5, 20, 2, 2)
     """
 
+    averages = True  # whether the noise of a step is the mean of two, which pays where there is a force
+
     def __init__(
         self,
         space: Any,
@@ -161,11 +157,14 @@ class Langevin(Sampler):
         self.potential_gradient, self.potential, self.widths = potential_gradient, potential, widths
         temperature = self.noise.kappa / self.beta
         if self.field == "complex":
-            self._mover: ComplexFrames | Descent | _Frames | _Geodesic = ComplexFrames(self, temperature)
-        elif isinstance(metric, SpectralMetric) and fills(space):
+            require_complex_steps(space, self.noise)
+        self._mover: Descent | Frames | _Geodesic
+        if isinstance(metric, SpectralMetric) and fills(space):
             trained = isinstance(self.noise, GradientNoise)
-            self._mover = Descent(self) if trained else _Frames(self, temperature, widths)
-            if deep and metric.depth is not None and not trained:  # noise of gradients has no law of this form
+            self._mover = Descent(self) if trained else Frames(self, temperature)
+            if (
+                deep and metric.depth is not None and not trained and self.field == "real"
+            ):  # noise of gradients has no law of this form
                 require_confined(potential_gradient, metric.depth, getattr(space, "rank", None), widths, self.noise)
         elif isinstance(self.noise, GradientNoise):
             raise ValueError("noise of gradients moves matrices with a spectral metric; give the space a DLNMetric.")
@@ -206,79 +205,6 @@ class Langevin(Sampler):
             "kappa": self.noise.kappa,
             "widths": None if self.widths is None else list(self.widths),
         }
-
-
-class _Frames:
-    r"""Matrices of rank r with a spectral metric: turns and flat Brownian motion, with the state (U, y, V).
-
-    The virial is ``Σ_k λ_k ∂E/∂λ_k = N tr XᵀE′`` over what it is on average under the law, of any energy. To scale λ by
-    c multiplies ``dvol_g`` by ``c^D``, with D the dimension, and ``e^S`` by ``c^s`` with
-    ``s = (N − 1) r(r − 1)/2 + r Σ_p (d_p − r)``. So the average is ``(κD + νs)/β``.
-    """
-
-    def __init__(self, sampler: Langevin, temperature: float, widths: Sequence[int] | None) -> None:
-        self.sampler, self.temperature, metric = sampler, temperature, sampler.space.metric
-        (self.m, self.n), self.rank = sampler.space.shape, metric.rank
-        codimension = self.m + self.n - 2 * self.rank
-        self.dim = self.rank * (self.rank + codimension)
-        self.chart = chart_of(metric.kernel, codimension)
-        self.h = sampler.step_size / self.chart.slowness
-        self.columns = self.rank if self.chart.flat.symmetric else self.rank + codimension
-        self.finite = metric.depth not in (None, math.inf)
-        if self.finite:
-            self.entropy = SpectralEntropy(self.m, self.n, metric.depth, self.rank, widths)
-            degrees = sampler.noise.kappa * self.dim + sampler.noise.vertical * metric.depth * self.entropy.degree
-            self.factor = sampler.beta * metric.depth / degrees if degrees else math.nan
-
-    def start(self, points: np.ndarray | Factors) -> State:
-        u, lam, v = factored(points, (self.m, self.n), self.rank, self.chart.depth)
-        # A kick of zeros is drawn at the first step.
-        kick = np.zeros((len(lam), self.rank, min(2 * self.rank, self.columns)))
-        state = {"u": u, self.chart.key: self.chart.start(lam), "v": v, "kick": kick}
-        return {**state, "virial": np.full(len(lam), math.nan)} if self.finite else state
-
-    def points(self, state: State) -> np.ndarray:
-        return (state["u"] * self.chart.sigma(state[self.chart.key])[:, None, :]) @ np.swapaxes(state["v"], 1, 2)
-
-    def step(self, state: State, rng: np.random.Generator) -> State:
-        state = {name: value.copy() for name, value in state.items()}
-        flat = state[self.chart.key]
-        chains = len(flat)
-        shapes = ((self.rank, self.rank), (self.m, self.rank), (self.n, self.rank))
-        skip = (False, self.m == self.rank, self.n == self.rank)
-        core, left, right = (
-            np.empty((chains, 0, 0)) if none else rng.standard_normal((chains, *shape))
-            for shape, none in zip(shapes, skip, strict=True)
-        )
-        fresh = ~state["kick"].any(axis=(1, 2))
-        state["kick"][fresh] = _steps.first_kick(rng, int(fresh.sum()), self.columns, self.rank)
-        tables, stretch, drift = self.chart.tables(flat)
-        gradient, radial = self._forces(state)
-        along = math.sqrt(self.chart.depth) * radial
-        if gradient.size:
-            along = np.sum(state["u"] * (gradient @ state["v"]), axis=1) * stretch
-        radial = radial - self.temperature * drift
-        if self.sampler.noise.vertical:
-            radial = radial - entropy_slope(flat, self.entropy) / self.sampler.beta
-        variance = 2 * self.h * self.temperature * self.dim
-        state["slope"] = watch(state, np.sum(along**2, axis=1) ** 0.5, self.h, variance, self.sampler.step_size)
-        noise, numbers = (core, left, right), (self.chart.flat, self.h, self.temperature)
-        failed = _steps.advance({**state, "lam": flat}, gradient, radial, noise, *numbers, tables)
-        refuse_failed(failed, self.sampler.step_size)
-        return state
-
-    def _forces(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """``E′``, empty of a potential of λ, and ``∂E/∂λ`` over N of that, else zero; the virial goes to the state."""
-        potential, flat = self.sampler.potential_gradient, state[self.chart.key]
-        if isinstance(potential, SpectralPotential):
-            radial = slopes(potential, flat) / self.chart.depth
-            state["virial"] = self.factor * np.sum(flat * radial, axis=1)
-            return np.empty((len(flat), 0, 0)), radial
-        points = self.points(state)
-        gradient = gradients(potential, points)
-        if self.finite:
-            state["virial"] = self.factor * np.sum(points * gradient, axis=(1, 2))
-        return gradient, np.zeros_like(flat)
 
 
 class _Geodesic:

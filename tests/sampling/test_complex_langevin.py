@@ -58,7 +58,9 @@ def test_the_mean_and_the_covariance_of_a_step_are_those_of_the_generator(m, n, 
     u, v = haar(rng, m, r), haar(rng, n, r)
     frame = Frame(u, lam**depth, adjoint(v), DepthKernel(depth))
     nodes = (2 * r * c) ** 0.5 * np.concatenate([np.eye(2 * r * c), -np.eye(2 * r * c)])
-    noise = (nodes[:, : r * c] + 1j * nodes[:, r * c :]).reshape(-1, r, c)
+    flat = (nodes[:, : r * c] + 1j * nodes[:, r * c :]).reshape(-1, r, c)
+    above, beside = (np.linalg.qr(q, mode="complete")[0][:, r:] for q in (u, v))
+    noise = flat[..., :r], above @ adjoint(flat[..., r:m]), beside @ adjoint(flat[..., m:])
     g, radial = gaussian(rng, m, n), 0.5 * lam
     spectral = (u * (radial * depth * lam ** (depth - 1))) @ adjoint(v)  # dX of dλ = radial
     units = np.eye(m * n).reshape(-1, m, n)
@@ -86,12 +88,15 @@ def test_singular_values_move_as_those_of_flat_matrices(m, n, r, depth, rng):
     """They are those of ``Λ + √(2hT/N) ξ``, ξ of r×(m + n − r), and frames stay orthonormal near rank r − 1."""
     lam, h, temperature = np.array([1.4, 0.8, 1e-6])[-r:], 0.1, 0.7
     state = repeat(haar(rng, m, r), lam, haar(rng, n, r), 50)
-    noise = gaussian(rng, 50, r, m + n - r)
+    noise = [gaussian(rng, 50, size, r) for size in (r, m, n)]
     end, failed = advance(state, np.empty((50, 0, 0)), 0 * state["lam"], noise, depth, h, temperature)
     assert not failed.any()
-    flat = (2 * h * temperature / depth) ** 0.5 * noise
-    flat[:, range(r), range(r)] += lam
-    np.testing.assert_allclose(end["lam"], np.linalg.svd(flat, compute_uv=False), rtol=1e-12)
+    core, above, beside = (x * (2 * h * temperature / depth) ** 0.5 for x in noise)
+    above, beside = (x - q @ (adjoint(q) @ x) for q, x in ((state["u"], above), (state["v"], beside)))
+    rows = np.concatenate([core + np.diag(lam), adjoint(beside)], axis=2)
+    square = np.linalg.cholesky(rows @ adjoint(rows))  # with rows outside, r×r: L of rows = LQ, by positive diagonal
+    values = np.linalg.svd(np.concatenate([square, above], axis=1), compute_uv=False)
+    np.testing.assert_allclose(end["lam"], values, rtol=1e-7)
     for q in (end["u"], end["v"]):
         np.testing.assert_allclose(adjoint(q) @ q, np.broadcast_to(np.eye(r), (50, r, r)), atol=1e-12)
 
@@ -99,7 +104,7 @@ def test_singular_values_move_as_those_of_flat_matrices(m, n, r, depth, rng):
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_phase_of_a_number_turns_as_that_of_a_power(depth, rng):
     """1×1 matrices of integer depth are ``X = Yᴺ``, with Y in a plane: to the second order of a step."""
-    y, temperature, noise = 0.8, 0.7, gaussian(rng, 200, 1, 1)
+    y, temperature, noise = 0.8, 0.7, [gaussian(rng, 200, 1, 1)] * 3
 
     def error(h):
         end, _ = advance(
@@ -107,7 +112,7 @@ def test_the_phase_of_a_number_turns_as_that_of_a_power(depth, rng):
             np.empty((200, 0, 0)), np.zeros((200, 1)), noise, depth, h, temperature,
         )  # fmt: skip
         x = (end["u"] * end["lam"][:, None] ** depth) @ adjoint(end["v"])
-        exact = (y + (2 * h * temperature / depth) ** 0.5 * noise) ** depth
+        exact = (y + (2 * h * temperature / depth) ** 0.5 * noise[0]) ** depth
         return np.abs(x - exact).max()
 
     assert error(1e-4) < (1e-13 if depth == 1 else 1e-2)

@@ -95,12 +95,10 @@ def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
     kick, flat = rng.standard_normal((2, chains, rank, columns))
     flat = (2 * h / depth) ** 0.5 / 2 * kick + (1 - h / (2 * depth)) ** 0.5 * flat
     u, lam, vt = np.linalg.svd(flat)
-    kick = np.swapaxes(u, 1, 2) @ kick @ np.swapaxes(vt, 1, 2)
-    if columns > 2 * rank:
-        triangle = np.linalg.qr(np.swapaxes(kick[..., rank:], 1, 2), mode="r")
-        kick = np.concatenate([kick[..., :rank], np.swapaxes(triangle, 1, 2)], axis=2)
+    core, *sides = np.split(np.swapaxes(u, 1, 2) @ kick @ np.swapaxes(vt, 1, 2), [rank, m], axis=2)
+    kick = [core, *(np.pad(side, [(0, 0), (0, 0), (rank, 0)]) for side in sides if side.size)]
     frames = {name: np.broadcast_to(np.eye(d, rank), (chains, d, rank)) for name, d in (("u", m), ("v", n))}
-    state = {**frames, "lam": lam, "kick": kick}
+    state = {**frames, "lam": lam, "kick": np.concatenate(kick, axis=2)}
     sampler, k = Langevin(deep(m, n, rank, depth), SQUARES, 1.0, h), rank * columns
     for _ in range(4):
         state = sampler.step(state, rng)
@@ -237,7 +235,7 @@ def test_brownian_motion_has_the_spectrum_of_gaussian_matrices(m, n, rank, depth
     chains, t, columns = 40_000, 0.6 * depth / 2, m + n - rank
     lam = np.array([1.3, 0.8, 0.5])[:rank]
     u, v = np.eye(m, rank), np.eye(n, rank)
-    start = {"u": u, "lam": lam, "v": v, "kick": np.zeros((rank, min(2 * rank, columns)))}
+    start = {"u": u, "lam": lam, "v": v, "kick": np.zeros((rank, 0))}
     flat = SpectralPotential(lambda lam: np.zeros(len(lam)), np.zeros_like)
     gaussian = np.eye(rank, columns) * lam[:, None] + (t / depth) ** 0.5 * np.random.default_rng(0).standard_normal(
         (chains, rank, columns)

@@ -173,33 +173,34 @@ def test_singular_values_move_by_their_exact_law(m, n, depth, rng):
     none = np.empty((1, 0, 0))
     assert not _steps.advance(state, none, radial[None], tuple(noise), flat_of(depth), h, temperature).any()
     scale = (2 * h * temperature / depth) ** 0.5
-    normal = [scale * (x[0] - q @ (q.T @ x[0])).T for x, q in zip(noise[1:], (u, vt.T), strict=True)]
-    wide = np.hstack([np.diag(lam - h * radial) + scale * noise[0][0], *normal])
-    np.testing.assert_allclose(state["lam"][0], np.linalg.svd(wide, compute_uv=False), rtol=1e-13)
+    above, beside = (scale * (x[0] - q @ (q.T @ x[0])) for x, q in zip(noise[1:], (u, vt.T), strict=True))
+    # Rows of V leave their frame, then columns of U theirs.
+    upper = np.linalg.qr(np.vstack([(np.diag(lam - h * radial) + scale * noise[0][0]).T, beside]), mode="r")
+    tall = np.vstack([(upper * np.sign(np.diag(upper))[:, None]).T, above])
+    np.testing.assert_allclose(state["lam"][0], np.linalg.svd(tall, compute_uv=False), rtol=1e-13)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7, 64, 1.5, 2.5, 3.7, 64.5])
-def test_turns_and_forces_are_those_of_the_formulas_to_the_last_digits(depth, rng):
+def test_coefficients_of_pairs_are_those_of_the_formulas_to_the_last_digits(depth):
     gaps = [0.9, 0.5, 1e-3 / depth, 1.5e-4 / depth, 0.5e-4 / depth, 1e-9]
     for gap in gaps:
         lam = np.array([1.3, 1.3 * (1 - gap), 1e-3])
-        noise, core, h = rng.standard_normal((3, 3)), rng.standard_normal((3, 3)), 0.01
-        flat, left, right = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
-        _steps._pairs(lam, core, noise, int(depth), depth % 1, 0.3, h, flat, left, right)
+        turn, stretch, normal = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
+        _steps._coefficients(lam, int(depth), depth % 1, turn, stretch, normal)
         with mpmath.workdps(60 + 8 * int(depth)):
             values = [mpmath.mpf(x) for x in lam.tolist()]
-            for k, j in ((0, 1), (0, 2), (1, 2), (1, 0)):
+            root = 1 / mpmath.sqrt(depth)
+            for k, j in ((0, 1), (0, 2), (1, 2)):
                 a, b = values[k], values[j]
                 phi = (a ** (2 * depth) - b ** (2 * depth)) / (a**2 - b**2)
-                for sign in (1, -1):
-                    turn = (
-                        0.3
-                        * (noise[k, j] + sign * noise[j, k])
-                        * (mpmath.sqrt(phi) / (b**depth - sign * a**depth) - 1 / (mpmath.sqrt(depth) * (b - sign * a)))
-                    )
-                    assert left[k, j] + sign * right[k, j] == pytest.approx(float(turn), rel=1e-8, abs=1e-11)
-                    force = (a**depth + sign * b**depth) / (a + sign * b) * (core[k, j] + sign * core[j, k])
-                    assert flat[k, j] + sign * flat[j, k] == pytest.approx(-h * float(force), rel=1e-11, abs=1e-14)
+                for sign, found in ((1, turn[k, j]), (-1, turn[j, k])):
+                    exact = mpmath.sqrt(phi) / (b**depth - sign * a**depth) - root / (b - sign * a)
+                    assert found == pytest.approx(float(exact), rel=1e-8, abs=1e-11)
+                assert stretch[k, j] == stretch[j, k] == pytest.approx(float(mpmath.sqrt(phi)), rel=1e-13)
+            for k, a in enumerate(values):
+                assert stretch[k, k] == pytest.approx(float(mpmath.sqrt(depth) * a ** (depth - 1)), rel=1e-13)
+                expected = float((1 - root) / a), float(a ** (depth - 1))  # of φ(σ, 0) = λ^{2N−2}
+                np.testing.assert_allclose(normal[:, k], expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 8])

@@ -4,22 +4,21 @@ In polar coordinates an invariant Laplacian has no first derivatives along the f
 in Λ is 1/N of that of the flat r×(m + n − r) matrices, at every N [1]_. Along the frames, ``Ω_U ± Ω_V`` of the pair
 (k, l) has the variances ``φ_N(σ_k, σ_l)/(σ_k ∓ σ_l)²`` for each unit of time, no less than those of the flat
 metric, ``1/N(λ_k ∓ λ_l)²``. So Brownian motion of X is flat Brownian motion of Y, which has an exact step, and besides
-turns of the frames, whose size is smooth also where ``λ_k = λ_l``. The turns take the same noise: with
-``q = tanh(x/2)/tanh(Nx/2)``, ``x = log λ_k/λ_l``, a step of Gaussian entries ``√(2h/β) ξ`` is
+turns of the frames, whose size is smooth also where ``λ_k = λ_l``. In the orthonormal frame of the metric a step is
 
-.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + \sqrt{2h/\beta N}\,\xi - hF = A \Lambda' B^\top,
+.. math:: K = \sqrt{2h/\beta}\,\xi - h \varphi_N^{1/2}(\sigma_k, \sigma_l)\, C_{kl}, \qquad C = U^\top E' V,
 
-.. math:: (E^U \pm E^V)_{kl} = \sqrt{2h/\beta}\,\frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k}
-    (\xi_{kl} \pm \xi_{lk}),
+of which the flat matrix takes the part ``N^{−1/2}``. The rest turns the frames: with ``q = tanh(x/2)/tanh(Nx/2)``,
+``x = log λ_k/λ_l``,
+
+.. math:: U' = U (1 + E^U) A, \quad V' = V (1 + E^V) B, \quad \Lambda + N^{-1/2} K = A \Lambda' B^\top, \qquad
+    (E^U \pm E^V)_{kl} = \frac{q^{\pm 1/2} - N^{-1/2}}{\lambda_l \mp \lambda_k} (K_{kl} \pm K_{lk}),
 
 with ``1 + E`` made orthonormal. Singular values of ``Λ + √(2h/βN) ξ`` have the exact law after a time h, also
-where they coincide or pass zero, which leaves the force as the source of bias in Λ; it is
-
-.. math:: F_{kl} \pm F_{lk} = \frac{\sigma_k \pm \sigma_l}{\lambda_k \pm \lambda_l} (C_{kl} \pm C_{lk}),
-    \qquad C = U^\top E' V,
-
-that ``F`` which moves frames and Λ by the gradient. Frames that are not square also turn out of themselves, by angles
-``√(2h/β) ξ/λ_l − h λ_l^{N−2} (1 − UUᵀ) E′ V``. But for odd N, ``det X`` keeps its sign where a λ passes zero.
+where they coincide or pass zero, which leaves the force as the source of bias in Λ. Frames that are not square also
+leave themselves, by ``K = √(2h/β) ξ − h λ^{N−1} (1 − UUᵀ) E′ V``: the columns of ``V (Λ + N^{−1/2} K)ᵀ + N^{−1/2} K``
+and then those of U, as flat matrices do, and beyond that they turn by ``(1 − N^{−1/2}) K/λ``. But for odd N, ``det X``
+keeps its sign where a λ passes zero.
 
 All this holds at real N. Of any other kernel, ``φ/(σ_k ∓ σ_l)²`` and flat coordinates of the singular values take the
 place of ``φ_N/(σ_k ∓ σ_l)²`` and ``√N λ``, by tables (:mod:`dlngeo.sampling.charts`); where singular matrices are
@@ -28,11 +27,11 @@ turns alone.
 
 No power of Λ occurs but in the force, and nothing costs more at larger N.
 
-The noise of the flat matrix is the mean of that of this step and of the last, the *kick* [2]_. In this form Euler's
-method for Langevin dynamics in flat space has a bias of second order only, and for a quadratic potential none; so has
-this one, for potentials of Λ. For others, whose force turns frames, the first order is left, five to ten times as small
-as with the noise of one step. The kick is remembered in the frames. Of its columns outside the row space of Y no more
-than their Gram matrix matters, as noise has no preferred directions there.
+The ξ of K is the mean of that of this step and of the last, the *kick* [2]_. In this form Euler's method for Langevin
+dynamics in flat space has a bias of second order only, and for a quadratic potential none; so has this one, at every
+rank and for every potential, also for those whose force turns frames. For that the kick is carried along: it stays in
+frames that turn by ``1 + E``, it is constant where a flat matrix moves, and what is outside of the frames stays so,
+turned as little as the frames. Kept in turns alone, or in the flat matrix alone, it leaves a bias of first order.
 
 References
 ----------
@@ -49,10 +48,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
-from dlngeo.compiled.svd import orthonormalize_rows, svd
+from dlngeo.compiled.svd import dot, orthonormalize_rows, svd
 from dlngeo.sampling.compiled.slopes import raised
 
-__all__ = ["Flat", "Tables", "advance", "first_kick"]
+__all__ = ["Flat", "Tables", "advance"]
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
@@ -60,86 +59,95 @@ _CLOSE = 1e-4
 
 @jit
 def _advance(  # type: ignore[no-untyped-def]
-    u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, turn, force, normal,
+    u, lam, v, kick, gradient, radial, core_noise, left_noise, right_noise, turns, stretches, normals,
     whole, part, symmetric, mirror, low, high, h, temperature, failed,
 ):  # fmt: skip
     chains, m, r = u.shape
     n = v.shape[1]
     amplitude = math.sqrt(2.0 * h * temperature)
-    scale = amplitude / math.sqrt(whole + part) if whole > 0 else amplitude
-    columns = r + (m if m > r and not symmetric else 0) + (n if n > r and not symmetric else 0)
-    ut, vt, flat, turned = np.empty((r, m)), np.empty((r, n)), np.empty((r, r)), np.empty((r, r))
-    left, right, triangle = np.empty((r, m)), np.empty((r, n)), np.empty((r, r))
-    a, s, b = np.empty((r, r)), np.empty(r), np.empty((r, r))
-    left_turn, right_turn, core = np.empty((r, r)), np.empty((r, r)), np.zeros((r, r))
-    left_force, right_force = np.zeros((r, m)), np.zeros((r, n))  # (E′V)ᵀ and (E′ᵀU)ᵀ
+    scale = 1.0 / math.sqrt(whole + part) if whole > 0 else 1.0
+    above, beside, middle = m > r, n > r, r + (m if m > r else 0)
     forced, kicked = gradient.size > 0, kick.size > 0
-    noise, wide = np.empty((r, columns)), np.empty((r, columns))
-    outside = np.empty((r, m + n))  # the noise of columns that a symmetric flat matrix has not
-    middle, in_left = r + (m if m > r else 0), min(kick.shape[2] - r, m - r)
-    angle, pull = np.empty(r), np.empty(r)
+    left, right, old_left, old_right = np.empty((r, m)), np.empty((r, n)), np.empty((r, m)), np.empty((r, n))
+    turn, stretch, normal = np.empty((r, r)), np.empty((r, r)), np.empty((2, r))
+    # The noise of this step, and the step in an orthonormal frame of the metric: in the frames, and out of each.
+    noise, noise_left, noise_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
+    step, step_left, step_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
+    flat, a, s, b = np.empty((r, r)), np.empty((r, r)), np.empty(r), np.empty((r, r))
     for c in range(chains):
-        ut[:] = u[c].T
-        vt[:] = v[c].T
-        if forced:
-            g = gradient[c]
-            right_force[:] = _product(ut, g)
-            core[:] = _product(right_force, v[c])
-            if m > r:
-                left_force[:] = _product(vt, g.T.copy())
+        old_left[:] = u[c].T
+        old_right[:] = v[c].T
+        noise[:] = step[:] = core_noise[c]
+        if above:
+            _outside(old_left, left_noise[c].T, noise_left)
+            step_left[:] = noise_left
+        if beside:
+            _outside(old_right, right_noise[c].T, noise_right)
+            step_right[:] = noise_right
+        if kicked:
+            _average(step, kick[c, :, :r])
+            if above:
+                _average(step_left, kick[c, :, r:middle])
+            if beside:
+                _average(step_right, kick[c, :, middle:])
         if whole > 0:
-            _pairs(lam[c], core, core_noise[c], whole, part, amplitude, h, flat, left_turn, right_turn)
+            _coefficients(lam[c], whole, part, turn, stretch, normal)
         else:
-            _pairs_of(turn[c], force[c], core, core_noise[c], symmetric, amplitude, h, flat, left_turn, right_turn)
+            turn[:], stretch[:], normal[:] = turns[c], stretches[c], normals[c]
+        step *= amplitude
+        step_left *= amplitude
+        step_right *= amplitude
+        if forced:
+            pulled = _product(old_left, gradient[c])
+            step -= h * stretch * _product(pulled, v[c])
+            if above:
+                _outside(old_left, _product(old_right, gradient[c].T), left)
+                for k in range(r):
+                    step_left[k] -= h * normal[1, k] * left[k]
+            if beside:
+                _outside(old_right, pulled, right)
+                for k in range(r):
+                    step_right[k] -= h * normal[1, k] * right[k]
+        # Turns beyond those of the flat matrix.
+        _turned(old_left, turn, step, 1.0, left)
+        _turned(old_right, turn, step, -1.0, right)
         for k in range(r):
+            if above:
+                left[k] += normal[0, k] * step_left[k]
+            if beside:
+                right[k] += normal[0, k] * step_right[k]
+        fine = orthonormalize_rows(left, flat) > 0.0 and orthonormalize_rows(right, flat) > 0.0
+        if fine and above:
+            _carry(old_left, left, noise_left, step_left)
+        if fine and beside:
+            _carry(old_right, right, noise_right, step_right)
+        for k in range(r):
+            for q in range(r):
+                flat[k, q] = scale * step[k, q]
             flat[k, k] += lam[c, k] - h * radial[c, k]
-            if whole > 0:
-                angle[k], pull[k] = amplitude / lam[c, k], h * raised(lam[c, k], whole - 2, part)
-            else:
-                angle[k], pull[k] = amplitude * normal[c, 0, k], h * normal[c, 1, k]
-        _turn(ut, left_turn, left)
-        _turn(vt, right_turn, right)
-        # Noise of the whole flat matrix, whose columns outside the frames are those of the spaces around them.
-        noise[:, :r] = core_noise[c]
-        if m > r:
-            _normal(
-                ut, left_noise[c], left_force, angle, pull, left, outside[:, :m] if symmetric else noise[:, r:middle]
-            )
-        if n > r:
-            _normal(
-                vt, right_noise[c], right_force, angle, pull, right, outside[:, m:] if symmetric else noise[:, middle:]
-            )
-        weight = scale / 2 if kicked else scale
-        for k in range(r):
-            for i in range(columns):
-                wide[k, i] = weight * noise[k, i]
-            for i in range(r):
-                wide[k, i] += flat[k, i] + (weight * kick[c, k, i] if kicked else 0.0)
-        if kicked and columns > r:
-            _outside(ut, kick[c, :, r : r + in_left], weight, wide[:, r:middle])
-            _outside(vt, kick[c, :, r + in_left :], weight, wide[:, middle:])
-        fine = True
-        if columns > r:
-            fine = orthonormalize_rows(wide, flat) > 0.0
-            turned[:] = wide[:, :r]
-            fine = fine and orthonormalize_rows(turned, triangle) > 0.0
-        else:
-            flat[:] = wide
         shift = 0.0
         if symmetric:  # whose eigenvectors are the singular vectors where all eigenvalues are positive
             shift = _symmetrise(flat)
-        fine = fine and orthonormalize_rows(left, triangle) > 0.0 and orthonormalize_rows(right, triangle) > 0.0
+        elif fine:
+            if beside:
+                fine = _leave(flat, right, scale, step_right, noise, noise_right)
+            if fine and above:
+                flat, noise = flat.T.copy(), noise.T.copy()
+                fine = _leave(flat, left, scale, step_left, noise, noise_left)
+                flat, noise = flat.T.copy(), noise.T.copy()
         fine = fine and svd(flat, a, s, b, False)
         for k in range(r if symmetric else 0):
             s[k] -= shift
         if not (fine and low < s[r - 1] and (raised(s[0], whole, part) if whole > 0 else s[0]) < high):
             failed[c] = True
             continue
-        if columns > r:
-            right = _product(turned, right)
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
-            _remember(_product(a, noise), _product(b, wide) if columns > r else b, kick[c])
-        if mirror and columns == r and np.linalg.slogdet(flat)[0] < 0.0:
+            kick[c, :, :r] = _overlaps(_product(a, noise), b)
+            if above:
+                kick[c, :, r:middle] = _product(b, noise_left)
+            if beside:
+                kick[c, :, middle:] = _product(a, noise_right)
+        if mirror and not (above or beside) and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
         u[c] = _product(a, left).T
@@ -162,32 +170,14 @@ def _symmetrise(a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pairs_of(turn, force, core, noise, symmetric, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Drift and turns by the coefficients of pairs, those of ``+`` above the diagonal and of ``−`` below it."""
-    r = turn.shape[0]
-    for k in range(r):
-        flat[k, k] = -h * core[k, k] * force[k, k]
-        left_turn[k, k] = right_turn[k, k] = 0.0
-        for q in range(k + 1, r):
-            plus = h * force[k, q] * (core[k, q] + core[q, k]) / 2
-            minus = h * force[q, k] * (core[k, q] - core[q, k]) / 2
-            turn_plus = amplitude * turn[k, q] * (noise[k, q] + noise[q, k])
-            turn_minus = amplitude * turn[q, k] * (noise[k, q] - noise[q, k])
-            if symmetric:  # the skew part of a force turns the frames
-                turn_minus, minus = turn_minus - 2 * minus, 0.0
-            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
-            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
-            flat[k, q], flat[q, k] = -plus - minus, -plus + minus
-
-
-@jit
-def _pairs(lam, core, noise, whole, part, amplitude, h, flat, left_turn, right_turn):  # type: ignore[no-untyped-def]
-    """Drift ``−hF`` of the flat matrix, and the turns ``E^U``, ``E^V``, at depth N, a whole number and a part of 1."""
+def _coefficients(lam, whole, part, turn, stretch, normal):  # type: ignore[no-untyped-def]
+    """Write those of :class:`Tables` at depth N, a whole number and a part of 1."""
     r, depth = lam.size, whole + part
     root = 1.0 / math.sqrt(depth)
     for k in range(r):
-        flat[k, k] = -h * core[k, k] * raised(lam[k], whole - 1, part)
-        left_turn[k, k] = right_turn[k, k] = 0.0
+        power = raised(lam[k], whole - 1, part)
+        turn[k, k], stretch[k, k] = 0.0, power / root
+        normal[0, k], normal[1, k] = (1.0 - root) / lam[k], power
         for q in range(k + 1, r):
             big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
             ratio = small / big
@@ -204,104 +194,98 @@ def _pairs(lam, core, noise, whole, part, amplitude, h, flat, left_turn, right_t
             if part > 0.0:
                 terms += power * (math.expm1(part * math.log(ratio)) / (ratio - 1.0) if ratio < 1.0 else part)
                 power *= ratio**part
-            plus, minus = noise[k, q] + noise[q, k], noise[k, q] - noise[q, k]
-            tanh = (1.0 + power) / ((1.0 + ratio) * terms)
-            gap = lam[q] - lam[k]
+            sums = (1.0 + power) / (1.0 + ratio)
+            tangent, gap, total = math.sqrt(sums / terms), lam[q] - lam[k], lam[q] + lam[k]
             if depth * abs(gap) < _CLOSE * big:
-                turn_plus = amplitude * plus * root * (depth * depth - 1) * gap / (6.0 * (lam[q] + lam[k]) ** 2)
+                turn[k, q] = root * (depth * depth - 1) * gap / (6.0 * total**2)
             else:
-                turn_plus = amplitude * plus * (math.sqrt(tanh) - root) / gap
-            turn_minus = amplitude * minus * (1.0 / math.sqrt(tanh) - root) / (lam[q] + lam[k])
-            left_turn[k, q], right_turn[k, q] = (turn_plus + turn_minus) / 2, (turn_plus - turn_minus) / 2
-            left_turn[q, k], right_turn[q, k] = -left_turn[k, q], -right_turn[k, q]
-            size = h * raised(big, whole - 1, part) / 2
-            force_plus = size * (1.0 + power) / (1.0 + ratio) * (core[k, q] + core[q, k])
-            force_minus = size * terms * (core[k, q] - core[q, k])
-            flat[k, q] = -force_plus - force_minus
-            flat[q, k] = -force_plus + force_minus
+                turn[k, q] = (tangent - root) / gap
+            turn[q, k] = (1.0 / tangent - root) / total
+            stretch[k, q] = stretch[q, k] = raised(big, whole - 1, part) * math.sqrt(sums * terms)
 
 
 @jit
-def _turn(rows, turn, out):  # type: ignore[no-untyped-def]
-    """Rows of ``Q(1 + E)``."""
+def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
+    """Rows of ``Q(1 + E)``, with the sign of ``E^U − E^V``."""
     r, m = rows.shape
+    out[:] = rows
     for k in range(r):
-        for i in range(m):
-            out[k, i] = rows[k, i]
-        for q in range(r):
-            factor = turn[q, k]
+        for q in range(k + 1, r):
+            plus, minus = turn[k, q] * (step[k, q] + step[q, k]), turn[q, k] * (step[k, q] - step[q, k])
+            angle = (plus + sign * minus) / 2
             for i in range(m):
-                out[k, i] += factor * rows[q, i]
+                out[k, i] -= angle * rows[q, i]
+                out[q, i] += angle * rows[k, i]
 
 
 @jit
-def _normal(rows, noise, force, angle, pull, out, wide):  # type: ignore[no-untyped-def]
-    """Add to turned frames how they leave themselves, and write the noise in it into the flat matrix."""
-    r, m = rows.shape
-    column = np.empty(m)
-    for k in range(r):
-        for i in range(m):
-            wide[k, i] = noise[i, k]
-            column[i] = force[k, i]
-        for q in range(r):
-            total, along = 0.0, 0.0
-            for i in range(m):
-                total += rows[q, i] * wide[k, i]
-                along += rows[q, i] * column[i]
-            for i in range(m):
-                wide[k, i] -= total * rows[q, i]
-                column[i] -= along * rows[q, i]
-        for i in range(m):
-            out[k, i] += angle[k] * wide[k, i] - pull[k] * column[i]
+def _outside(rows, vectors, out):  # type: ignore[no-untyped-def]
+    """Write what vectors are without their parts along orthonormal rows."""
+    out[:] = vectors
+    out -= _product(_overlaps(out, rows), rows)
 
 
 @jit
-def _outside(rows, parts, weight, out):  # type: ignore[no-untyped-def]
-    """Add ``weight · parts · D`` with orthonormal rows D orthogonal to ``rows``, from the axes farthest from these."""
-    r, m = rows.shape
-    basis = np.empty((r + parts.shape[1], m))
-    basis[:r] = rows
-    distance = np.ones(m)
-    for k in range(r):
-        for i in range(m):
-            distance[i] -= rows[k, i] ** 2
-    for j in range(parts.shape[1]):
-        axis, new = np.argmax(distance), basis[r + j]
-        new[:] = 0.0
-        new[axis] = 1.0
-        for _ in range(2):
-            for k in range(r + j):
-                total = 0.0
-                for i in range(m):
-                    total += basis[k, i] * new[i]
-                for i in range(m):
-                    new[i] -= total * basis[k, i]
-        size = math.sqrt(np.sum(new**2))
-        for i in range(m):
-            new[i] /= size
-            distance[i] -= new[i] ** 2
-            for k in range(r):
-                out[k, i] += weight * parts[k, j] * new[i]
+def _average(new, old):  # type: ignore[no-untyped-def]
+    for k in range(new.shape[0]):
+        for i in range(new.shape[1]):
+            new[k, i] = (new[k, i] + old[k, i]) / 2
 
 
 @jit
-def _remember(noise, rows, kick):  # type: ignore[no-untyped-def]
-    """Write noise into the kick: in the new right frame as it is, outside of it as a factor of its Gram matrix."""
-    r = rows.shape[0]
-    core = _product(noise, rows.T)
-    kick[:, :r] = core
-    if kick.shape[1] == r:
-        return
-    rest = noise - _product(core, rows)
-    gram = _product(rest, rest.T)
-    for j in range(r, kick.shape[1]):  # by Cholesky's method with pivots, as the rank may be less than r
-        place = np.argmax(np.diag(gram))
-        root = math.sqrt(max(gram[place, place], 0.0))
-        for k in range(r):
-            kick[k, j] = gram[k, place] / root if root > 0.0 else 0.0
-        for k in range(r):
-            for i in range(r):
-                gram[k, i] -= kick[k, j] * kick[i, j]
+def _carry(old, new, one, two):  # type: ignore[no-untyped-def]
+    """Carry rows of two matrices from the complement of one frame into that of another close to it, in place.
+
+    ``Q = 1 − (U + U′)(1 + U′ᵀU)⁻¹(U + U′)ᵀ`` is orthogonal, takes −U to U′, and changes little orthogonal to U.
+    """
+    factor, among = old + new, _overlaps(old, new)
+    for k in range(among.shape[0]):
+        among[k, k] += 1.0
+    _divide(among, factor)
+    one -= _product(_overlaps(one, new), factor)
+    two -= _product(_overlaps(two, new), factor)
+
+
+@jit
+def _divide(a, b):  # type: ignore[no-untyped-def]
+    """Solve by elimination, in place and without pivots: the symmetric part of a is positive."""
+    r = a.shape[0]
+    for k in range(r):
+        for i in range(k + 1, r):
+            _subtract(b[i], a[i, k] / a[k, k], b[k])
+            for j in range(k + 1, r):
+                a[i, j] -= a[i, k] / a[k, k] * a[k, j]
+    for k in range(r - 1, -1, -1):
+        for j in range(k + 1, r):
+            _subtract(b[k], a[k, j], b[j])
+        b[k] /= a[k, k]
+
+
+@jit
+def _subtract(a, factor, b):  # type: ignore[no-untyped-def]
+    for i in range(a.size):
+        a[i] -= factor * b[i]
+
+
+@jit
+def _leave(flat, rows, scale, step, core, noise):  # type: ignore[no-untyped-def]
+    """Let a flat matrix leave its frame by a step, and noise stay what it is, in place: ``F Q + step = F′Q′``."""
+    wide, white = _product(flat, rows) + scale * step, _product(core, rows) + noise
+    fine = orthonormalize_rows(wide, flat) > 0.0
+    rows[:] = wide
+    core[:] = _overlaps(white, rows)
+    noise[:] = white - _product(core, rows)
+    return fine
+
+
+@jit
+def _overlaps(a, b):  # type: ignore[no-untyped-def]
+    """Compute ``a bᵀ``."""
+    out = np.empty((a.shape[0], b.shape[0]))
+    for i in range(a.shape[0]):
+        for j in range(b.shape[0]):
+            out[i, j] = dot(a[i], b[j])
+    return out
 
 
 @jit
@@ -315,19 +299,6 @@ def _product(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-def first_kick(rng: np.random.Generator, chains: int, columns: int, r: int) -> np.ndarray:
-    """Draw what chains that start remember as the noise of their last step, shape=[chains, r, min(2r, columns)].
-
-    It is √3 times white noise: then the noise of the flat matrix after k steps has the variance of k steps, as
-    ``(3 + 1)/4 = 1`` and ``3/4 + (k − 1) + 1/4 = k``.
-    """
-    kick = math.sqrt(3) * rng.standard_normal((chains, r, columns))
-    if columns <= 2 * r:
-        return kick
-    triangle = np.linalg.qr(np.swapaxes(kick[:, :, r:], 1, 2), mode="r")
-    return np.concatenate([kick[:, :, :r], np.swapaxes(triangle, 1, 2)], axis=2)
-
-
 _CHAINS = 200  # with fewer, starting threads costs more than it saves
 
 
@@ -335,13 +306,12 @@ class Tables(NamedTuple):
     """Coefficients of the step of a metric that has no depth, in flat coordinates y; see :func:`advance`.
 
     Turns, shape=[chains, r, r], are ``√φ/(σ_l ∓ σ_k) − 1/(y_l ∓ y_k)`` for the pairs k < l: of ``+`` at (k, l) and of
-    ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Forces of the same shape
-    are ``φ (y_l ∓ y_k)/(σ_l ∓ σ_k)`` at the same places and ``√φ_kk`` on the diagonal. The normal ones, shape=[chains,
-    2, r], are ``√φ_k0/σ_k`` and ``φ_k0/σ_k``.
+    ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Stretches of the same shape
+    are ``√φ_kl``. The normal ones, shape=[chains, 2, r], are ``√φ_k0/σ_k`` and ``√φ_k0``.
     """
 
     turn: np.ndarray
-    force: np.ndarray
+    stretch: np.ndarray
     normal: np.ndarray
 
 
@@ -374,8 +344,9 @@ def advance(
     Parameters
     ----------
     state : dict
-        ``u``, ``lam`` and ``v``, of which ``lam`` are the flat coordinates, λ at finite depth; and ``kick``, as by
-        :func:`first_kick`; without it the noise is that of the step alone.
+        ``u``, ``lam`` and ``v``, of which ``lam`` are the flat coordinates, λ at finite depth; and ``kick``, shape=
+        [chains, r, r + (m) + (n)], the noise of the last step in the frames and, of frames that are not square, out of
+        them; where it is empty or missing, the noise is that of the step alone.
     gradient : array, shape=[chains, m, n] or [chains, 0, 0]
         Euclidean gradient of the potential, if it has one besides ``radial``.
     radial : array, shape=[chains, r]
