@@ -242,7 +242,10 @@ def test_log_inverts_exp_and_dist_is_a_distance(name, rng):
 
 
 # Connected manifolds: as some width exceeds the rank at either end, or inside every pair of layers.
-@pytest.mark.parametrize(("widths", "rank"), [((3, 5, 2, 4), 2), ((20, 30, 15), 1), ((4, 3), 2)])
+@pytest.mark.parametrize(
+    ("widths", "rank"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in (((3, 5, 2, 4), 2), ((20, 30, 15), 1))), ((4, 3), 2)],
+)
 def test_geodesics_between_far_points_arrive_and_are_no_chords(widths, rank, rng):
     manifold = Balanced(widths, rank, rng=rng)
     a, b = manifold.random_point(), manifold.random_point()
@@ -519,7 +522,7 @@ def test_typical_distance_is_the_norm_of_typical_weights(rng):
     assert manifold.typical_dist == pytest.approx(np.linalg.norm(flat(weights)) / 8)
 
 
-@pytest.mark.parametrize("name", ["equal", "low rank"])
+@pytest.mark.parametrize("name", [pytest.param("equal", marks=pytest.mark.slow), "low rank"])
 def test_the_checks_of_derivatives_and_retraction_pass(name, rng):
     manifold, point = setup(rng, *CASES[name])
     depth, loss, numpy_backend = manifold.depth, Loss(rng, manifold), pymanopt.function.numpy(manifold)

@@ -343,11 +343,11 @@ def test_iterates_at_depth_one_are_those_of_fixed_rank_embedded(optimizer, rng):
     assert np.all(np.diff(ours["cost"]) < 0)
 
 
-SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (1.5, 8)]
+SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (1.5, 2, 3.5, 8)]
 
 
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient])
-@pytest.mark.parametrize("metric", [1, 2, 3.5, Quadratic(), *SLOW], ids=str)
+@pytest.mark.parametrize("metric", [1, Quadratic(), *SLOW], ids=str)
 def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
     """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""
     falls = []
