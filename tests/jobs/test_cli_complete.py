@@ -105,6 +105,7 @@ def test_what_no_data_determine_is_named_and_left_empty(tmp_path, wide):
     np.testing.assert_allclose(steps, np.broadcast_to(steps[:, :1], steps.shape), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_entries_not_seen(truth, shown):
     """Over many tables the interval covers the error on the missing entries, of models with a little more data."""
     hits = []
