@@ -437,7 +437,10 @@ def inverses(x):
     ("make", "healthy", "chains"),
     [
         pytest.param(
-            lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h), 0.001, 200, marks=pytest.mark.slow
+            lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h),
+            0.001,
+            200,
+            marks=pytest.mark.slow,
         ),
         (lambda h: Langevin(deep(2, 2, 2, 3), WALL, 1.0, h), 0.005, 200),
         pytest.param(lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200, marks=pytest.mark.slow),
