@@ -123,6 +123,7 @@ def test_example_training_limit(tmp_path):
         assert found["losses"][-1] == pytest.approx(levels[kinds[name][1]], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_example_training_rate(tmp_path):
     for found in run("training_rate", tmp_path).values():
         assert found["observed"] == pytest.approx(found["predicted"], rel=0.01)
@@ -136,6 +137,7 @@ def test_example_training_depth(tmp_path):
     assert steps[4, 1] > 3 * max(steps[4, 2], steps[4, 3])
 
 
+@pytest.mark.slow
 def test_example_training_size(tmp_path):
     result = run("training_size", tmp_path)
     for depth in (3, 4, 8):

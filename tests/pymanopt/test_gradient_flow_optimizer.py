@@ -418,7 +418,10 @@ def test_a_misspelt_argument_is_no_random_start(rng):
         GradientFlow().run(problem, intial_point=start)
 
 
-@pytest.mark.parametrize("form", ["dense", "csr_array", "operator", "pair", "triple"])
+@pytest.mark.parametrize(
+    "form",
+    ["pair", *(pytest.param(form, marks=pytest.mark.slow) for form in ("dense", "csr_array", "operator", "triple"))],
+)
 def test_gradients_of_every_form_have_differences(rng, form):
     cost, start = Entries(rng, 4, 3), oracles.factors(rng, 4, 3, [1.1, 0.4])
     manifold = of_metric(4, 3, 2, 3, rng)
