@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Let one worker run all quick tests of a file, which Numba compiles for once, and whose fixtures are made once."""
-    if config.getvalue("dist") == "load" and "not slow" in config.getvalue("markexpr"):
+    if config.getoption("dist") == "load" and "not slow" in config.getoption("markexpr"):
         from xdist.scheduler import LoadFileScheduling
 
         return LoadFileScheduling(config, log)
