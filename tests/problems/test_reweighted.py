@@ -171,10 +171,10 @@ def test_rows_without_entries_are_zero_and_a_given_rank_bounds_the_result(rng):
 
 
 def test_a_fit_with_more_parameters_than_entries_is_not_called_exact(rng):
-    entries = np.nonzero(rng.random((20, 16)) < 0.4)
-    problem = MatrixCompletion(*entries, rng.standard_normal(len(entries[0])), (20, 16))
+    entries = np.nonzero(rng.random((24, 20)) < 0.4)
+    problem = MatrixCompletion(*entries, rng.standard_normal(len(entries[0])), (24, 20))
     seen = []
-    found = problem.complete(13, rng=0, callback=lambda sweep, _: seen.append(sweep))
+    found = problem.complete(16, rng=0, callback=lambda sweep, _: seen.append(sweep))
     assert min(sweep.residual for sweep in seen) < 1e-10
     assert found.status == "held out"
 
