@@ -164,9 +164,9 @@ def test_offsets_are_shrunken_means():
 def test_it_works_in_pipelines_and_searches():
     frame, values, unseen, truth = pairs()
     frame, unseen = frame.astype(str), unseen.astype(str)
-    pipeline = make_pipeline(FunctionTransformer(), PairRegressor("posterior"))
-    search = GridSearchCV(pipeline, {"pairregressor__rank": [1, 2]}, cv=3).fit(frame, values)
-    assert search.best_params_ == {"pairregressor__rank": 2}
+    pipeline = make_pipeline(FunctionTransformer(), PairRegressor(rank=2))
+    search = GridSearchCV(pipeline, {"pairregressor__method": ["offsets", "posterior"]}, cv=3).fit(frame, values)
+    assert search.best_params_ == {"pairregressor__method": "posterior"}
     assert search.score(unseen, truth) > 0.9
     filled = make_pipeline(LowRankImputer("posterior", rank=2), StandardScaler()).fit_transform(missing(*low_rank()))
     assert np.isfinite(filled).all()
