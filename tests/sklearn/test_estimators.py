@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -164,9 +164,11 @@ def test_offsets_are_shrunken_means():
 def test_it_works_in_pipelines_and_searches():
     frame, values, unseen, truth = pairs()
     frame, unseen = frame.astype(str), unseen.astype(str)
-    pipeline = make_pipeline(FunctionTransformer(), PairRegressor(rank=2))
-    search = GridSearchCV(pipeline, {"pairregressor__method": ["offsets", "posterior"]}, cv=3).fit(frame, values)
-    assert search.best_params_ == {"pairregressor__method": "posterior"}
+    pipeline = make_pipeline(FunctionTransformer(), PairRegressor("posterior"))
+    search = GridSearchCV(pipeline, {"pairregressor__rank": [1, 2]}, cv=KFold(3, shuffle=True, random_state=0)).fit(
+        frame, values
+    )
+    assert search.best_params_ == {"pairregressor__rank": 2}
     assert search.score(unseen, truth) > 0.9
     filled = make_pipeline(LowRankImputer("posterior", rank=2), StandardScaler()).fit_transform(missing(*low_rank()))
     assert np.isfinite(filled).all()
