@@ -19,6 +19,16 @@ settings.register_profile("random", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one worker run all quick tests of a file, which Numba compiles for once, and whose fixtures are made once."""
+    if config.getoption("dist") == "load" and "not slow" in config.getoption("markexpr"):
+        from xdist.scheduler import LoadFileScheduling
+
+        return LoadFileScheduling(config, log)
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _generators_of_the_process():
     """Seed the generators that hosts draw from where no rng is given, so that each test sees the same on every run."""

@@ -44,6 +44,7 @@ def test_example_metric_in_geomstats(tmp_path):
     assert result["mean_to_ends"] == pytest.approx([depths[4]["distance"] / 2] * 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_example_complex_completion(tmp_path):
     errors = run("complex_completion", tmp_path)
     for depth in (2, 3):
@@ -88,6 +89,7 @@ def test_example_train_balanced(tmp_path):
         assert values[np.argmax(values[:, larger] > 0.5), smaller] < 0.1
 
 
+@pytest.mark.slow
 def test_example_free_energy(tmp_path):
     result = run("free_energy", tmp_path)
     betas = np.geomspace(0.1, 10, 7)
@@ -121,6 +123,7 @@ def test_example_training_limit(tmp_path):
         assert found["losses"][-1] == pytest.approx(levels[kinds[name][1]], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_example_training_rate(tmp_path):
     for found in run("training_rate", tmp_path).values():
         assert found["observed"] == pytest.approx(found["predicted"], rel=0.01)
@@ -134,6 +137,7 @@ def test_example_training_depth(tmp_path):
     assert steps[4, 1] > 3 * max(steps[4, 2], steps[4, 3])
 
 
+@pytest.mark.slow
 def test_example_training_size(tmp_path):
     result = run("training_size", tmp_path)
     for depth in (3, 4, 8):
@@ -151,6 +155,7 @@ def test_example_training_width(tmp_path):
     assert np.abs(unbalanced - first).max() > 0.1
 
 
+@pytest.mark.slow
 def test_example_training_samples(tmp_path):
     result = run("training_samples", tmp_path)
     # From above, as far as the next eigenvalue is close.
@@ -158,6 +163,7 @@ def test_example_training_samples(tmp_path):
     assert np.all(np.diff(result["predicted"]) > 0)
 
 
+@pytest.mark.slow
 def test_example_sampling_law(tmp_path):
     for found in run("sampling_law", tmp_path).values():
         for means in found["energy"].values():
@@ -167,6 +173,7 @@ def test_example_sampling_law(tmp_path):
         assert np.trapezoid(found["density"], found["grid"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_example_trust_regions(tmp_path):
     results = run("trust_regions", tmp_path)
     counts = {method: [] for method in ("ConjugateGradient", "TrustRegions")}
@@ -182,6 +189,7 @@ def test_example_trust_regions(tmp_path):
     assert max(counts["TrustRegions"]) < min(counts["ConjugateGradient"])
 
 
+@pytest.mark.slow
 def test_example_autodiff_solvers(tmp_path):
     """In a process of its own, since the NumPy backend has no derivatives."""
     code = (
@@ -199,6 +207,7 @@ def test_example_autodiff_solvers(tmp_path):
     np.testing.assert_allclose(np.log2(errors[:-1, 0] / errors[1:, 0]), 1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_example_own_metric(tmp_path):
     result = run("own_metric", tmp_path)
     assert all(found["report"] for found in result.values())
@@ -226,6 +235,7 @@ def test_example_own_metric(tmp_path):
     np.testing.assert_allclose(found["entropy"], np.log(found["path"].sum(axis=1)) / 2, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_example_submersion(tmp_path):
     result = run("submersion", tmp_path)
     assert result["projection_error"] < 1e-9
@@ -239,6 +249,7 @@ def test_example_submersion(tmp_path):
     assert np.all(result["chords"] < distances)
 
 
+@pytest.mark.slow
 def test_example_geometry_at_a_glance(tmp_path):
     result = run("geometry_at_a_glance", tmp_path)
     ends = np.diagonal(result["flows"].ends, axis1=1, axis2=2)
@@ -254,6 +265,7 @@ def test_example_geometry_at_a_glance(tmp_path):
         assert values[np.argmax(values[:, k - 1] > 0.5 * values[-1, k - 1]), k] < 0.1 * values[-1, k]
 
 
+@pytest.mark.slow
 def test_example_unknown_rank(tmp_path):
     nuclear, four, infinite = (max(ratios) for ratios in run("unknown_rank", tmp_path).values())
     assert max(four, infinite) <= 1.5

@@ -388,7 +388,7 @@ def geodesics(
 
     def part(s: slice) -> None:
         _follow_all(
-            x[s], v[s], rank, scale, eps, rest, tolerance[s], times, most[s], _FORMULA, points[s], velocities[s],
+            x[s], v[s], rank, float(scale), eps, rest, tolerance[s], times, most[s], _FORMULA, points[s], velocities[s],
             until[s], steps[s],
         )  # fmt: skip
 

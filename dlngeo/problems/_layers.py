@@ -43,8 +43,11 @@ def _regress(
     size = means.shape[1]
     gram, moment = np.empty((size, size)), np.empty(size)
     for i in range(means.shape[0]):
-        gram[:] = precision
-        moment[:] = precision @ means[i]
+        for p in range(size):
+            moment[p] = 0.0
+            for q in range(size):
+                gram[p, q] = precision[p, q]
+                moment[p] += precision[p, q] * means[i, q]
         for k in range(indptr[i], indptr[i + 1]):
             j = indices[k]
             weight = weights[k]
@@ -58,7 +61,15 @@ def _regress(
             for q in range(p):
                 gram[q, p] = gram[p, q]
         root = np.linalg.cholesky(gram)
-        out[i] = np.linalg.solve(root.T, np.linalg.solve(root, moment) + noise[i])
+        for p in range(size):
+            for q in range(p):
+                moment[p] -= root[p, q] * moment[q]
+            moment[p] /= root[p, p]
+        for p in range(size - 1, -1, -1):
+            out[i, p] = moment[p] + noise[i, p]
+            for q in range(p + 1, size):
+                out[i, p] -= root[q, p] * out[i, q]
+            out[i, p] /= root[p, p]
 
 
 def _features(pattern: Any, count: int) -> tuple[Array, Array]:
@@ -128,9 +139,10 @@ def sample_layers(
         [np.bincount(p, minlength=len(w)) for p, w in zip((rows, matrix.indices), layers, strict=True)],
     )
     by_column = np.lexsort((rows, matrix.indices))
-    sides = [
-        (matrix.indptr, matrix.indices, matrix.data, slice(None)),
-        (np.append(0, np.cumsum(counts[1])), rows[by_column], matrix.data[by_column], by_column),
+    of_rows, of_columns = (np.append(0, np.cumsum(count)) for count in counts)
+    sides = [  # of indices of one type, for which one loop is compiled
+        (of_rows, matrix.indices.astype(rows.dtype), matrix.data, slice(None)),
+        (of_columns, rows[by_column], matrix.data[by_column], by_column),
     ]
     scales, weight, noise = [np.ones(len(layer)) for layer in layers], 1.0, 0.0
     for sweep in range(burn_in + 2 * draws):

@@ -94,7 +94,12 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+DEAR = ("depth 5", "rank 1, dense", "frames", "covariances")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in SETTINGS]
+)
 def test_each_flow_is_the_single_flow(rng, name):
     space, gradient, starts, options = SETTINGS[name](rng)
     times = [0.0, 0.3, 0.31, 1.0]
@@ -265,7 +270,7 @@ def test_a_flow_that_fails_does_not_harm_the_others(rng, together):
 # Interruption, resumption, pickles.
 
 
-@pytest.mark.parametrize("method", ["DOP853", "RK23", "BDF"])
+@pytest.mark.parametrize("method", ["DOP853", "RK23", pytest.param("BDF", marks=pytest.mark.slow)])
 def test_what_is_done_is_kept_and_resumed(rng, ctrl_c, method):
     starts, space = rng.standard_normal((6, 2, 2)), square(2, depth=3)
     options = {"method": method, "rtol": 1e-6, "atol": 1e-8, "cost": loss}

@@ -54,6 +54,7 @@ def test_the_default_stays_with_the_explicit_method_where_the_flow_is_not_stiff(
     assert flows[0].message == flows[1].message
 
 
+@pytest.mark.slow
 def test_a_large_state_goes_on_by_exponential_steps_unless_a_tolerance_was_asked_for(monkeypatch):
     monkeypatch.setattr(stiff, "_SMALL", 1)
     monkeypatch.setattr(stiff, "_FEW", 200)
@@ -86,7 +87,9 @@ def cases(rng):
     yield Hypersphere(2), start, lambda x: np.array([1.0, 2.0, 4.0]) * x
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in (2, 4, 6) else case for case in range(8)]
+)
 def test_exponential_steps_follow_the_path_of_an_explicit_method(rng, case):
     space, start, slope = list(cases(rng))[case]
     times = [0.0, 0.3, 1.0]

@@ -125,6 +125,7 @@ def test_shooting_with_gradients_finds_the_logarithm(depth):
     np.testing.assert_allclose(npa(found), npa(exact), atol=3e-6)
 
 
+@pytest.mark.slow
 def test_shooting_with_finite_differences_finds_the_logarithm():
     """To 1e-6, on every backend: the closed exponential is exact to 1e-11, its differences to 1e-8."""
     space = space_of(2, 2, 3)

@@ -293,6 +293,7 @@ def test_log_inverts_exp(rng, d, depth, size):
     np.testing.assert_allclose(middle, npa(space.metric.exp(gsa(v) / 2, gsa(w))), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_log_finds_far_points():
     """Where Newton's method from the chord fails, the shortened path leads to the geodesic."""
     rng, space = np.random.default_rng(0), BalancedMatrices(2, 3)

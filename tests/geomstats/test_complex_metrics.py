@@ -101,7 +101,7 @@ def residual(c):
     return lambda x: x - c
 
 
-@pytest.mark.parametrize("method", ["DOP853", "BDF", "implicit"])
+@pytest.mark.parametrize("method", ["DOP853", "BDF", pytest.param("implicit", marks=pytest.mark.slow)])
 def test_the_gradient_flow_is_that_of_the_complex_equation(space, method, rng):
     start, c = gaussian(rng, 2, 3, 2)
     start = start / 2

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from types import SimpleNamespace
 
 import commands
 import numpy as np
@@ -21,13 +20,6 @@ from dlngeo.sampling import Langevin, WorkerLostError
 from dlngeo.thermodynamics.entropy import SpectralEntropy
 from dlngeo.thermodynamics.laws import SpectralLaw
 
-
-@pytest.fixture
-def _sketchy(monkeypatch):
-    """Draw nothing, which takes most of the time of a short run."""
-    monkeypatch.setattr(plotting, "sample_figure", lambda *_: SimpleNamespace(savefig=lambda *_, **__: None))
-
-
 QUICK = commands.QUICK["sample"]
 call, succeed = partial(commands.call, "sample"), partial(commands.succeed, "sample")
 
@@ -36,6 +28,7 @@ def numbers(result):
     return {key: result[key] for key in ("estimates", "histogram", "traces", "n_steps", "n_draws", "status")}
 
 
+@pytest.mark.usefixtures("_sketchy")
 def test_steps_grow_with_the_time_of_relaxation_where_they_have_no_bias(tmp_path):
     succeed("--depth", "64", "--steps", "2000", "--thin", "4", "--output", tmp_path / "out")
     rows = result_of(tmp_path / "out")["estimates"]
@@ -43,6 +36,7 @@ def test_steps_grow_with_the_time_of_relaxation_where_they_have_no_bias(tmp_path
     assert abs(rows["virial"]["mean"] - 1) < 4 * rows["virial"]["mcse"]
 
 
+@pytest.mark.usefixtures("_sketchy")
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
 def test_deep_networks_whose_singular_values_underflow(tmp_path, noise):
     succeed(*QUICK, "--depth", "64", "--noise", noise, "--output", tmp_path / "out")
@@ -124,6 +118,7 @@ def test_estimates_agree_with_the_exact_law(options):
     assert np.sum(np.abs(density - middle) * np.diff(edges)) < 0.03
 
 
+@pytest.mark.usefixtures("_sketchy")
 def test_a_target_from_a_file(tmp_path):
     np.save(tmp_path / "a.npy", np.diag([3.0, 2.0, 1.0])[:2])
     succeed(tmp_path / "a.npy", *QUICK[:4], "--beta", "100", "--output", tmp_path)

@@ -171,10 +171,15 @@ def test_a_run_interrupted_on_its_way_is_kept_and_run_again(data, tmp_path, monk
     assert [run["status"] for run in whole.runs] == ["iteration limit"] * 2
 
 
-@pytest.mark.parametrize("change", ["problem", "metric", "start", "settings", "patience", "heldout"])
-def test_runs_of_another_comparison_are_refused(data, tmp_path, change):
-    file = tmp_path / "runs.json"
+@pytest.fixture(scope="module")
+def kept(data, tmp_path_factory):
+    file = tmp_path_factory.mktemp("kept") / "runs.json"
     dlngeo.compare(**settings(data, file, seeds=1))
+    return file
+
+
+@pytest.mark.parametrize("change", ["problem", "metric", "start", "settings", "patience", "heldout"])
+def test_runs_of_another_comparison_are_refused(data, kept, change):
     train, heldout, _ = data
     changed = {
         "problem": {"problem": heldout},
@@ -184,10 +189,10 @@ def test_runs_of_another_comparison_are_refused(data, tmp_path, change):
         "patience": {"patience": 3},
         "heldout": {"heldout": train},
     }[change]
-    before = file.read_bytes()
+    before = kept.read_bytes()
     with pytest.raises(ValueError, match=r"holds a run named depth 1, GradientFlow, 0 of other settings.*another file"):
-        dlngeo.compare(**settings(data, file, seeds=1, **changed))
-    assert file.read_bytes() == before
+        dlngeo.compare(**settings(data, kept, seeds=1, **changed))
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 2, "runs": []}', '{"schema": 1, "runs": [{"seed": 1}]}', "[1]"])

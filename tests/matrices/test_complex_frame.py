@@ -75,7 +75,7 @@ def test_curvature_is_that_of_the_real_form(case):
 
 
 @pytest.mark.parametrize("shape", [SHAPES[0], (3, 2, [1.3, 0.6])])
-@pytest.mark.parametrize("kernel", [DepthKernel(3), DepthKernel(1)])
+@pytest.mark.parametrize("kernel", [DepthKernel(3), pytest.param(DepthKernel(1), marks=pytest.mark.slow)])
 def test_ricci_curvature_is_a_sum_of_sectional_ones(kernel, shape, rng):
     m, n, s = shape
     frame = Frame.at(matrix(rng, m, n, s), kernel, len(s))

@@ -333,7 +333,13 @@ def test_ito_drift_at_infinite_depth_is_the_point(rng):
 FULL_RANK = [(s, k) for s, k in METRIC_CASES if len(SHAPES[s][2]) == min(SHAPES[s][:2])]
 
 
-@pytest.mark.parametrize(("shape", "kernel"), FULL_RANK)
+QUICK = [("wide", "depth 3"), *(("square, repeated", kernel) for kernel in ("depth 1.5", "infinite depth", "1 + st"))]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in FULL_RANK if case not in QUICK)],
+)
 def test_ito_drift_at_full_rank_is_that_of_the_laplacian_in_linear_coordinates(shape, kernel, rng):
     """``½Δ = ½ g^{ij}∂_i∂_j + ½ b^i∂_i`` with ``b^i = ∂_j g^{ij} + g^{ij} ∂_j log √g``: the entries are coordinates."""
     case = make(shape, kernel, rng)

@@ -102,7 +102,7 @@ def test_connect_finds_the_straight_line_on_cones(rng, depth, moduli0, moduli1, 
     np.testing.assert_allclose(found.velocity, exact.velocity, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [1.5, 2, 3, 8, INF])
+@pytest.mark.parametrize("depth", [1.5, 2, 3, pytest.param(8, marks=pytest.mark.slow), INF])
 def test_half_turns_cost_the_chord_of_the_cone(rng, depth):
     """From I to −I at d = 2 two shortest geodesics exist, one for each sense of rotation.
 
@@ -171,7 +171,9 @@ def literal_hamiltonian(depth):
     return integer if float(depth).is_integer() else real
 
 
-@pytest.mark.parametrize(("depth", "d"), [(1.5, 3), (2, 4), (3, 3), (8, 3), (INF, 3)])
+@pytest.mark.parametrize(
+    ("depth", "d"), [(1.5, 3), (2, 4), (3, 3), pytest.param(8, 3, marks=pytest.mark.slow), (INF, 3)]
+)
 def test_geodesics_solve_the_literal_hamiltonian_equations(rng, depth, d):
     x, v = start(rng, d, d, d, depth, length=1.5)
     hamiltonian = literal_hamiltonian(depth)
@@ -401,7 +403,9 @@ def test_orientations_below_full_rank_are_connected(rng):
 # Failures.
 
 
-@pytest.mark.parametrize(("depth", "normalized"), [(2, False), (3, True), (4, False)])
+@pytest.mark.parametrize(
+    ("depth", "normalized"), [(2, False), (3, True), pytest.param(4, False, marks=pytest.mark.slow)]
+)
 def test_every_attempt_of_the_search_finds_the_same_geodesic(rng, depth, normalized):
     """Collocation, balanced weights and continuation, along each of the paths; the weights at full rank alone."""
     for shape, count in (((3, 3, 3), 7), ((4, 3, 2), 6)):

@@ -207,7 +207,9 @@ def test_riemannian_derivatives_are_those_of_the_dense_ones(case, rng):
     assert cost.curvature(point, manifold.embedding(point, tangent)) == pytest.approx(np.sum(z * h), rel=1e-10)
 
 
-@pytest.mark.parametrize("name", QUADRATIC)
+@pytest.mark.parametrize(
+    "name", [*QUADRATIC[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in QUADRATIC[4:])]
+)
 def test_solvers_reach_a_critical_point(name):
     cost, _ = CASES[name]
     manifold = FixedRank(M, N, RANK, 2, rng=0)

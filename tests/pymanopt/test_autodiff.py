@@ -111,7 +111,7 @@ def posed(added, s, depth, rng):
 
 
 @over_points
-@pytest.mark.parametrize("depth", [1, 2, 3.5, 8])
+@pytest.mark.parametrize("depth", [3.5, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 2, 8))])
 @pytest.mark.parametrize("name", ADDED)
 def test_costs_of_singular_values_or_of_one_side_have_right_derivatives(name, depth, s, rng):
     problem, point = posed(ADDED[name], s, depth, rng)

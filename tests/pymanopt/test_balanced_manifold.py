@@ -35,6 +35,10 @@ CASES = {
     "one full layer": ((3, 3), (1.3, 0.7, 0.7)),
     "rank 1": ((3, 2, 4), (0.9,)),
 }
+QUICK = ("widths 3 5 2 4", "low rank, equal", "one layer", "rank 1")
+over_few = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 
 
 def setup(rng, widths, singular_values):
@@ -224,7 +228,7 @@ def test_exp_of_a_horizontal_vector_lies_over_the_geodesic_below(name, rng):
     np.testing.assert_allclose(end_to_end(manifold.exp(point, horizontal)), oracles.dense(*end), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", CASES)
+@over_few
 def test_log_inverts_exp_and_dist_is_a_distance(name, rng):
     manifold, point = setup(rng, *CASES[name])
     size = 0.5 * min(np.linalg.svd(point[0])[1][: manifold.rank])
@@ -242,7 +246,10 @@ def test_log_inverts_exp_and_dist_is_a_distance(name, rng):
 
 
 # Connected manifolds: as some width exceeds the rank at either end, or inside every pair of layers.
-@pytest.mark.parametrize(("widths", "rank"), [((3, 5, 2, 4), 2), ((20, 30, 15), 1), ((4, 3), 2)])
+@pytest.mark.parametrize(
+    ("widths", "rank"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in (((3, 5, 2, 4), 2), ((20, 30, 15), 1))), ((4, 3), 2)],
+)
 def test_geodesics_between_far_points_arrive_and_are_no_chords(widths, rank, rng):
     manifold = Balanced(widths, rank, rng=rng)
     a, b = manifold.random_point(), manifold.random_point()
@@ -519,7 +526,7 @@ def test_typical_distance_is_the_norm_of_typical_weights(rng):
     assert manifold.typical_dist == pytest.approx(np.linalg.norm(flat(weights)) / 8)
 
 
-@pytest.mark.parametrize("name", ["equal", "low rank"])
+@pytest.mark.parametrize("name", [pytest.param("equal", marks=pytest.mark.slow), "low rank"])
 def test_the_checks_of_derivatives_and_retraction_pass(name, rng):
     manifold, point = setup(rng, *CASES[name])
     depth, loss, numpy_backend = manifold.depth, Loss(rng, manifold), pymanopt.function.numpy(manifold)

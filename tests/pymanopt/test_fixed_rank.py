@@ -343,11 +343,11 @@ def test_iterates_at_depth_one_are_those_of_fixed_rank_embedded(optimizer, rng):
     assert np.all(np.diff(ours["cost"]) < 0)
 
 
-SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (1.5, 8)]
+SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (1.5, 3.5, 8, Quadratic())]
 
 
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient])
-@pytest.mark.parametrize("metric", [1, 2, 3.5, Quadratic(), *SLOW], ids=str)
+@pytest.mark.parametrize("metric", [1, 2, *SLOW], ids=str)
 def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
     """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""
     falls = []
@@ -373,7 +373,7 @@ def test_infinite_depth_keeps_the_sign_of_the_determinant(rng):
     for sign in (1, -1):
         u, s, vt = oracles.factors(rng, 3, 3, (1.2, 1.0, 0.8))
         u = u * [1, 1, sign * np.sign(np.linalg.det(u @ vt))]
-        result = ConjugateGradient(max_iterations=300, verbosity=0, log_verbosity=1).run(
+        result = ConjugateGradient(max_iterations=100, verbosity=0, log_verbosity=1).run(
             problem.problem(manifold), initial_point=(u, s, vt)
         )
         assert np.all(np.diff(result.log["iterations"]["cost"]) <= 0)

@@ -182,7 +182,7 @@ def test_spectral_metrics_retract_in_closed_form_to_second_order(name, depth, mo
 @over_spectral
 def test_long_steps_stay_on_the_space_and_its_component(name, depth):
     manifold = from_geomstats(SPECTRAL[name](depth))
-    for _ in range(3):
+    for _ in range(1):
         x = manifold.random_point()
         v = manifold.random_tangent_vector(x)
         for length in (3.0, 100.0, 1e4, 1e12):

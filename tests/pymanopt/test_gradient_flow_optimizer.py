@@ -32,10 +32,14 @@ from dlngeo.pymanopt.model import displacement
 
 METRICS = [1, 1.5, 2, 3, 8, Quadratic()]
 SHAPES = [(3, 3, [1.2, 0.7, 0.3]), (4, 3, [1.1, 0.4]), (3, 4, [0.9, 0.5, 0.2])]
-CASES = [(metric, *shape) for metric in METRICS for shape in SHAPES] + [(math.inf, *SHAPES[0])]
+CASES = [
+    (metric, *shape) if metric == 3 or shape is SHAPES[0] else pytest.param(metric, *shape, marks=pytest.mark.slow)
+    for metric in METRICS
+    for shape in SHAPES
+] + [(math.inf, *SHAPES[0])]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_costs_by_autodiff_bear_the_round_off_of_late_lanczos_vectors(depth, seed):
     target, manifold = np.diag([3.0, 1.0, 0.0]), FixedRank(3, 3, 2, depth)
@@ -414,7 +418,10 @@ def test_a_misspelt_argument_is_no_random_start(rng):
         GradientFlow().run(problem, intial_point=start)
 
 
-@pytest.mark.parametrize("form", ["dense", "csr_array", "operator", "pair", "triple"])
+@pytest.mark.parametrize(
+    "form",
+    ["pair", *(pytest.param(form, marks=pytest.mark.slow) for form in ("dense", "csr_array", "operator", "triple"))],
+)
 def test_gradients_of_every_form_have_differences(rng, form):
     cost, start = Entries(rng, 4, 3), oracles.factors(rng, 4, 3, [1.1, 0.4])
     manifold = of_metric(4, 3, 2, 3, rng)

@@ -48,7 +48,7 @@ def assert_converged(solution, best):
     assert costs[-1] == pytest.approx(best, rel=1e-8, abs=1e-9)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3.5, 8])
+@pytest.mark.parametrize("depth", [1, 3.5, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 8))])
 @pytest.mark.parametrize(
     ("kind", "where"), [("completion", "spectral"), ("completion", "small"), ("approximation", "small")]
 )

@@ -114,7 +114,10 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("m", "n", "rank", "depth", "noise"), STEPS)
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "depth", "noise"),
+    [law if law[:4] == (3, 3, 3, 2) else pytest.param(*law, marks=pytest.mark.slow) for law in STEPS],
+)
 def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
     step_size, leaps = (0.7, 3) if m == n else (0.4, 4)
     law = (m, n, rank, depth, noise)

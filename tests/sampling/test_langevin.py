@@ -87,7 +87,7 @@ def test_the_spectrum_is_that_of_wishart_matrices_to_a_per_cent(m, n, rank, dept
     assert abs(deviation) < 2.5 * error
 
 
-@pytest.mark.parametrize("depth", [2, 3, 8, 1.5])
+@pytest.mark.parametrize("depth", [3, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 8, 1.5))])
 @pytest.mark.parametrize(("m", "n", "rank"), SHAPES)
 def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
     # From the law of a point and its last noise R: with Y flat, Y = sR/2 + √(1 − s²/4) G, s² = 2h/N.
@@ -109,7 +109,13 @@ def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "rank", "depth", "h"), [(2, 2, 2, 2, 0.08), (2, 2, 2, 3, 0.04), (3, 2, 2, 3, 0.05), (4, 4, 2, 2, 0.08)]
+    ("m", "n", "rank", "depth", "h"),
+    [
+        (2, 2, 2, 2, 0.08),
+        pytest.param(2, 2, 2, 3, 0.04, marks=pytest.mark.slow),
+        pytest.param(3, 2, 2, 3, 0.05, marks=pytest.mark.slow),
+        pytest.param(4, 4, 2, 2, 0.08, marks=pytest.mark.slow),
+    ],
 )
 def test_the_bias_is_small_where_that_of_the_method_of_euler_is_large(m, n, rank, depth, h):
     # E = ½‖X‖², of known mean. With the noise of one step alone the bias is 9, 6, 7 and 11 %.
@@ -159,7 +165,10 @@ def test_the_bias_is_small_also_where_the_force_turns_the_frames():
     assert abs(deviation) < 0.02
 
 
-@pytest.mark.parametrize(("m", "n", "rank", "depth"), [(3, 3, 3, 3), (2, 2, 2, 8), (4, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "depth"),
+    [pytest.param(3, 3, 3, 3, marks=pytest.mark.slow), pytest.param(2, 2, 2, 8, marks=pytest.mark.slow), (4, 3, 2, 2)],
+)
 def test_isotropic_noise_adds_the_entropy(m, n, rank, depth):
     # Equipartition upstairs: ⟨Σλ²⟩ β is the dimension of the balanced weights.
     sizes = (n, *[min(m, n)] * (depth - 1), m)
@@ -207,6 +216,7 @@ def test_potentials_of_the_frames_by_importance_sampling(depth):
         assert error < 0.05
 
 
+@pytest.mark.slow
 def test_each_singular_value_has_its_law():
     m = n = rank = 2
     depth, beta = 3, 2.0
@@ -227,8 +237,16 @@ def test_each_singular_value_has_its_law():
         assert kstest(frame[:, 0, 0] ** 2, "beta", args=(0.5, 0.5)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("m", "n", "rank"), [(3, 3, 3), (4, 3, 2), (3, 2, 2), (5, 4, 3)])
-@pytest.mark.parametrize("depth", [1, 2, 5, 64, 2.5])
+@pytest.mark.parametrize(
+    ("m", "n", "rank"),
+    [
+        (3, 3, 3),
+        pytest.param(4, 3, 2, marks=pytest.mark.slow),
+        (3, 2, 2),
+        pytest.param(5, 4, 3, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("depth", [2, 2.5, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 5, 64))])
 def test_brownian_motion_has_the_spectrum_of_gaussian_matrices(m, n, rank, depth):
     # With no potential and β = 2 the generator is ½Δ, and Λ_t has the law of the singular values of Λ_0 + √(t/N) G,
     # after any number of steps.
@@ -383,7 +401,10 @@ def stiefel():
     return Stiefel(3, 2), gradient, start, lambda x: x[:, 0, 0], 1 / np.tanh(2) - 1 / 2
 
 
-@pytest.mark.parametrize("case", [spd_bures, spd_affine, hyperbolic, sphere, stiefel])
+@pytest.mark.parametrize(
+    "case",
+    [*(pytest.param(case, marks=pytest.mark.slow) for case in (spd_bures, spd_affine, stiefel)), hyperbolic, sphere],
+)
 def test_the_law_on_other_spaces(case):
     space, gradient, start, observable, exact = case()
 
@@ -413,11 +434,16 @@ def inverses(x):
 @pytest.mark.parametrize(
     ("make", "healthy", "chains"),
     [
-        (lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h), 0.001, 200),
+        pytest.param(
+            lambda h: Langevin(spd_space(SPDBuresWassersteinMetric), inverses, 1.0, h),
+            0.001,
+            200,
+            marks=pytest.mark.slow,
+        ),
         (lambda h: Langevin(deep(2, 2, 2, 3), WALL, 1.0, h), 0.005, 200),
-        (lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200),
-        (lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 200),
-        (lambda h: UpstairsLangevin((2, 2, 2), WALL, 1.0, h), 0.001, 200),
+        pytest.param(lambda h: Langevin(deep(2, 2, 2, 2), wall, 1.0, h), 0.0005, 200, marks=pytest.mark.slow),
+        pytest.param(lambda h: Langevin(deep(2, 2, 2, 1.5), wall, 1.0, h), 0.0005, 200, marks=pytest.mark.slow),
+        pytest.param(lambda h: UpstairsLangevin((2, 2, 2), WALL, 1.0, h), 0.001, 200, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_steps_that_do_not_resolve_the_potential_warn_before_averages_are_wrong(make, healthy, chains):
@@ -466,10 +492,10 @@ def test_round_off_does_not_lead_off_a_space():
     ("m", "n", "rank", "depth", "options"),
     [
         (3, 2, 2, 3, {}),
-        (2, 2, 2, 2.5, {}),
-        (3, 3, 2, 3, {"noise": "isotropic"}),
-        (3, 3, 3, 4, {"noise": "isotropic", "kappa": 0.5}),
-        (4, 3, 2, 3, {"noise": "isotropic", "kappa": 0.5, "widths": (3, 4, 2, 4)}),
+        pytest.param(2, 2, 2, 2.5, {}, marks=pytest.mark.slow),
+        pytest.param(3, 3, 2, 3, {"noise": "isotropic"}, marks=pytest.mark.slow),
+        pytest.param(3, 3, 3, 4, {"noise": "isotropic", "kappa": 0.5}, marks=pytest.mark.slow),
+        pytest.param(4, 3, 2, 3, {"noise": "isotropic", "kappa": 0.5, "widths": (3, 4, 2, 4)}, marks=pytest.mark.slow),
         (2, 2, 2, 2.5, {"noise": "isotropic", "kappa": 0.7}),
     ],
 )

@@ -85,7 +85,7 @@ def test_cells_have_streams_of_their_own():
     assert abs(np.sqrt(steps.shape[1]) * correlations).max() < 5  # the largest of 1225 z-scores
 
 
-@pytest.mark.parametrize("backend", [None, "loky", "threading"])
+@pytest.mark.parametrize("backend", [None, pytest.param("loky", marks=pytest.mark.slow), "threading"])
 def test_workers_change_nothing(backend):
     alone = sweep(make, GRID, N_STEPS, seed=1)
     assert sweep(make, GRID, N_STEPS, seed=1, n_jobs=2, backend=backend).identical(alone)
@@ -273,6 +273,7 @@ def killing(folder, when, *, always=False):
     return make
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     code = """
 import sys
@@ -296,7 +297,9 @@ sweep(partial(walk, pause=0.02), {"k": range(2)}, 500, seed=0, n_jobs=2, checkpo
     assert found.identical(sweep(walk, {"k": range(2)}, 500, seed=0))
 
 
-@pytest.mark.parametrize("kept", [0, 10], ids=["alone", "checkpoints"])
+@pytest.mark.parametrize(
+    "kept", [pytest.param(0, id="alone"), pytest.param(10, id="checkpoints", marks=pytest.mark.slow)]
+)
 def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch):
     options = {"checkpoint_dir": tmp_path / "checkpoints", "checkpoint_every": 5} if kept else {}
     returned, seen = [], []
@@ -324,6 +327,7 @@ def test_a_cell_whose_worker_is_killed_is_run_again(kept, tmp_path, monkeypatch)
     assert (seen[-1], returned[:2]) == (40, [0, 1])
 
 
+@pytest.mark.slow
 def test_a_cell_that_always_kills_its_worker_is_named_and_the_others_are_kept(tmp_path):
     grid, options = {"k": range(3)}, {"seed": 0, "checkpoint_dir": tmp_path / "checkpoints"}
     make = killing(tmp_path, 5, always=True)

@@ -108,6 +108,7 @@ def frame_cometric(weights, p):
     return total
 
 
+@pytest.mark.slow
 def test_without_horizontal_noise_the_product_follows_the_free_energy(rng):
     """At κ = 0, with fluctuations of order √h."""
     space = FixedRankMatrices(3, 3, 3, depth=3)
@@ -155,7 +156,7 @@ def check_law(m, n, rank, depth, noise, kappa, chains, duration, h, potential=SQ
 
 
 @a_noise
-@pytest.mark.parametrize(("m", "n", "rank", "depth"), [(3, 3, 3, 2), (4, 3, 2, 3)])
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), [(3, 3, 3, 2), pytest.param(4, 3, 2, 3, marks=pytest.mark.slow)])
 def test_laws(m, n, rank, depth, noise, kappa):
     deviation, error = check_law(m, n, rank, depth, noise, kappa, 150, 4, 0.1)
     assert error < 0.06

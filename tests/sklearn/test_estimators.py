@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -14,9 +14,20 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from dlngeo.problems.tables import METHODS
 from dlngeo.sklearn import LowRankImputer, PairRegressor
 
+QUICK = ("offsets", "posterior")
+over_methods = pytest.mark.parametrize(
+    "method", [method if method in QUICK else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
+)
 
-@parametrize_with_checks([LowRankImputer(), LowRankImputer("posterior", rank=2)])
+
+@parametrize_with_checks([LowRankImputer("posterior", rank=2)])
 def test_imputer_passes_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([LowRankImputer()])
+def test_imputer_passes_them_as_it_is(estimator, check):
     check(estimator)
 
 
@@ -95,7 +106,14 @@ def pairs(seed=0, noise=0.1):
 
 
 @pytest.mark.parametrize(
-    ("method", "bound"), [("offsets", 1.0), ("flow", 0.1), ("complete", 0.05), ("posterior", 0.05), ("auto", 0.05)]
+    ("method", "bound"),
+    [
+        ("offsets", 1.0),
+        pytest.param("flow", 0.1, marks=pytest.mark.slow),
+        pytest.param("complete", 0.05, marks=pytest.mark.slow),
+        ("posterior", 0.05),
+        pytest.param("auto", 0.05, marks=pytest.mark.slow),
+    ],
 )
 def test_pairs_of_any_ids_are_predicted(method, bound):
     frame, values, unseen, truth = pairs()
@@ -106,7 +124,7 @@ def test_pairs_of_any_ids_are_predicted(method, bound):
     np.testing.assert_array_equal(clone(model).fit(frame, values).predict(unseen), model.predict(unseen))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@over_methods
 def test_values_of_repeated_pairs_are_averaged(method):
     frame, values, unseen, _ = pairs()
     once = PairRegressor(method, rank=2).fit(frame, values)
@@ -114,7 +132,7 @@ def test_values_of_repeated_pairs_are_averaged(method):
     np.testing.assert_allclose(twice.predict(unseen), once.predict(unseen), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@over_methods
 def test_cold_starts_fall_back_on_the_offsets(method):
     frame, values, _, _ = pairs()
     model = PairRegressor(method, rank=2).fit(frame, values)
@@ -146,11 +164,13 @@ def test_offsets_are_shrunken_means():
 def test_it_works_in_pipelines_and_searches():
     frame, values, unseen, truth = pairs()
     frame, unseen = frame.astype(str), unseen.astype(str)
-    pipeline = make_pipeline(FunctionTransformer(), PairRegressor("complete"))
-    search = GridSearchCV(pipeline, {"pairregressor__rank": [1, 2]}, cv=3).fit(frame, values)
+    pipeline = make_pipeline(FunctionTransformer(), PairRegressor("posterior"))
+    search = GridSearchCV(pipeline, {"pairregressor__rank": [1, 2]}, cv=KFold(3, shuffle=True, random_state=0)).fit(
+        frame, values
+    )
     assert search.best_params_ == {"pairregressor__rank": 2}
     assert search.score(unseen, truth) > 0.9
-    filled = make_pipeline(LowRankImputer(), StandardScaler()).fit_transform(missing(*low_rank()))
+    filled = make_pipeline(LowRankImputer("posterior", rank=2), StandardScaler()).fit_transform(missing(*low_rank()))
     assert np.isfinite(filled).all()
 
 

@@ -197,7 +197,7 @@ def test_isotropic_laws_of_deep_networks_share_energy_equally_too(depth):
 
 
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
-@pytest.mark.parametrize(("m", "n", "rank", "depth"), [*SHAPES, (4, 4, 4, 2)])
+@pytest.mark.parametrize(("m", "n", "rank", "depth"), [*SHAPES, pytest.param(4, 4, 4, 2, marks=pytest.mark.slow)])
 def test_the_density_of_one_value_integrates_to_means(m, n, rank, depth, noise):
     law = SpectralLaw(
         half_norm(depth), SpectralEntropy(m, n, depth, rank), 2.0, noise, n_nodes={1: 100, 2: 80, 3: 60, 4: 30}[rank]

@@ -255,7 +255,7 @@ def test_the_fitted_offsets_leave_the_least_rest(rng):
 def test_the_error_is_the_largest_and_its_bounds_hold(rng):
     """Hundreds of networks: the error at the start is exact, the bounds are above it, and not far."""
     ratios = {}
-    for draw in range(240):
+    for draw in range(120):
         depth, size = 2 + draw % 3, (1e-4, 1e-2)[draw // 3 % 2]
         shape = [(2, 2), (3, 3), (4, 2), (2, 3)][draw % 4]
         w, _ = perturbed(rng, shape, depth, size)
