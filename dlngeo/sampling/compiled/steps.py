@@ -75,47 +75,44 @@ def _advance(  # type: ignore[no-untyped-def]
     step, step_left, step_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
     flat, a, s, b = np.empty((r, r)), np.empty((r, r)), np.empty(r), np.empty((r, r))
     for c in range(chains):
-        old_left[:] = u[c].T
-        old_right[:] = v[c].T
-        noise[:] = step[:] = core_noise[c]
+        _fill(old_left, u[c].T)
+        _fill(old_right, v[c].T)
+        _fill(noise, core_noise[c])
+        _mean(step, noise, kick[c, :, :r], amplitude)
         if above:
             _outside(old_left, left_noise[c].T, noise_left)
-            step_left[:] = noise_left
+            _mean(step_left, noise_left, kick[c, :, r:middle], amplitude)
         if beside:
             _outside(old_right, right_noise[c].T, noise_right)
-            step_right[:] = noise_right
-        if kicked:
-            _average(step, kick[c, :, :r])
-            if above:
-                _average(step_left, kick[c, :, r:middle])
-            if beside:
-                _average(step_right, kick[c, :, middle:])
+            _mean(step_right, noise_right, kick[c, :, middle:], amplitude)
         if whole > 0:
             _coefficients(lam[c], whole, part, turn, stretch, normal)
         else:
-            turn[:], stretch[:], normal[:] = turns[c], stretches[c], normals[c]
-        step *= amplitude
-        step_left *= amplitude
-        step_right *= amplitude
+            _fill(turn, turns[c])
+            _fill(stretch, stretches[c])
+            _fill(normal, normals[c])
         if forced:
             pulled = _product(old_left, gradient[c])
-            step -= h * stretch * _product(pulled, v[c])
+            core = _product(pulled, v[c])
+            for k in range(r):
+                for q in range(r):
+                    step[k, q] -= h * stretch[k, q] * core[k, q]
             if above:
                 _outside(old_left, _product(old_right, gradient[c].T), left)
                 for k in range(r):
-                    step_left[k] -= h * normal[1, k] * left[k]
+                    _subtract_row(step_left[k], h * normal[1, k], left[k])
             if beside:
                 _outside(old_right, pulled, right)
                 for k in range(r):
-                    step_right[k] -= h * normal[1, k] * right[k]
+                    _subtract_row(step_right[k], h * normal[1, k], right[k])
         # Turns beyond those of the flat matrix.
         _turned(old_left, turn, step, 1.0, left)
         _turned(old_right, turn, step, -1.0, right)
         for k in range(r):
             if above:
-                left[k] += normal[0, k] * step_left[k]
+                _subtract_row(left[k], -normal[0, k], step_left[k])
             if beside:
-                right[k] += normal[0, k] * step_right[k]
+                _subtract_row(right[k], -normal[0, k], step_right[k])
         fine = orthonormalize_rows(left, flat) > 0.0 and orthonormalize_rows(right, flat) > 0.0
         if fine and above:
             _carry(old_left, left, noise_left, step_left)
@@ -142,17 +139,18 @@ def _advance(  # type: ignore[no-untyped-def]
             failed[c] = True
             continue
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
-            kick[c, :, :r] = _overlaps(_product(a, noise), b)
+            _fill(kick[c, :, :r], _overlaps(_product(a, noise), b))
             if above:
-                kick[c, :, r:middle] = _product(b, noise_left)
+                _fill(kick[c, :, r:middle], _product(b, noise_left))
             if beside:
-                kick[c, :, middle:] = _product(a, noise_right)
+                _fill(kick[c, :, middle:], _product(a, noise_right))
         if mirror and not (above or beside) and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
-        u[c] = _product(a, left).T
-        lam[c] = s
-        v[c] = _product(b, right).T
+        _fill(u[c].T, _product(a, left))
+        _fill(v[c].T, _product(b, right))
+        for k in range(r):
+            lam[c, k] = s[k]
 
 
 @jit
@@ -208,7 +206,7 @@ def _coefficients(lam, whole, part, turn, stretch, normal):  # type: ignore[no-u
 def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
     """Rows of ``Q(1 + E)``, with the sign of ``E^U − E^V``."""
     r, m = rows.shape
-    out[:] = rows
+    _fill(out, rows)
     for k in range(r):
         for q in range(k + 1, r):
             plus, minus = turn[k, q] * (step[k, q] + step[q, k]), turn[q, k] * (step[k, q] - step[q, k])
@@ -221,15 +219,16 @@ def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
 @jit
 def _outside(rows, vectors, out):  # type: ignore[no-untyped-def]
     """Write what vectors are without their parts along orthonormal rows."""
-    out[:] = vectors
-    out -= _product(_overlaps(out, rows), rows)
+    _fill(out, vectors)
+    _subtract(out, 1.0, _product(_overlaps(out, rows), rows))
 
 
 @jit
-def _average(new, old):  # type: ignore[no-untyped-def]
-    for k in range(new.shape[0]):
-        for i in range(new.shape[1]):
-            new[k, i] = (new[k, i] + old[k, i]) / 2
+def _mean(out, noise, last, amplitude):  # type: ignore[no-untyped-def]
+    """Scale noise, averaged with that of the last step where there is some."""
+    for k in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            out[k, i] = amplitude * ((noise[k, i] + last[k, i]) / 2 if last.size > 0 else noise[k, i])
 
 
 @jit
@@ -238,12 +237,13 @@ def _carry(old, new, one, two):  # type: ignore[no-untyped-def]
 
     ``Q = 1 − (U + U′)(1 + U′ᵀU)⁻¹(U + U′)ᵀ`` is orthogonal, takes −U to U′, and changes little orthogonal to U.
     """
-    factor, among = old + new, _overlaps(old, new)
+    factor, among = old.copy(), _overlaps(old, new)
+    _subtract(factor, -1.0, new)
     for k in range(among.shape[0]):
         among[k, k] += 1.0
     _divide(among, factor)
-    one -= _product(_overlaps(one, new), factor)
-    two -= _product(_overlaps(two, new), factor)
+    _subtract(one, 1.0, _product(_overlaps(one, new), factor))
+    _subtract(two, 1.0, _product(_overlaps(two, new), factor))
 
 
 @jit
@@ -252,29 +252,47 @@ def _divide(a, b):  # type: ignore[no-untyped-def]
     r = a.shape[0]
     for k in range(r):
         for i in range(k + 1, r):
-            _subtract(b[i], a[i, k] / a[k, k], b[k])
+            _subtract_row(b[i], a[i, k] / a[k, k], b[k])
             for j in range(k + 1, r):
                 a[i, j] -= a[i, k] / a[k, k] * a[k, j]
     for k in range(r - 1, -1, -1):
         for j in range(k + 1, r):
-            _subtract(b[k], a[k, j], b[j])
-        b[k] /= a[k, k]
+            _subtract_row(b[k], a[k, j], b[j])
+        for i in range(b.shape[1]):
+            b[k, i] /= a[k, k]
 
 
 @jit
-def _subtract(a, factor, b):  # type: ignore[no-untyped-def]
+def _subtract_row(a, factor, b):  # type: ignore[no-untyped-def]
     for i in range(a.size):
         a[i] -= factor * b[i]
 
 
 @jit
+def _subtract(a, factor, b):  # type: ignore[no-untyped-def]
+    for k in range(a.shape[0]):
+        _subtract_row(a[k], factor, b[k])
+
+
+@jit
+def _fill(out, source):  # type: ignore[no-untyped-def]
+    """Copy a matrix; assignment to a slice compiles for seconds, to word the error of shapes that differ."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            out[i, j] = source[i, j]
+
+
+@jit
 def _leave(flat, rows, scale, step, core, noise):  # type: ignore[no-untyped-def]
     """Let a flat matrix leave its frame by a step, and noise stay what it is, in place: ``F Q + step = F′Q′``."""
-    wide, white = _product(flat, rows) + scale * step, _product(core, rows) + noise
+    wide, white = _product(flat, rows), _product(core, rows)
+    _subtract(wide, -scale, step)
+    _subtract(white, -1.0, noise)
     fine = orthonormalize_rows(wide, flat) > 0.0
-    rows[:] = wide
-    core[:] = _overlaps(white, rows)
-    noise[:] = white - _product(core, rows)
+    _fill(rows, wide)
+    _fill(core, _overlaps(white, rows))
+    _fill(noise, white)
+    _subtract(noise, 1.0, _product(core, rows))
     return fine
 
 
