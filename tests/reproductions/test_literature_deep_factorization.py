@@ -7,6 +7,7 @@ from cells import published
 
 from dlngeo.flows.report import effective_rank
 from dlngeo.problems import MatrixCompletion
+from dlngeo.weights.network import balanced_weights, end_to_end
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,25 @@ def test_singular_values_of_layers_move_by_the_law(small, depth):
     rng = np.random.default_rng(depth)
     u, v = (np.linalg.qr(rng.standard_normal((30, 4)))[0] for _ in range(2))
     assert script.law(small[1], (u, np.array([9.0, 5.0, 3.0, 0.5]), v.T), depth) < 1e-6
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_normal_layers_have_the_size_asked_for_and_are_not_balanced(depth):
+    layers = script.normal_layers(0, depth, 1e-3)
+    values = np.linalg.svd(end_to_end(layers), compute_uv=False)
+    assert np.sqrt(np.mean(values**2)) == pytest.approx(1e-3, rel=0.1)
+    assert script.unbalanced(layers) == pytest.approx(0.5, abs=0.02)  # of Gram matrices that are independent
+
+
+def test_descent_from_balanced_layers_ends_where_the_flow_passes_the_same_training_error(small):
+    truth, data = small
+    start = end_to_end(script.normal_layers(1, 2, 1e-2, 30))
+    layers, _ = script.descend(data, balanced_weights(start, 2), step=3e-3)
+    x, flow = end_to_end(layers), script.balanced(data, start, 2, script.STOP)
+    shown = [np.mean((y[data.rows, data.cols] - data.values) ** 2) for y in (x, flow)]
+    np.testing.assert_allclose(shown, script.STOP, rtol=0.02)
+    assert np.linalg.norm(x - flow) < 0.02 * np.linalg.norm(flow - truth)
+    assert script.unbalanced(layers) < 1e-4
 
 
 def test_the_page_says_what_was_found():
