@@ -80,6 +80,29 @@ def test_the_page_says_what_was_found():
     assert right < 1e-8 < 1 < failed
 
 
+def test_the_page_says_what_of_start_and_stop_makes_a_difference():
+    cells = published("literature/deep_factorization", script.TABLES)
+    errors = {script.key(c): c["error"] for c in cells}
+    layers = [where for where in errors if where[-1] == "layers"]
+    assert {(n, seed) for n, seed, *_ in layers} >= {(2000, 0), (script.FEWER, 0), (5000, 0), (script.REDRAWN, 0)}
+    for *where, _ in layers:
+        trained, stopped, end, full, grown = (errors[*where, start] for start in script.STARTED)
+        entries, _, depth, size = where
+        many, few = entries in (5000, script.REDRAWN), depth == 2 and entries in (2000, script.FEWER)
+        assert trained == pytest.approx(stopped, rel=0.3 if many and size == 1e-3 else 1 / 6)
+        if few:
+            assert end > 0.9 * stopped
+        elif depth > 2 or size == 1e-6:
+            assert end < stopped / 5
+        if few and size == 1e-6:
+            assert 3 < full / grown < 12
+    for c in cells:
+        if "imbalance" in c:
+            assert c["training"] <= script.STOP
+            assert 0.48 < c["imbalance"][0] < 0.52
+            assert c["imbalance"][1] < 0.02
+
+
 @pytest.mark.slow
 def test_a_flow_of_full_rank_recovers_100_by_100():
     cell = script.compute(2000, 3, 3, 1e-3, "0")
