@@ -7,6 +7,7 @@ from cells import published
 
 from dlngeo.flows.report import effective_rank
 from dlngeo.problems import MatrixCompletion
+from dlngeo.weights.network import balanced_weights, end_to_end
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,25 @@ def test_singular_values_of_layers_move_by_the_law(small, depth):
     assert script.law(small[1], (u, np.array([9.0, 5.0, 3.0, 0.5]), v.T), depth) < 1e-6
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_normal_layers_have_the_size_asked_for_and_are_not_balanced(depth):
+    layers = script.normal_layers(0, depth, 1e-3)
+    values = np.linalg.svd(end_to_end(layers), compute_uv=False)
+    assert np.sqrt(np.mean(values**2)) == pytest.approx(1e-3, rel=0.1)
+    assert script.unbalanced(layers) == pytest.approx(0.5, abs=0.02)  # of Gram matrices that are independent
+
+
+def test_descent_from_balanced_layers_ends_where_the_flow_passes_the_same_training_error(small):
+    truth, data = small
+    start = end_to_end(script.normal_layers(1, 2, 1e-2, 30))
+    layers, _ = script.descend(data, balanced_weights(start, 2), step=3e-3)
+    x, flow = end_to_end(layers), script.balanced(data, start, 2, script.STOP)
+    shown = [np.mean((y[data.rows, data.cols] - data.values) ** 2) for y in (x, flow)]
+    np.testing.assert_allclose(shown, script.STOP, rtol=0.02)
+    assert np.linalg.norm(x - flow) < 0.02 * np.linalg.norm(flow - truth)
+    assert script.unbalanced(layers) < 1e-4
+
+
 def test_the_page_says_what_was_found():
     cells = published("literature/deep_factorization", script.TABLES)
     few, enough = (
@@ -58,6 +78,29 @@ def test_the_page_says_what_was_found():
     assert fewer.mean() == pytest.approx(0.1, abs=0.02)
     failed, right = (script.of(cells, "error", method=4, size=1e-5, start=start)[0] for start in ("grown", "0"))
     assert right < 1e-8 < 1 < failed
+
+
+def test_the_page_says_what_of_start_and_stop_makes_a_difference():
+    cells = published("literature/deep_factorization", script.TABLES)
+    errors = {script.key(c): c["error"] for c in cells}
+    layers = [where for where in errors if where[-1] == "layers"]
+    assert {(n, seed) for n, seed, *_ in layers} >= {(2000, 0), (script.FEWER, 0), (5000, 0), (script.REDRAWN, 0)}
+    for *where, _ in layers:
+        trained, stopped, end, full, grown = (errors[*where, start] for start in script.STARTED)
+        entries, _, depth, size = where
+        many, few = entries in (5000, script.REDRAWN), depth == 2 and entries in (2000, script.FEWER)
+        assert trained == pytest.approx(stopped, rel=0.3 if many and size == 1e-3 else 1 / 6)
+        if few:
+            assert end > 0.9 * stopped
+        elif depth > 2 or size == 1e-6:
+            assert end < stopped / 5
+        if few and size == 1e-6:
+            assert 3 < full / grown < 12
+    for c in cells:
+        if "imbalance" in c:
+            assert c["training"] <= script.STOP
+            assert 0.48 < c["imbalance"][0] < 0.52
+            assert c["imbalance"][1] < 0.02
 
 
 @pytest.mark.slow
