@@ -178,7 +178,8 @@ def test_the_mathematics_below_refuses_masks_and_takes_matrices(rng):
         np.testing.assert_array_equal(found, f(p), err_msg=name)
         with pytest.raises(TypeError, match="masked array"):
             f(np.ma.masked_array(p, mask=p > 0))
-        if name in ("kernel", "cometric", "inner", "project"):  # of singular values, or at a real point
+        if name in ("kernel", "layer_gradient", "effective_cometric", "cometric", "inner", "project"):
+            # Of singular values, or at real weights or a real point.
             with pytest.raises(TypeError, match="got an array of complex"):
                 f(p + 1j)
         else:

@@ -120,7 +120,7 @@ def deviations(kernel, shape, h, energy, chains, batches, duration):
     sampler = Langevin(space_of(kernel, *shape), gradient, 1.0, h)
     u, s, vt = law.draw(np.random.default_rng(0), chains, batches)
     start = u, s ** (1 / chart_of(kernel, 0).depth), vt
-    samples = sampler.sample(start, int(duration / h), burn_in=int(1 / h), thin=max(1, int(0.1 / h)), rng=1)
+    samples = sampler.sample(start, int(duration / h), burn_in=int(1 / h), thin=max(1, int(0.1 / h)), rng=2)
     s = np.linalg.svd(samples.points, compute_uv=False)[..., : shape[2]]
     for observable in OBSERVABLES:
         yield relative(observable(s).reshape(batches, -1), law.mean(observable))
