@@ -34,6 +34,7 @@ def test_each_name_has_an_example_and_points_to_others(home):
     assert "See Also\n" in reference.resolve(home).__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", HOMES)
 def test_examples_run(home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

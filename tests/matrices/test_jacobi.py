@@ -123,7 +123,8 @@ def test_fields_end_where_the_geodesic_does():
 # Conjugate points.
 
 
-@pytest.mark.parametrize(("depth", "m"), [(4, 3), pytest.param(6, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "m"), [(4, 3), (6, 4)])
 def test_conjugate_points_of_the_cone_of_rank_one(depth, m):
     """Rotations of one sphere about the start vanish where the other pole is reached: at a known angle of a flat cone.
 

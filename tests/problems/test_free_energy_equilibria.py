@@ -197,6 +197,7 @@ def exact_corner(beta):
     return np.linalg.svd([[1.0, 0.5], [0.5, c]])[1]
 
 
+@pytest.mark.slow
 def test_two_layers_lose_rank_continuously():
     """``β_c = 1/(2μ(1 + b²)) = 20``, where σ₂ goes to zero linearly, and so λ₂ like the root."""
     start = next(

@@ -161,6 +161,7 @@ def test_offsets_are_shrunken_means():
     np.testing.assert_allclose(estimated, plain * shrinkage, atol=0.05)
 
 
+@pytest.mark.slow
 def test_it_works_in_pipelines_and_searches():
     frame, values, unseen, truth = pairs()
     frame, unseen = frame.astype(str), unseen.astype(str)
