@@ -90,7 +90,8 @@ def offsets(value: Any, depth: int | None = None) -> np.ndarray:
     """Return ``value`` as the offsets of N layers, shape=[N], of which only differences matter: finite numbers."""
     values = numbers(list(value) if isinstance(value, Iterable) else value, "offsets").astype(float)
     count = "one or more" if depth is None else f"{depth}"
-    if values.ndim != 1 or values.size != (depth or max(values.size, 1)) or not np.isfinite(values).all():
+    enough = values.size > 0 if depth is None else values.size == depth
+    if values.ndim != 1 or not enough or not np.isfinite(values).all():
         raise ValueError(f"offsets must be {count} finite numbers, one for each layer, got {values.tolist()}.")
     return values
 

@@ -37,27 +37,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlngeo._linalg import adjoint, haar_from
+from dlngeo.sampling.compiled.steps import coefficients
 from dlngeo.sampling.state import State
 
 __all__ = ["advance"]
 
 Array = np.ndarray
-
-_CLOSE = 1e-4  # depth times relative gap below which the leading term of √q − N^{−1/2} is exact to 1e-9
-
-
-def _pairs(lam: Array, depth: float) -> tuple[Array, Array, Array]:
-    """Coefficients of pairs, shape=[chains, r, r]: of the turns of ``+`` and of ``−``, and ``φ_N(σ_k, σ_l)^{1/2}``."""
-    one, two = lam[:, :, None], lam[:, None, :]
-    big, gap, total, root = np.maximum(one, two), two - one, one + two, 1 / math.sqrt(depth)
-    x = np.log1p(np.abs(gap) / np.minimum(one, two))
-    same, near = x == 0, depth * np.abs(gap) < _CLOSE * big
-    # (1 − ρ^N)/(1 − ρ) and (1 + ρ^N)/(1 + ρ) of the ratio ρ = e^{−x}, of quotient q and product φ/λ^{2N−2}.
-    terms = np.where(same, depth, np.expm1(-depth * x) / np.where(same, 1.0, np.expm1(-x)))
-    sums = (1 + np.exp(-depth * x)) / (1 + np.exp(-x))
-    tangent, series = np.sqrt(sums / terms), root * (depth**2 - 1) * gap / (6 * total**2)
-    plus = np.where(near, series, (tangent - root) / np.where(near, 1.0, gap))
-    return plus, (1 / tangent - root) / total, big ** (depth - 1) * np.sqrt(sums * terms)
 
 
 def _outside(frame: Array, vectors: Array) -> Array:
@@ -117,16 +102,18 @@ def advance(
             end = start + frames[side].shape[1]
             steps[1 + side] = amplitude * (white[1 + side] + adjoint(kick[..., start:end])) / 2
             start = end
-    turn_plus, turn_minus, stretch = _pairs(lam, depth)
+    turn, stretch, normal = coefficients(lam, depth)
+    above, below = np.triu(turn, 1), np.tril(turn)
+    turn_plus, turn_minus = above - adjoint(above), below + adjoint(np.tril(turn, -1))
     if gradient.size:
         pulls = gradient @ frames[1], adjoint(gradient) @ frames[0]
         steps[0] = steps[0] - h * stretch * (adjoint(frames[0]) @ pulls[0])
         for side in wide:
-            steps[1 + side] -= h * lam[:, None] ** (depth - 1) * _outside(frames[side], pulls[side])
+            steps[1 + side] -= h * normal[:, 1:] * _outside(frames[side], pulls[side])
     plus, minus = turn_plus * (steps[0] + adjoint(steps[0])), turn_minus * (steps[0] - adjoint(steps[0]))
     turned = [q + q @ turn / 2 for q, turn in zip(frames, (plus + minus, plus - minus), strict=True)]
     for side in wide:
-        turned[side] = turned[side] + (1 - root) / lam[:, None] * steps[1 + side]
+        turned[side] = turned[side] + normal[:, :1] * steps[1 + side]
     flat = root * steps[0]
     flat[:, pair, pair] += lam - h * radial
     finite = np.isfinite(flat).all(axis=(1, 2))

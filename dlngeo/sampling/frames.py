@@ -64,7 +64,7 @@ class Frames:
 
     def start(self, points: Array | Factors) -> State:
         u, lam, v = factored(points, (self.m, self.n), self.rank, self.chart.depth)
-        dtype = np.dtype(self.field if self.field == "complex" else float)
+        dtype = np.dtype(complex if self.field == "complex" else float)
         kick = np.zeros((len(lam), self.rank, self.columns), dtype)  # of zeros, drawn at the first step
         state = {"u": u.astype(dtype), self.chart.key: self.chart.start(lam), "v": v.astype(dtype), "kick": kick}
         return {**state, "virial": np.full(len(lam), math.nan)} if self.finite else state

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.dense import copy, divide
 from dlngeo.compiled.svd import orthonormalize_rows, svd
 
 __all__ = ["Point", "Tangent", "draw_frames", "leap"]
@@ -55,13 +56,6 @@ class Tangent(NamedTuple):
 
 
 @jit
-def _copy(a, out):  # type: ignore[no-untyped-def]
-    for i in range(a.shape[0]):
-        for j in range(a.shape[1]):
-            out[i, j] = a[i, j]
-
-
-@jit
 def _transpose(a, out):  # type: ignore[no-untyped-def]
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
@@ -90,32 +84,6 @@ def _times_right(a, b, out):  # type: ignore[no-untyped-def]
             for k in range(b.shape[1]):
                 total += a[i, k] * b[j, k]
             out[i, j] = total
-
-
-@jit
-def _divide(a, b):  # type: ignore[no-untyped-def]
-    """Overwrite b with ``a⁻¹b`` by elimination, and a; it is not finite where a is singular."""
-    r = a.shape[0]
-    for k in range(r):
-        best = k
-        for i in range(k + 1, r):
-            if abs(a[i, k]) > abs(a[best, k]):
-                best = i
-        for j in range(r):
-            if best != k:
-                a[k, j], a[best, j] = a[best, j], a[k, j]
-                b[k, j], b[best, j] = b[best, j], b[k, j]
-        for i in range(k + 1, r):
-            factor = a[i, k] / a[k, k]
-            for j in range(k, r):
-                a[i, j] -= factor * a[k, j]
-            for j in range(r):
-                b[i, j] -= factor * b[k, j]
-    for k in range(r - 1, -1, -1):
-        for j in range(r):
-            for i in range(k + 1, r):
-                b[k, j] -= a[k, i] * b[i, j]
-            b[k, j] /= a[k, k]
 
 
 @jit
@@ -164,7 +132,7 @@ def _miss(u, lam, v, new_u, s, new_v, core, left, right, step):  # type: ignore[
             ahead[a, i] = -step * left[a, i]
             for k in range(r):
                 ahead[a, i] += new_u[a, k] * back[k, i]
-    _divide(back, across)
+    divide(back, across)
     square = 0.0
     for a in range(m):
         for j in range(r):
@@ -198,17 +166,17 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
             fine = _frame(u[c], k, left[c], step, q1, r1)
             _transpose(r1, product)
         else:
-            _copy(u[c], q1)
-            _copy(k, product)
+            copy(u[c], q1)
+            copy(k, product)
         if wide:
             fine = fine and _frame(v[c], kt, right[c], step, q0, r0)
             if tall:
-                _divide(k, r0)
+                divide(k, r0)
                 _left_times(r1, r0, product)
             else:
-                _copy(r0, product)
+                copy(r0, product)
         else:
-            _copy(v[c], q0)
+            copy(v[c], q0)
         if not (fine and svd(product, a, s, b, False)):
             residuals[c] = math.inf
             continue
@@ -240,13 +208,13 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
                     residuals[c] = math.inf
                     continue
             if tall:
-                _copy(new_left, left[c])
+                copy(new_left, left[c])
             if wide:
-                _copy(new_right, right[c])
+                copy(new_right, right[c])
         residuals[c] = max(residuals[c], residual)
-        _copy(new_u, u[c])
-        _copy(new_v, v[c])
-        _copy(new_core, core[c])
+        copy(new_u, u[c])
+        copy(new_v, v[c])
+        copy(new_core, core[c])
         lam[c] = s
 
 

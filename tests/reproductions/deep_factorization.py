@@ -24,9 +24,9 @@ from dlngeo.pymanopt import FixedRank, GradientFlow
 from dlngeo.weights.network import end_to_end, imbalance, layer_gradient
 
 SIDE, STARTS, SIZES = 100, 3, (1e-3, 1e-4, 1e-6)
-FEWER = 1813  # distinct entries among 2,000 drawn with replacement, on average
+# Distinct entries among 2,000 and 5,000 drawn with replacement, on average.
+FEWER, REDRAWN = (round(SIDE**2 * (1 - (1 - 1 / SIDE**2) ** drawn)) for drawn in (2000, 5000))
 COUNTS = (2000, FEWER, 5000)
-REDRAWN = 3935  # distinct entries among 5,000 so drawn
 STOP = 1e-6  # mean squared error over the entries shown at which the authors stop
 LAYERED = ((2, 1e-3), (2, 1e-6), (3, 1e-3), (4, 1e-3))  # depths and sizes of normal layers
 STARTED = {
@@ -146,8 +146,11 @@ def unbalanced(layers: list[np.ndarray]) -> float:
 def balanced(data: MatrixCompletion, x: np.ndarray, depth: int, stop: float = 0.0) -> np.ndarray:
     """Product at the end of the flow of balanced layers that start at the product x, or where it has fitted so far."""
     problem = data.problem(FixedRank(*x.shape, min(x.shape), depth=depth))
-    seen = lambda _, at: problem.cost(at) - 0.5 * len(data) * stop  # noqa: E731
-    seen.terminal = True
+
+    def seen(_: float, at: Factors) -> float:
+        return float(problem.cost(at) - 0.5 * len(data) * stop)
+
+    seen.terminal = True  # type: ignore[attr-defined]
     flow = GradientFlow(events={"seen": seen} if stop else {})
     u, s, vt = flow.run(problem, initial_point=np.linalg.svd(x, full_matrices=False)).point
     return np.asarray((u * s) @ vt)

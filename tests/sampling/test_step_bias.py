@@ -67,6 +67,19 @@ def test_a_compiled_step_is_that_of_numpy(m, n, r, depth, rng):
     assert np.abs(remembered(found) - remembered(state)).max() > 0.1
 
 
+@pytest.mark.parametrize(("m", "n", "r"), SHAPES)
+def test_the_noise_that_is_carried_keeps_its_size_and_stays_outside_of_the_frames(m, n, r, rng):
+    state, gradient, noise = moving(rng, 20, m, n, r)
+    white = np.sum(noise[0] ** 2, axis=(1, 2))
+    for q, w in zip((state["u"], state["v"]), noise[1:], strict=True):
+        white = white + np.sum(rows_outside(q, w) ** 2, axis=(1, 2))
+    assert not steps.advance(state, gradient, np.zeros((20, r)), noise, steps.Flat(3.0, False, False), 0.1, 1.0).any()
+    np.testing.assert_allclose(np.sum(state["kick"] ** 2, axis=(1, 2)), white, rtol=1e-12)
+    sides = np.split(state["kick"][..., r:], [m if m > r else 0], axis=2)
+    for q, rows in zip((state["u"], state["v"]), sides, strict=True):
+        assert rows.shape[2] == 0 or np.abs(rows @ q).max() < 1e-13
+
+
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (2, 4), (4, 2)])
 def test_steps_of_depth_one_are_those_of_flat_space(m, n, rng):
     # Of full rank, depth 1 is the Frobenius metric: X' = X − hE′ + √(2h/β) (ξ + ξ₀)/2 with constant noise.

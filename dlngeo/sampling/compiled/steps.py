@@ -48,10 +48,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.dense import copy, divide
 from dlngeo.compiled.svd import dot, orthonormalize_rows, svd
 from dlngeo.sampling.compiled.slopes import raised
 
-__all__ = ["Flat", "Tables", "advance"]
+__all__ = ["Flat", "Tables", "advance", "coefficients"]
 
 # Below this depth times gap the leading term of √q − N^{−1/2} is exact to 1e-9, and above it cancels less.
 _CLOSE = 1e-4
@@ -75,9 +76,9 @@ def _advance(  # type: ignore[no-untyped-def]
     step, step_left, step_right = np.empty((r, r)), np.empty((r, m)), np.empty((r, n))
     flat, a, s, b = np.empty((r, r)), np.empty((r, r)), np.empty(r), np.empty((r, r))
     for c in range(chains):
-        _fill(old_left, u[c].T)
-        _fill(old_right, v[c].T)
-        _fill(noise, core_noise[c])
+        copy(u[c].T, old_left)
+        copy(v[c].T, old_right)
+        copy(core_noise[c], noise)
         _mean(step, noise, kick[c, :, :r], amplitude)
         if above:
             _outside(old_left, left_noise[c].T, noise_left)
@@ -88,9 +89,9 @@ def _advance(  # type: ignore[no-untyped-def]
         if whole > 0:
             _coefficients(lam[c], whole, part, turn, stretch, normal)
         else:
-            _fill(turn, turns[c])
-            _fill(stretch, stretches[c])
-            _fill(normal, normals[c])
+            copy(turns[c], turn)
+            copy(stretches[c], stretch)
+            copy(normals[c], normal)
         if forced:
             pulled = _product(old_left, gradient[c])
             core = _product(pulled, v[c])
@@ -139,16 +140,16 @@ def _advance(  # type: ignore[no-untyped-def]
             failed[c] = True
             continue
         if kicked:  # before a reflection, as of X at even N, which reflects the noise too
-            _fill(kick[c, :, :r], _overlaps(_product(a, noise), b))
+            copy(_overlaps(_product(a, noise), b), kick[c, :, :r])
             if above:
-                _fill(kick[c, :, r:middle], _product(b, noise_left))
+                copy(_product(b, noise_left), kick[c, :, r:middle])
             if beside:
-                _fill(kick[c, :, middle:], _product(a, noise_right))
+                copy(_product(a, noise_right), kick[c, :, middle:])
         if mirror and not (above or beside) and np.linalg.slogdet(flat)[0] < 0.0:
             for i in range(r):
                 a[r - 1, i] = -a[r - 1, i]
-        _fill(u[c].T, _product(a, left))
-        _fill(v[c].T, _product(b, right))
+        copy(_product(a, left), u[c].T)
+        copy(_product(b, right), v[c].T)
         for k in range(r):
             lam[c, k] = s[k]
 
@@ -169,12 +170,12 @@ def _symmetrise(a):  # type: ignore[no-untyped-def]
 
 @jit
 def _coefficients(lam, whole, part, turn, stretch, normal):  # type: ignore[no-untyped-def]
-    """Write those of :class:`Tables` at depth N, a whole number and a part of 1."""
+    """Write those of :class:`Tables` at depth N, a whole number and a part of 1; of pairs (k, k), those of ``−``."""
     r, depth = lam.size, whole + part
     root = 1.0 / math.sqrt(depth)
     for k in range(r):
         power = raised(lam[k], whole - 1, part)
-        turn[k, k], stretch[k, k] = 0.0, power / root
+        turn[k, k], stretch[k, k] = (1.0 / root - root) / (2.0 * lam[k]), power / root
         normal[0, k], normal[1, k] = (1.0 - root) / lam[k], power
         for q in range(k + 1, r):
             big, small = max(lam[k], lam[q]), min(lam[k], lam[q])
@@ -206,7 +207,7 @@ def _coefficients(lam, whole, part, turn, stretch, normal):  # type: ignore[no-u
 def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
     """Rows of ``Q(1 + E)``, with the sign of ``E^U − E^V``."""
     r, m = rows.shape
-    _fill(out, rows)
+    copy(rows, out)
     for k in range(r):
         for q in range(k + 1, r):
             plus, minus = turn[k, q] * (step[k, q] + step[q, k]), turn[q, k] * (step[k, q] - step[q, k])
@@ -219,7 +220,7 @@ def _turned(rows, turn, step, sign, out):  # type: ignore[no-untyped-def]
 @jit
 def _outside(rows, vectors, out):  # type: ignore[no-untyped-def]
     """Write what vectors are without their parts along orthonormal rows."""
-    _fill(out, vectors)
+    copy(vectors, out)
     _subtract(out, 1.0, _product(_overlaps(out, rows), rows))
 
 
@@ -241,25 +242,9 @@ def _carry(old, new, one, two):  # type: ignore[no-untyped-def]
     _subtract(factor, -1.0, new)
     for k in range(among.shape[0]):
         among[k, k] += 1.0
-    _divide(among, factor)
+    divide(among, factor)
     _subtract(one, 1.0, _product(_overlaps(one, new), factor))
     _subtract(two, 1.0, _product(_overlaps(two, new), factor))
-
-
-@jit
-def _divide(a, b):  # type: ignore[no-untyped-def]
-    """Solve by elimination, in place and without pivots: the symmetric part of a is positive."""
-    r = a.shape[0]
-    for k in range(r):
-        for i in range(k + 1, r):
-            _subtract_row(b[i], a[i, k] / a[k, k], b[k])
-            for j in range(k + 1, r):
-                a[i, j] -= a[i, k] / a[k, k] * a[k, j]
-    for k in range(r - 1, -1, -1):
-        for j in range(k + 1, r):
-            _subtract_row(b[k], a[k, j], b[j])
-        for i in range(b.shape[1]):
-            b[k, i] /= a[k, k]
 
 
 @jit
@@ -275,23 +260,15 @@ def _subtract(a, factor, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _fill(out, source):  # type: ignore[no-untyped-def]
-    """Copy a matrix; assignment to a slice compiles for seconds, to word the error of shapes that differ."""
-    for i in range(source.shape[0]):
-        for j in range(source.shape[1]):
-            out[i, j] = source[i, j]
-
-
-@jit
 def _leave(flat, rows, scale, step, core, noise):  # type: ignore[no-untyped-def]
     """Let a flat matrix leave its frame by a step, and noise stay what it is, in place: ``F Q + step = F′Q′``."""
     wide, white = _product(flat, rows), _product(core, rows)
     _subtract(wide, -scale, step)
     _subtract(white, -1.0, noise)
     fine = orthonormalize_rows(wide, flat) > 0.0
-    _fill(rows, wide)
-    _fill(core, _overlaps(white, rows))
-    _fill(noise, white)
+    copy(wide, rows)
+    copy(_overlaps(white, rows), core)
+    copy(white, noise)
     _subtract(noise, 1.0, _product(core, rows))
     return fine
 
@@ -325,7 +302,8 @@ class Tables(NamedTuple):
 
     Turns, shape=[chains, r, r], are ``√φ/(σ_l ∓ σ_k) − 1/(y_l ∓ y_k)`` for the pairs k < l: of ``+`` at (k, l) and of
     ``−`` at (l, k), each without the second term where the flat matrix has no such turn. Stretches of the same shape
-    are ``√φ_kl``. The normal ones, shape=[chains, 2, r], are ``√φ_k0/σ_k`` and ``√φ_k0``.
+    are ``√φ_kl``. The normal ones, shape=[chains, 2, r], are ``√φ_k0/σ_k − 1/y_k``, without the second term where the
+    flat matrix does not leave its frames, and ``√φ_k0``.
     """
 
     turn: np.ndarray
@@ -345,6 +323,17 @@ class Flat(NamedTuple):
     mirror: bool
     low: float = -math.inf
     high: float = math.inf
+
+
+@jit
+def coefficients(lam, depth):  # type: ignore[no-untyped-def]
+    """Return the arrays of :class:`Tables` at depth N, with ``y = √N λ``; turns (k, k) are those of ``−``."""
+    chains, r = lam.shape
+    turn, stretch, normal = np.empty((chains, r, r)), np.empty((chains, r, r)), np.empty((chains, 2, r))
+    whole = math.floor(depth)
+    for c in range(chains):
+        _coefficients(lam[c], whole, depth - whole, turn[c], stretch[c], normal[c])
+    return turn, stretch, normal
 
 
 def advance(
