@@ -80,6 +80,23 @@ def test_the_noise_that_is_carried_keeps_its_size_and_stays_outside_of_the_frame
         assert rows.shape[2] == 0 or np.abs(rows @ q).max() < 1e-13
 
 
+@pytest.mark.parametrize("field", ["real", "complex"])
+@pytest.mark.parametrize(("m", "n", "r"), [(4, 3, 2), (2, 5, 2)])
+def test_chains_start_from_three_times_the_variance_of_noise(m, n, r, field, rng):
+    # √3 white: (3 + 1)/4 = 1 after the first step, and 3/4 + (k − 1) + 1/4 = k after k.
+    chains, space = 4000, FixedRankMatrices(m, n, r, depth=3, field=field)
+    mover = Langevin(space, lambda x: x, 1.0, 0.1)._mover
+    u, v = (np.broadcast_to(np.linalg.qr(rng.standard_normal((d, r)))[0], (chains, d, r)) for d in (m, n))
+    kick = mover._first_kick(rng, u, v)
+    parts = [kick[..., :r], *(x for x in np.split(kick[..., r:], [m if m > r else 0], axis=2) if x.size)]
+    frames = [q for q in (u, v) if q.shape[1] > r]
+    for rows, count in zip(parts, [r, *(q.shape[1] - r for q in frames)], strict=True):
+        squares = np.sum(np.abs(rows) ** 2, axis=(1, 2)) / (r * count * (2 if field == "complex" else 1))
+        assert abs(squares.mean() - 3) < 4 * squares.std() / chains**0.5 < 0.3
+    for rows, q in zip(parts[1:], frames, strict=True):
+        assert np.abs(rows @ q).max() < 1e-13
+
+
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (2, 4), (4, 2)])
 def test_steps_of_depth_one_are_those_of_flat_space(m, n, rng):
     # Of full rank, depth 1 is the Frobenius metric: X' = X − hE′ + √(2h/β) (ξ + ξ₀)/2 with constant noise.
