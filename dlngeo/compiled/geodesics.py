@@ -72,10 +72,10 @@ def _out_of(frame, core, out, work):  # type: ignore[no-untyped-def]
         np.dot(core, vt, work)
         np.dot(ut.T, work, out)
         return
-    out[:] = 0.0
     for k in range(size):
         for j in range(size):
-            work[k, j] = 0.0
+            work[k, j] = out[k, j] = 0.0
+    for k in range(size):
         for i in range(size):
             for j in range(size):
                 work[k, j] += core[k, i] * vt[i, j]
@@ -120,8 +120,9 @@ def _series(y, z, eps, coefficient):  # type: ignore[no-untyped-def]
 def _force(m, s, rank, eps, rest, table, top, columns, rows):  # type: ignore[no-untyped-def]
     """Fill ``Σ_j m_jk m_jl h_jkl`` for k ≤ l, and ``Σ_j m_kj m_lj h_jkl``; null indices of j and of k included."""
     p, w, v, gap, size = table[1], table[2], table[3], table[4], m.shape[0]
-    columns[:] = 0.0
-    rows[:] = 0.0
+    for a in range(size):
+        for b in range(size):
+            columns[a, b] = rows[a, b] = 0.0
     for a in range(rank):
         for b in range(a, rank):
             first, second = p[a, b], w[a, b]

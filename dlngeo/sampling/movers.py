@@ -215,7 +215,8 @@ def _leap(u, lam, v, core, left, right, steps, residuals):  # type: ignore[no-un
         copy(new_u, u[c])
         copy(new_v, v[c])
         copy(new_core, core[c])
-        lam[c] = s
+        for i in range(r):
+            lam[c, i] = s[i]
 
 
 def leap(point: Point, momentum: Tangent, steps: np.ndarray, residuals: np.ndarray) -> None:

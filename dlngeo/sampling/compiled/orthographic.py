@@ -31,6 +31,7 @@ import math
 import numpy as np
 
 from dlngeo.compiled import in_threads, jit
+from dlngeo.compiled.dense import copy
 from dlngeo.compiled.svd import orthonormalize_rows
 from dlngeo.sampling.compiled.pairs import diagonalize, tangent
 from dlngeo.sampling.compiled.pairs import turns as pair_turns
@@ -89,7 +90,16 @@ def _neighbours(c, p, i, j):  # type: ignore[no-untyped-def]
 
 @jit
 def _squared_norm(cores, sides):  # type: ignore[no-untyped-def]
-    return np.sum(cores**2) + np.sum(sides[:-1] ** 2) + np.sum(sides[1:] ** 2)
+    depth, r, widest = cores.shape[0], cores.shape[1], sides.shape[1]
+    total = 0.0
+    for p in range(depth):
+        for i in range(r):
+            for j in range(r):
+                total += cores[p, i, j] ** 2
+        for a in range(widest):
+            for j in range(r):
+                total += sides[p, a, j] ** 2 + sides[p + 1, a, j] ** 2
+    return total
 
 
 @jit
@@ -180,7 +190,7 @@ def _follow(q, y, mu, widths, cores, sides, c, e, turns, work):  # type: ignore[
                 new[a, j] = total
         if not orthonormalize_rows(new[:d].T, triangle) > 0.0:
             return False
-        y[p, :d] = new[:d]
+        copy(new[:d], y[p])
     for k in range(r):
         mu[k] = stretch[k, k]
     return True
@@ -195,16 +205,20 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
     depth, r = cores.shape[0], lam.size
     c, e, first, nu = np.zeros((depth + 1, r, r)), np.zeros(q.shape), np.zeros(q.shape), np.zeros(r)
     rho, outer, turns, work = cores.copy(), sides.copy(), np.empty((depth, r, r)), np.empty((3, depth))
-    c[:] = np.eye(r)
     _copy(q, lam, y, mu)
-    size, residual, initial = math.sqrt(depth * np.sum(lam**2)), math.inf, math.inf
+    square, residual, initial = 0.0, math.inf, math.inf
+    for k in range(r):
+        square += depth * lam[k] ** 2
+        for p in range(depth + 1):
+            c[p, k, k] = 1.0
+    size = math.sqrt(square)
     for iteration in range(iterations):
         if not _follow(q, y, mu, widths, rho, outer, c, e, turns, work):
             residual = math.inf
             break
         _difference(q, lam, y, mu, widths, rho, outer, c, e, work)
-        rho[:] = cores - rho
-        outer[:] = sides - outer
+        _subtract(cores, rho)
+        _subtract(sides, outer)
         residual = math.sqrt(_squared_norm(rho, outer)) / size
         if residual <= TOLERANCE or not residual < math.inf:
             break
@@ -218,9 +232,28 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
 
 
 @jit
+def _subtract(a, b):  # type: ignore[no-untyped-def]
+    """Overwrite b with ``a − b``."""
+    for p in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                b[p, i, j] = a[p, i, j] - b[p, i, j]
+
+
+@jit
+def _scale(a, factor, out):  # type: ignore[no-untyped-def]
+    for p in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[p, i, j] = factor * a[p, i, j]
+
+
+@jit
 def _copy(q, lam, y, mu):  # type: ignore[no-untyped-def]
-    y[:] = q
-    mu[:] = lam
+    for p in range(q.shape[0]):
+        copy(q[p], y[p])
+    for k in range(lam.size):
+        mu[k] = lam[k]
 
 
 @jit
@@ -252,11 +285,17 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
     chains, depth, r = cores.shape[0], cores.shape[1], lam.shape[1]
     y, mu, back, nu = np.zeros(q.shape[1:]), np.empty(r), np.zeros(q.shape[1:]), np.empty(r)
     c, e, work = np.empty((depth + 1, r, r)), np.zeros(q.shape[1:]), np.empty((3, depth))
+    core, side, new_core, new_side = (
+        np.empty(c[1:].shape),
+        np.empty(q[0].shape),
+        np.empty(c[1:].shape),
+        np.empty(q[0].shape),
+    )
     for n in range(chains):
         if not residuals[n] < math.inf:
             continue
-        core, side = cores[n] * steps[n], sides[n] * steps[n]
-        new_core, new_side = core, side
+        _scale(cores[n], steps[n], core)
+        _scale(sides[n], steps[n], side)
         way_from, way_to = (q[n], lam[n]), (y, mu)
         for way in range(2 if leap else 1):
             residual = _solve(
@@ -271,14 +310,16 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
             if leap:
                 _difference(way_to[0], way_to[1], q[n], lam[n], widths, core, side, c, e, work)
             if way == 0:
-                new_core, new_side = core.copy(), side.copy()
+                _scale(core, -1.0 / steps[n], new_core)
+                _scale(side, -1.0 / steps[n], new_side)
                 way_from, way_to = (y, mu), (back, nu)
             elif not math.sqrt(_squared_norm(core, side)) < RETURN * math.sqrt(depth) * lam[n, 0]:
                 residuals[n] = math.inf
         if residuals[n] < math.inf:
             _copy(y, mu, q[n], lam[n])
             if leap:
-                cores[n], sides[n] = new_core / -steps[n], new_side / -steps[n]
+                _scale(new_core, 1.0, cores[n])
+                _scale(new_side, 1.0, sides[n])
 
 
 @jit

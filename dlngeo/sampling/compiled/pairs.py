@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from dlngeo.compiled import jit
 
 __all__ = ["diagonalize", "tangent", "turns"]
@@ -90,8 +88,11 @@ def turns(mu, cores, skew, stretch, work):  # type: ignore[no-untyped-def]
 def diagonalize(s, o):  # type: ignore[no-untyped-def]
     """Rotate a symmetric matrix to a diagonal one, ``oᵀ s o``, in place, by Jacobi's method."""
     r = s.shape[0]
-    o[:] = np.eye(r)
-    size = np.max(np.abs(s))
+    size = 0.0
+    for i in range(r):
+        for j in range(r):
+            o[i, j] = 1.0 if i == j else 0.0
+            size = max(size, abs(s[i, j]))
     for _ in range(30):
         turned = False
         for i in range(r - 1):
