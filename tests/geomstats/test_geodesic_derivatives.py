@@ -122,6 +122,7 @@ def test_the_pole_ladder_converges_to_parallel_transport(rng):
         metric.parallel_transport(v, x)
 
 
+@pytest.mark.slow
 def test_jacobi_fields_of_the_metric(rng):
     metric, x = space_of(2, 2, 2, 3).metric, np.array([[1.2, 0.3], [-0.2, 0.8]])
     v, b = 0.3 * rng.standard_normal((2, 2, 2))

@@ -45,7 +45,7 @@ def data(matrix, tmp_path):
     return tmp_path / "a.npy"
 
 
-@pytest.mark.parametrize("suffix", ["npy", "npz", "csv", "mtx"])
+@pytest.mark.parametrize("suffix", ["npy", "csv", *(pytest.param(s, marks=pytest.mark.slow) for s in ("npz", "mtx"))])
 def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffix, request):
     if suffix != "npy":
         request.getfixturevalue("_sketchy")
@@ -83,7 +83,11 @@ def test_each_format_gives_a_table_a_figure_and_a_result(tmp_path, matrix, suffi
 
 @pytest.mark.parametrize(
     ("command", "name", "magic"),
-    [("compare", "b.pdf", b"%PDF"), ("sample", "b.SVG", b"<?xml"), ("flow", "c.png", b"\x89PNG")],
+    [
+        ("sample", "b.SVG", b"<?xml"),
+        pytest.param("compare", "b.pdf", b"%PDF", marks=pytest.mark.slow),
+        pytest.param("flow", "c.png", b"\x89PNG", marks=pytest.mark.slow),
+    ],
 )
 def test_the_suffix_tells_the_format_of_the_figure(tmp_path, data, command, name, magic):
     given, out = [data] if command == "compare" else [], tmp_path / "out"
@@ -142,7 +146,7 @@ def test_the_defaults_are_those_of_the_library(command):
 
 
 @pytest.mark.usefixtures("_sketchy")
-@pytest.mark.parametrize("command", ["compare", "flow"])
+@pytest.mark.parametrize("command", [pytest.param("compare", marks=pytest.mark.slow), "flow"])
 def test_a_seed_reproduces_the_numbers(tmp_path, data, command):
     errors, given = [], [data] if command == "compare" else []
     for seed in (5, 5, 6):

@@ -58,7 +58,7 @@ def test_a_long_table_comes_back_long_with_its_separator_and_decimal_comma(tmp_p
 
 
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.parametrize("suffix", [".json", ".dta"])
+@pytest.mark.parametrize("suffix", [".json", pytest.param(".dta", marks=pytest.mark.slow)])
 def test_other_tables_of_pandas(tmp_path, wide, truth, shown, suffix, long):
     frame = wide.rename_axis("id").reset_index()
     if long:
@@ -74,7 +74,9 @@ def test_other_tables_of_pandas(tmp_path, wide, truth, shown, suffix, long):
     np.testing.assert_allclose(found.matrix[np.ix_(*order)], truth, atol=0.02)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mtx"])
+@pytest.mark.parametrize(
+    "suffix", [".npy", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".npz", ".mtx"))]
+)
 def test_matrices_stay_matrices(tmp_path, wide, truth, suffix):
     np.save(tmp_path / "in.npy", wide.to_numpy())
     succeed("complete", tmp_path / "in.npy", "-o", tmp_path / f"out{suffix}", "--method", "posterior")

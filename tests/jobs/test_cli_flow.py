@@ -89,12 +89,14 @@ def test_with_no_time_each_depth_goes_on_until_it_rests(by, depths):
     np.testing.assert_allclose(fixed["losses"], rows[3]["losses"][: len(fixed["losses"])])
 
 
+@pytest.mark.slow
 def test_a_flow_that_ends_at_a_saddle_says_so():
     """From the other sign of the determinant, no flow in the metric of even depth reaches the target."""
     limits = [run(np.eye(3), "", Settings((4,), seed=seed))["rows"][0]["limit"] for seed in range(3)]
     assert {(limit["kind"], limit["rank"]) for limit in limits} == {("minimiser", 3), ("saddle", 2)}
 
 
+@pytest.mark.slow
 def test_a_large_target_rests_at_a_critical_point():
     target = random_target(20, 2, seed=0)
     (row,) = run(target, "", Settings((2,), rank=20))["rows"]

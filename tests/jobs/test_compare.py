@@ -219,7 +219,13 @@ def test_depth_lowers_the_error_on_low_rank_data_from_few_entries():
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
 
 
-@pytest.mark.parametrize("stop", [("depth 1", 5), ("depth 3", 0), ("ALS", 3), ("complete()", 2)])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("depth 3", 0),
+        *(pytest.param(stop, marks=pytest.mark.slow) for stop in (("depth 1", 5), ("ALS", 3), ("complete()", 2))),
+    ],
+)
 def test_an_interruption_keeps_the_rows_done_and_the_partial_one(stop, tmp_path):
     def tick(name, iteration):
         if (name, iteration) == stop:
@@ -304,6 +310,7 @@ def test_an_interruption_beside_keeps_the_first():
     assert "depth 3 ended: interrupted." in printed(result)
 
 
+@pytest.mark.slow
 def test_each_optimizer_moves_the_depths_and_says_so(monkeypatch):
     monkeypatch.setattr(baselines, "reweighted", fail)  # which no optimizer moves
     found = {}
@@ -330,7 +337,10 @@ def drawn(figure):
     return out
 
 
-@pytest.mark.parametrize("shown", [{}, {"missing": 0.3}, {"peak": 1.0}])
+@pytest.mark.parametrize(
+    "shown",
+    [pytest.param({}, marks=pytest.mark.slow), {"missing": 0.3}, pytest.param({"peak": 1.0}, marks=pytest.mark.slow)],
+)
 def test_the_json_draws_the_same_figure(shown):
     result = compare(data(**shown), dataclasses.replace(QUICK, iterations=5))
     loaded = json.loads(json.dumps(result, allow_nan=False))

@@ -64,7 +64,7 @@ def test_jacobi_fields_are_the_derivatives_of_geodesics(rng, m, n, r, kernel):
 
 @pytest.mark.parametrize(
     ("m", "n", "r", "kernel"),
-    [*CASES[:3], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[3:5]), CASES[5]],
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:5]), CASES[5]],
 )
 def test_covectors_are_pulled_back_by_exp_and_log_as_differences_say(rng, m, n, r, kernel):
     surface, factors, (v, dx, dv) = situation(rng, m, n, r, kernel)

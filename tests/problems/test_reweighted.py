@@ -141,6 +141,7 @@ def test_held_out_entries_choose_the_sweep(rng):
     assert all(np.diff(floors) <= 0)
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_units_order_or_transposition(rng):
     truth, problem = instance(30, 25, 2, 3, rng, noise=0.1)
     base = dense(*problem.complete(rng=1).point)

@@ -346,7 +346,7 @@ def test_iterates_at_depth_one_are_those_of_fixed_rank_embedded(optimizer, rng):
 SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (1.5, 3.5, 8, Quadratic())]
 
 
-@pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient])
+@pytest.mark.parametrize("optimizer", [pytest.param(SteepestDescent, marks=pytest.mark.slow), ConjugateGradient])
 @pytest.mark.parametrize("metric", [1, 2, *SLOW], ids=str)
 def test_costs_never_increase_and_halve_on_average(optimizer, metric, rng):
     """No cost rises and the first falls: by Armijo's rule. How far they fall in 60 steps is the luck of the start."""

@@ -116,7 +116,7 @@ STEPS = {
 
 @pytest.mark.parametrize(
     ("m", "n", "rank", "depth", "noise"),
-    [law if law[:4] == (3, 3, 3, 2) else pytest.param(*law, marks=pytest.mark.slow) for law in STEPS],
+    [law if law == (3, 3, 3, 2, "isotropic") else pytest.param(*law, marks=pytest.mark.slow) for law in STEPS],
 )
 def test_the_laws_are_exact_to_a_per_cent(m, n, rank, depth, noise):
     step_size, leaps = (0.7, 3) if m == n else (0.4, 4)
@@ -149,7 +149,7 @@ def test_the_laws_of_moving_weights_are_exact_to_a_per_cent(m, n, rank, depth, n
     check_ends(sampler, samples, *law)
 
 
-@pytest.mark.parametrize("noise", ["base", "isotropic"])
+@pytest.mark.parametrize("noise", [pytest.param("base", marks=pytest.mark.slow), "isotropic"])
 def test_the_laws_of_moving_weights_are_exact(noise):
     _, _, _, error = check_law(3, 3, 3, 2, noise, "weights", 80, 40, 0.3, 7)
     assert error < 0.03

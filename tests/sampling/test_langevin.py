@@ -36,6 +36,7 @@ from dlngeo.thermodynamics.laws import SpectralLaw
 from dlngeo.weights.balanced import dimension
 
 SHAPES = [(2, 2, 2), (4, 4, 4), (3, 2, 2), (5, 2, 2), (4, 4, 2), (5, 4, 3)]
+QUICK_SHAPES = [(2, 2, 2), (4, 4, 2), (5, 4, 3)]
 LAWS = [(3, 3, 3, 2), (3, 3, 3, 4), (2, 2, 2, 8), (6, 4, 2, 3), (3, 3, 2, 2.5)]
 
 
@@ -72,7 +73,9 @@ def wishart_run(m, n, rank, depth, chains, duration, seed, burn_in=0):
     return run
 
 
-@pytest.mark.parametrize(("m", "n", "rank", "depth"), LAWS)
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "depth"), [*(pytest.param(*law, marks=pytest.mark.slow) for law in LAWS[:3]), *LAWS[3:]]
+)
 def test_the_spectrum_is_that_of_wishart_matrices(m, n, rank, depth):
     deviation, error = extrapolated(wishart_run(m, n, rank, depth, 300, 6, 0), 0.1)
     assert error < 0.05
@@ -88,7 +91,9 @@ def test_the_spectrum_is_that_of_wishart_matrices_to_a_per_cent(m, n, rank, dept
 
 
 @pytest.mark.parametrize("depth", [3, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 8, 1.5))])
-@pytest.mark.parametrize(("m", "n", "rank"), SHAPES)
+@pytest.mark.parametrize(
+    ("m", "n", "rank"), [pytest.param(*s, marks=() if s in QUICK_SHAPES else pytest.mark.slow) for s in SHAPES]
+)
 def test_a_quadratic_potential_has_no_bias_at_any_step(m, n, rank, depth):
     # From the law of a point and its last noise R: with Y flat, Y = sR/2 + √(1 − s²/4) G, s² = 2h/N.
     chains, h, rng, columns = 60_000, depth / 2, np.random.default_rng(int(depth)), m + n - rank
@@ -246,7 +251,7 @@ def test_each_singular_value_has_its_law():
         pytest.param(5, 4, 3, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("depth", [2, 2.5, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 5, 64))])
+@pytest.mark.parametrize("depth", [2.5, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 2, 5, 64))])
 def test_brownian_motion_has_the_spectrum_of_gaussian_matrices(m, n, rank, depth):
     # With no potential and β = 2 the generator is ½Δ, and Λ_t has the law of the singular values of Λ_0 + √(t/N) G,
     # after any number of steps.
@@ -499,7 +504,7 @@ def test_round_off_does_not_lead_off_a_space():
         (2, 2, 2, 2.5, {"noise": "isotropic", "kappa": 0.7}),
     ],
 )
-@pytest.mark.parametrize("spectral", [True, False])
+@pytest.mark.parametrize("spectral", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_virial_is_one_on_average(m, n, rank, depth, options, spectral):
     beta, target = 1.5, np.sin(np.arange(m * n)).reshape(m, n)
     energy = SpectralPotential(lambda lam: np.sum(lam**4, -1) / 4, lambda lam: lam**3)

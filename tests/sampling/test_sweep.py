@@ -91,6 +91,7 @@ def test_workers_change_nothing(backend):
     assert sweep(make, GRID, N_STEPS, seed=1, n_jobs=2, backend=backend).identical(alone)
 
 
+@pytest.mark.slow
 def test_workers_run_in_one_thread_each_and_this_process_gets_its_own_back():
     def threads(rng, k):
         blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]

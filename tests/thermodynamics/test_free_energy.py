@@ -134,8 +134,11 @@ def test_entropy_is_the_volume_of_the_orbit_by_gram_determinants(weighted):
 
 @pytest.mark.parametrize(
     ("widths", "s", "radius"),
-    [((2, 2, 2, 2), (1.3, 0.6), 0.5), ((3, 3, 3), (1.2, 0.9, 0.5), 0.7), ((2, 3, 2), (1.2, 0.7), 0.7)],
-    ids=["depth 3", "d = 3", "wide"],
+    [
+        pytest.param((2, 2, 2, 2), (1.3, 0.6), 0.5, id="depth 3"),
+        pytest.param((3, 3, 3), (1.2, 0.9, 0.5), 0.7, id="d = 3", marks=pytest.mark.slow),
+        pytest.param((2, 3, 2), (1.2, 0.7), 0.7, id="wide", marks=pytest.mark.slow),
+    ],
 )
 def test_volume_by_counting(rng, widths, s, radius):
     """The share of pairs of uniform points of the orbit within ε is ``ω_k ε^k/vol (1 + O(ε²))``."""
@@ -314,7 +317,9 @@ def mp_pair(gap, depth):
     return mpmath.log(share), inverse - 1 / mpmath.expm1(y), (csch - mpmath.csch(y / 2) ** 2) / 2
 
 
-@pytest.mark.parametrize("depth", [1.0000001, 1.5, 2, 3, 7, 64, 1e6, math.inf])
+@pytest.mark.parametrize(
+    "depth", [1.0000001, 3, math.inf, *(pytest.param(n, marks=pytest.mark.slow) for n in (1.5, 2, 7, 64, 1e6))]
+)
 def test_value_slope_and_bend_in_logarithms_to_round_off(rng, depth):
     """On spectra that coincide, nearly coincide, and are farther apart than the σ of doubles can be."""
     u = rng.choice([-1, 1], (150, 3)) * 10 ** rng.uniform(-300, 3.5, (150, 3))

@@ -57,7 +57,10 @@ def test_isotropic_noise_shares_energy_equally(widths, rank, beta):
 
 
 @pytest.mark.parametrize("noise", ["base", "isotropic"])
-@pytest.mark.parametrize(("m", "n", "depth"), [(2, 2, 1.3), (2, 3, 1.5), (1, 2, 1.5)])
+@pytest.mark.parametrize(
+    ("m", "n", "depth"),
+    [(2, 3, 1.5), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 2, 1.3), (1, 2, 1.5)))],
+)
 def test_law_by_importance_sampling(rng, m, n, depth, noise):
     """Gaussian matrices, weighted by the volume density at each, know nothing of the SVD's Jacobian.
 
