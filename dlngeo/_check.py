@@ -86,6 +86,13 @@ def sides(array: Any) -> tuple[int, int]:
     return m, n
 
 
+def matrices(array: Any, m: int, n: int, name: str) -> Any:
+    """Return an array, after checking that it holds m×n matrices, shape=[..., m, n]."""
+    if tuple(array.shape[-2:]) != (m, n):
+        raise ValueError(f"{name} has shape {tuple(array.shape)}; expected (..., {m}, {n}).")
+    return array
+
+
 def offsets(value: Any, depth: int | None = None) -> np.ndarray:
     """Return ``value`` as the offsets of N layers, shape=[N], of which only differences matter: finite numbers."""
     values = numbers(list(value) if isinstance(value, Iterable) else value, "offsets").astype(float)

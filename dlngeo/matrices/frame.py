@@ -176,7 +176,7 @@ class Frame:
 
     def _vector(self, z: Any, name: str) -> Any:
         """Return a dense matrix as an array of numbers of the field of the point."""
-        z = _check.plain(z, name, self.field)
+        z = _check.matrices(_check.plain(z, name, self.field), self.m, self.n, name)
         return z if self.field == "real" or is_complex(z) else self._xp.astype(z, self.u.dtype)
 
     def assemble(self, blocks: Blocks) -> Any:

@@ -155,7 +155,7 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
     """
     layers = layers_of(weights, "complex")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
-    gradient, out = _check.plain(euclidean_gradient, "the gradient", field_of(layers)), []
+    gradient, out = _end_to_end(euclidean_gradient, layers, "the gradient"), []
     for w, product in zip(reversed(layers), reversed(below), strict=True):
         out.append(gradient if product is None else gradient @ adjoint(product))
         gradient = adjoint(w) @ gradient
@@ -187,8 +187,7 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     for w, v in zip(layers[1:-1], velocities[1:-1], strict=True):
         below_dot.append(v @ below[-1] + w @ below_dot[-1])
         below.append(w @ below[-1])
-    field = field_of(layers)
-    gradient, change = (_check.plain(a, "the derivative", field) for a in (euclidean_gradient, euclidean_hessian))
+    gradient, change = (_end_to_end(a, layers, "the derivative") for a in (euclidean_gradient, euclidean_hessian))
     out = []
     columns = layers, velocities, below[: len(layers)], below_dot[: len(layers)]
     for w, v, b, b_dot in zip(*map(reversed, columns), strict=True):
@@ -244,7 +243,7 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
     True
     """
     layers = layers_of(weights, "complex")
-    p = _check.plain(p, "the covector", field_of(layers))
+    p = _end_to_end(p, layers, "the covector")
     below = [None, *accumulate(layers[:-1], lambda product, w: w @ product)]
     above = [None, *accumulate(layers[:0:-1], operator.matmul)]
     total = 0.0
@@ -447,6 +446,11 @@ def horizontal_lift(momentum: Any, weights: Weights) -> Any:
     True
     """
     return layer_gradient(momentum, weights)
+
+
+def _end_to_end(value: Any, layers: list[Any], name: str) -> Any:
+    """Return ``value`` as an array of numbers of the field of layers, of the shape of their product."""
+    return _check.matrices(_check.plain(value, name, field_of(layers)), layers[-1].shape[-2], layers[0].shape[-1], name)
 
 
 def layers_of(weights: Weights, field: _check.Field = "real") -> list[Any]:

@@ -139,10 +139,8 @@ class OffsetFit:
         ValueError
             If X has another shape, or NaN or infinite entries.
         """
-        x = _check.real(untraced(x), "the product").astype(float)
         n, *inner, m = self.widths
-        if x.shape[-2:] != (m, n):
-            raise ValueError(f"the product has shape {x.shape}; expected (..., {m}, {n}), that of the network.")
+        x = _check.matrices(_check.real(untraced(x), "the product").astype(float), m, n, "the product")
         _check.finite(np, x, "the product")
         if any(d != min(m, n) for d in inner):
             return np.full(x.shape[:-2], math.inf)

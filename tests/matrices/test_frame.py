@@ -789,6 +789,14 @@ def test_points_must_be_finite(bad):
         Frame.at(x, DepthKernel(2))
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (3, 4), (5, 4)])
+def test_vectors_must_have_the_shape_of_the_point(rng, shape):
+    frame = Frame.at(rng.standard_normal((3, 3)), DepthKernel(2))
+    for call in (frame.split, frame.project, frame.cometric, frame.metric):
+        with pytest.raises(ValueError, match=r"has shape .*; expected \(..., 3, 3\)"):
+            call(np.ones(shape))
+
+
 def test_points_must_be_numbers():
     with pytest.raises(TypeError, match="real"):
         Frame.at(np.eye(2).astype(object), DepthKernel(2))

@@ -141,6 +141,13 @@ def test_rebalancing_keeps_the_product_and_balances(rng):
         (lambda: network.balanced_weights(np.ones((2, 3)), 2.5), TypeError, "integer depth"),
         (lambda: network.balanced_weights(np.ones((2, 3)), 2, rank=3), ValueError, "rank 3 exceeds"),
         (lambda: network.balanced_weights(np.full((2, 2), np.nan), 2), ValueError, "NaN"),
+        (
+            lambda: network.layer_gradient(np.ones(2), [np.eye(2)] * 2),
+            ValueError,
+            r"gradient has shape \(2,\); expected",
+        ),
+        (lambda: network.effective_cometric(np.ones((3, 2)), [np.ones((2, 3))]), ValueError, r"expected \(..., 2, 3\)"),
+        (lambda: network.layer_hessian(np.eye(2), 0.0, [np.eye(2)], [np.eye(2)]), ValueError, r"has shape \(\); expec"),
     ],
 )
 def test_bad_weights_are_refused(call, error, match):
