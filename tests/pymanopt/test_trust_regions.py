@@ -59,7 +59,7 @@ def test_they_converge_to_the_best_matrix(kind, where, depth, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [1, 2, 3.5, 8])
+@pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=pytest.mark.thorough) for depth in (2, 8)), 3.5])
 @pytest.mark.parametrize("where", ["spectral", "small"])
 @pytest.mark.parametrize("kind", ["completion", "approximation"])
 @pytest.mark.parametrize("condition", [1, 10, 100])

@@ -139,7 +139,10 @@ WEIGHTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("m", "n", "rank", "depth", "noise"), WEIGHTS)
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "depth", "noise"),
+    [pytest.param(*law, marks=pytest.mark.thorough if law[0] == law[2] else ()) for law in WEIGHTS],
+)
 def test_the_laws_of_moving_weights_are_exact_to_a_per_cent(m, n, rank, depth, noise):
     """Which proves the entropy: here it is in no formula for isotropic noise."""
     law = (m, n, rank, depth, noise)
@@ -156,8 +159,16 @@ def test_the_laws_of_moving_weights_are_exact(noise):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", ["base", "isotropic"])
-@pytest.mark.parametrize(("widths", "rank"), [((2, 2, 2, 2), 2), ((3, 2, 4), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("widths", "rank", "noise"),
+    [
+        ((2, 2, 2, 2), 2, "base"),
+        ((3, 2, 4), 2, "isotropic"),
+        pytest.param((2, 2, 2, 2), 2, "isotropic", marks=pytest.mark.thorough),
+        pytest.param((3, 2, 4), 2, "base", marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_both_motions_have_one_law(widths, rank, noise):
     """Also of frames that the energy aligns. The weights start where the product has come to."""
     means, state = [], None

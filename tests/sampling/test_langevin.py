@@ -136,7 +136,7 @@ def test_the_bias_is_small_where_that_of_the_method_of_euler_is_large(m, n, rank
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [2, 3, 4, 8])
+@pytest.mark.parametrize("depth", [2, *(pytest.param(depth, marks=pytest.mark.thorough) for depth in (3, 4)), 8])
 def test_the_bias_is_of_second_order_also_near_singular_matrices(depth):
     # E = ¼Σλ⁴, of which ⟨Σλ⁴⟩ = r(m + n − r): scale λ. The law does not avoid λ = 0.
     chains, (m, n, rank), rng = 3000, (4, 4, 2), np.random.default_rng(0)

@@ -150,8 +150,8 @@ def means(kernel, rank, beta, target):
 CASES = [
     (DepthKernel(3), 2, 0.08),
     (DepthKernel(3), 1, 0.08),
-    (DepthKernel(2.5), 1, 0.08),
-    (RelaxedDepthKernel([0.7, 0.0, 0.0]), 1, 0.08),
+    pytest.param(DepthKernel(2.5), 1, 0.08, marks=pytest.mark.thorough),
+    pytest.param(RelaxedDepthKernel([0.7, 0.0, 0.0]), 1, 0.08, marks=pytest.mark.thorough),
 ]
 
 
