@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
-from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from scipy.sparse.linalg import LinearOperator
 
-from dlngeo.problems.base import Products, low_rank
+from dlngeo.problems.base import Products, as_operator, low_rank
 
 __all__ = ["Waiting", "across", "leading_pair"]
 
@@ -68,11 +68,6 @@ class Waiting:
 
     def _operator(self) -> LinearOperator:
         return low_rank(self._left, self._right) - as_operator(self._adjoint(self._integral))
-
-
-def as_operator(matrix: Any) -> LinearOperator:
-    """Products of a derivative of any form, a pair of factors included."""
-    return low_rank(*matrix) if isinstance(matrix, tuple) else aslinearoperator(matrix)
 
 
 def across(matrix: Any, u: Array, vt: Array) -> LinearOperator:

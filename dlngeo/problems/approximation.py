@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from scipy.sparse.linalg import LinearOperator
 
 from dlngeo.problems import _observations
-from dlngeo.problems.base import low_rank
+from dlngeo.problems.base import as_operator, low_rank
 from dlngeo.problems.least_squares import LeastSquares, gram_squares
 
 __all__ = ["LowRankApproximation"]
@@ -96,7 +96,7 @@ class LowRankApproximation(LeastSquares):
         u, s, vt = arrays
         left = u * s
         squares = gram_squares(left, vt) - 2 * float(np.vdot(left, self._target @ vt.T)) + (self._squared_norm or 0.0)
-        return low_rank(left, vt) - aslinearoperator(self._target), squares
+        return low_rank(left, vt) - as_operator(self._target), squares
 
     def _squared_scale(self) -> float:
         return self._squared_norm or 0.0

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pymanopt
-import scipy.sparse.linalg
 from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
@@ -21,6 +20,7 @@ __all__ = [
     "MatrixCost",
     "Products",
     "along",
+    "as_operator",
     "dense",
     "direction_factors",
     "factors",
@@ -281,7 +281,7 @@ def along(point: Any, direction: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Products(LinearOperator):
-    """A matrix that is known by its products ``A right`` and ``Aᵀ left`` with thin matrices."""
+    """A matrix that is known by its products ``A right`` and ``A* left`` with thin matrices."""
 
     def __init__(self, shape: tuple[int, int], dtype: Any, times: Product, transposed_times: Product) -> None:
         super().__init__(dtype, shape)
@@ -297,9 +297,20 @@ class Products(LinearOperator):
         return self._transposed_times(left.reshape(-1, 1))
 
 
+def as_operator(matrix: Any) -> LinearOperator:
+    """Products of a matrix of any form, a pair of factors included, without SciPy's copy of a transpose."""
+    if isinstance(matrix, tuple):
+        return low_rank(*matrix)
+    if isinstance(matrix, LinearOperator):
+        return matrix
+    return Products(
+        matrix.shape, matrix.dtype, lambda right: matrix @ right, lambda left: (matrix.T @ left.conj()).conj()
+    )
+
+
 def low_rank(left: Any, right: Any) -> LinearOperator:
     """Multiply ``left @ right`` as an operator, which multiplies one factor after the other."""
-    return scipy.sparse.linalg.aslinearoperator(left) @ scipy.sparse.linalg.aslinearoperator(right)
+    return as_operator(left) @ as_operator(right)
 
 
 def finite_cost(value: Any, arrays: tuple[np.ndarray, ...]) -> Any:
