@@ -4,13 +4,14 @@ import os
 import signal
 import sys
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers, and what they start, share the cores among them. The libraries read this as they are loaded, SciPy's
+    # later than NumPy's; waiting threads of two of them would take the cores from one another.
+    os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1")
+
 import numpy as np
 import pytest
 from hypothesis import settings
-from threadpoolctl import threadpool_limits
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    threadpool_limits(1)  # the workers share the cores among them
 
 # Failures must be repeatable by whoever sees them, so the default examples are the same on every run.
 # HYPOTHESIS_PROFILE=random searches afresh.
