@@ -104,10 +104,12 @@ def test_its_time_is_flat_in_the_depth(tolerance, record_property):
     assert times[64] < 1.5 * times[3], times
 
 
-@pytest.mark.parametrize(("tolerance", "bound"), [(0.0, 3.0), (1e-3, 2.2)])
-def test_depth_two_beside_muon(tolerance, bound, record_property):
+@pytest.mark.parametrize(("tolerance", "bound"), [(0.0, 2.2), (1e-3, 1.3)])
+def test_depth_two_beside_muon(tolerance, bound, record_property, monkeypatch):
+    """Both in single precision: some processors have units that make Muon's half precision six times as fast."""
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this PyTorch has no Muon")
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     layer = Layer(512, 512)
     cases = {
         "depth": layer.single(lambda p: DepthSGD([p], 2e-4, 2, tolerance=tolerance))[0],
