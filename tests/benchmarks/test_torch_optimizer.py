@@ -79,8 +79,9 @@ def memory(params, optimizer):
     return count
 
 
-# Bounds of what is measured at 512 and 1024: at one column a row of the batch 2.7 and 2.0, at four 0.96 and 0.78.
-@pytest.mark.parametrize(("per_row", "svd", "followed"), [(1, 3.2, 2.3), (4, 1.2, 1.0)])
+# Bounds of what is measured at 512 and 1024: at one column a row of the batch 2.7 to 3.4 and 2.0 to 2.2, at four 0.9 to
+# 1.1 and 0.7 to 0.8, by how much faster a processor multiplies than it decomposes.
+@pytest.mark.parametrize(("per_row", "svd", "followed"), [(1, 4.0, 2.7), (4, 1.4, 1.1)])
 @pytest.mark.parametrize("size", [512, 1024])
 def test_a_training_step_beside_three_layers(size, per_row, svd, followed, record_property):
     layer = Layer(size, per_row * size)
