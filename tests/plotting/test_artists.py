@@ -302,4 +302,4 @@ FLOW = diagonal_flows(2, [(0.5, 0.2)], lambda x: x - np.eye(2), [0.0, 1.0])
 def test_pyplot_is_left_alone():
     before = plt.get_fignums()
     plot_singular_values({"t": [0, 1], "singular_values": np.ones((2, 1))}).figure.savefig(io.BytesIO())
-    assert plt.get_fignums() == before == []
+    assert plt.get_fignums() == before  # other tests may have left some
