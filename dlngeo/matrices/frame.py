@@ -164,7 +164,13 @@ class Frame:
     # Blocks.
 
     def split(self, z: Any) -> Blocks:
-        """Blocks of a dense matrix; its normal part is projected out."""
+        """Blocks of a dense matrix; its normal part is projected out.
+
+        Raises
+        ------
+        ValueError
+            If it has another shape than the point.
+        """
         v, ut, z = adjoint(self.vt), adjoint(self.u), self._vector(z, "the vector")
         if self.m == self.n == self.rank:
             return Blocks(ut @ z @ v, None, None)

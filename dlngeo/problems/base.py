@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pymanopt
+import scipy.sparse
 from pymanopt.manifolds import FixedRankEmbedded
 from scipy.sparse.linalg import LinearOperator
 
@@ -303,6 +304,7 @@ def as_operator(matrix: Any) -> LinearOperator:
         return low_rank(*matrix)
     if isinstance(matrix, LinearOperator):
         return matrix
+    matrix = matrix if scipy.sparse.issparse(matrix) else np.asarray(matrix)
     return Products(
         matrix.shape, matrix.dtype, lambda right: matrix @ right, lambda left: (matrix.T @ left.conj()).conj()
     )

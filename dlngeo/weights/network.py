@@ -139,6 +139,11 @@ def layer_gradient(euclidean_gradient: Any, weights: Weights) -> Any:
 
     It is the adjoint of :func:`differential`, and costs 3N products.
 
+    Raises
+    ------
+    ValueError
+        If the derivative has another shape than the product.
+
     See Also
     --------
     dlngeo.weights.network.differential
@@ -168,6 +173,11 @@ def layer_hessian(euclidean_gradient: Any, euclidean_hessian: Any, weights_dot: 
     With ``A_p = W_N ⋯ W_p`` and ``B_p = W_p ⋯ W_1`` it is
     ``A_{p+1}ᵀ D²E(X)[Ẋ] B_{p−1}ᵀ + Ȧ_{p+1}ᵀ E′(X) B_{p−1}ᵀ + A_{p+1}ᵀ E′(X) Ḃ_{p−1}ᵀ``, and costs 8N products.
     The Euclidean ones are ``E′(X)`` and ``D²E(X)[Ẋ]``, with the velocity ``Ẋ`` of the product (:func:`differential`).
+
+    Raises
+    ------
+    ValueError
+        If a derivative has another shape than the product.
 
     See Also
     --------
@@ -225,6 +235,11 @@ def effective_cometric(p: Any, weights: Weights) -> Any:
 
     Gradient flow of any weights, balanced or not, moves their product by ``Ẋ = −`` this map of ``E′(X)`` [2]_. On
     balanced weights it is the cometric ``A_{N,X}`` [1]_.
+
+    Raises
+    ------
+    ValueError
+        If P has another shape than the product.
 
     See Also
     --------

@@ -23,6 +23,7 @@ from dlngeo.problems import (
     RankOneSensing,
     Regression,
 )
+from dlngeo.problems.base import as_operator
 from dlngeo.pymanopt import FixedRank
 from dlngeo.sampling import Langevin
 
@@ -394,3 +395,22 @@ def test_autodiff_by_torch_and_jax(backend, rng):
 def test_bad_arguments_say_what_is_wrong(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "pair", "lists"])
+@pytest.mark.parametrize("complex_", [False, True])
+def test_operators_have_the_products_of_matrices_of_every_form(rng, form, complex_):
+    parts = [rng.standard_normal(shape) + complex_ * 1j * rng.standard_normal(shape) for shape in ((5, 2), (2, 3))]
+    a = parts[0] @ parts[1]
+    forms = {"dense": a, "sparse": scipy.sparse.csr_array(a), "pair": tuple(parts), "lists": a.tolist()}
+    operator = as_operator(forms[form])
+    assert operator.dtype == a.dtype
+    assert as_operator(operator) is operator
+    right, left = rng.standard_normal((3, 4)) * (1 + complex_ * 1j), rng.standard_normal((5, 4)) * (1 - complex_ * 2j)
+    for found, expected in (
+        (operator @ right, a @ right),
+        (operator @ right[:, 0], a @ right[:, 0]),
+        (operator.H @ left, a.conj().T @ left),
+        (operator.rmatvec(left[:, 0]), a.conj().T @ left[:, 0]),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)

@@ -97,6 +97,7 @@ def named(value):
 
 
 # Kernel, shape and rank, step, energy, thousands of chains to a per cent: quick ones first.
+LONGEST = (0, 6, 7)
 CASES = [
     (DepthKernel(2.5), (4, 3, 2), 0.02, squares, 12),
     (RELAXED, (2, 2, 2), 0.05, squares, 12),
@@ -156,7 +157,7 @@ def test_the_law_of_every_kernel(kernel, shape, h, energy, chains):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "shape", "h", "energy", "chains"),
-    [pytest.param(*case, marks=pytest.mark.thorough if i in (0, 6, 7) else ()) for i, case in enumerate(CASES)],
+    [pytest.param(*case, marks=pytest.mark.thorough if i in LONGEST else ()) for i, case in enumerate(CASES)],
     ids=named,
 )
 def test_the_law_of_every_kernel_to_a_per_cent(kernel, shape, h, energy, chains):

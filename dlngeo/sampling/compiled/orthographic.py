@@ -217,8 +217,8 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
             residual = math.inf
             break
         _difference(q, lam, y, mu, widths, rho, outer, c, e, work)
-        _subtract(cores, rho)
-        _subtract(sides, outer)
+        _subtract_from(cores, rho)
+        _subtract_from(sides, outer)
         residual = math.sqrt(_squared_norm(rho, outer)) / size
         if residual <= TOLERANCE or not residual < math.inf:
             break
@@ -232,7 +232,7 @@ def _solve(q, lam, widths, cores, sides, y, mu, iterations):  # type: ignore[no-
 
 
 @jit
-def _subtract(a, b):  # type: ignore[no-untyped-def]
+def _subtract_from(a, b):  # type: ignore[no-untyped-def]
     """Overwrite b with ``a − b``."""
     for p in range(a.shape[0]):
         for i in range(a.shape[1]):
@@ -242,6 +242,7 @@ def _subtract(a, b):  # type: ignore[no-untyped-def]
 
 @jit
 def _scale(a, factor, out):  # type: ignore[no-untyped-def]
+    """Write the multiple of a."""
     for p in range(a.shape[0]):
         for i in range(a.shape[1]):
             for j in range(a.shape[2]):
@@ -250,8 +251,7 @@ def _scale(a, factor, out):  # type: ignore[no-untyped-def]
 
 @jit
 def _copy(q, lam, y, mu):  # type: ignore[no-untyped-def]
-    for p in range(q.shape[0]):
-        copy(q[p], y[p])
+    _scale(q, 1.0, y)
     for k in range(lam.size):
         mu[k] = lam[k]
 
@@ -285,12 +285,8 @@ def _move(q, lam, cores, sides, widths, steps, residuals, leap):  # type: ignore
     chains, depth, r = cores.shape[0], cores.shape[1], lam.shape[1]
     y, mu, back, nu = np.zeros(q.shape[1:]), np.empty(r), np.zeros(q.shape[1:]), np.empty(r)
     c, e, work = np.empty((depth + 1, r, r)), np.zeros(q.shape[1:]), np.empty((3, depth))
-    core, side, new_core, new_side = (
-        np.empty(c[1:].shape),
-        np.empty(q[0].shape),
-        np.empty(c[1:].shape),
-        np.empty(q[0].shape),
-    )
+    core, new_core = np.empty((depth, r, r)), np.empty((depth, r, r))
+    side, new_side = np.empty(q.shape[1:]), np.empty(q.shape[1:])
     for n in range(chains):
         if not residuals[n] < math.inf:
             continue
